@@ -1,0 +1,165 @@
+"""Checkpoints, read without running a pickle's code and checked key by key; and what of them belongs to the student."""
+
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from mmengine import dist, fileio
+from mmengine.logging import HistoryBuffer
+from torch import Tensor, nn
+
+STUDENT_PREFIX = 'student.'
+
+
+class LoadedFile(NamedTuple):
+    """A checkpoint's content and the SHA-256 of the file that it came from."""
+
+    content: dict[str, Any]
+    sha256: bytes
+
+
+def allow_runner_checkpoints() -> None:
+    """Let ``torch.load(weights_only=True)`` read what MMEngine's Runner itself writes, and nothing beyond.
+
+    Since torch 2.6 the Runner cannot resume from its own checkpoints: their message hub holds ``HistoryBuffer`` and numpy
+    scalars. These types carry numbers. A ``HistoryBuffer`` also names its own methods through ``getattr``; the stand-in
+    that we allow under this name answers for these methods alone.
+    """
+    numbers = (np.bool_, np.int32, np.int64, np.uint8, np.uint32, np.float16, np.float32, np.float64)
+    multiarray = np.array(0).__reduce__()[0].__module__  # numpy 1: numpy.core.multiarray, numpy 2: numpy._core.multiarray
+    scalar, reconstruct = np.float64(0).__reduce__()[0], np.array(0).__reduce__()[0]
+    named = [
+        (function, f'{module}.{function.__name__}')
+        for function in (scalar, reconstruct)
+        for module in {multiarray, 'numpy.core.multiarray', 'numpy._core.multiarray'}
+    ]
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            np.ndarray,
+            np.dtype,
+            *{type(np.dtype(number)) for number in numbers},
+            *named,
+            (_history_method, 'builtins.getattr'),
+        ]
+    )
+
+
+def _history_method(owner: object, name: str) -> object:
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise pickle.UnpicklingError(f'a checkpoint may not ask for the attribute {name!r} of {owner!r}')
+    return getattr(HistoryBuffer, name)
+
+
+def load_file(path: str, key: str) -> LoadedFile:
+    """Read a checkpoint from a path, a URL or any storage that MMEngine's file clients know.
+
+    Args:
+        path: Where it is; ``http(s)://`` is downloaded once into torch hub's cache, by one process.
+        key: The config key that named it, for messages.
+
+    Raises:
+        ValueError: If the file is missing, damaged, or a pickle that wants to run code.
+    """
+    data = _read(path, key)
+    try:
+        content = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        if 'GLOBAL' in str(error) or 'weights_only' in str(error).lower() or 'may not ask' in str(error):
+            reason = str(error).strip().splitlines()
+            named = next((line for line in reason if 'GLOBAL' in line or 'may not' in line), reason[0])
+            raise ValueError(
+                f'{key}: expected a checkpoint of tensors, got {path}, a pickle that wants to run code: {named.strip()}'
+            ) from error
+        raise _damaged(path, key, error) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise _damaged(path, key, error) from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{key}: expected a checkpoint dict, got {type(content).__name__} in {path}')
+    return LoadedFile(content, hashlib.sha256(data).digest())
+
+
+def load_weights(model: nn.Module, path: str, key: str) -> bytes:
+    """Load ``path`` into ``model`` strictly; return the file's SHA-256.
+
+    Raises:
+        ValueError: As :func:`load_file`, and if any key is missing, unexpected or of another shape.
+    """
+    loaded = load_file(path, key)
+    state = loaded.content.get('state_dict', loaded.content)
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f'{key}: expected a state dict of tensors, or a dict with one under "state_dict", in {path}')
+    state = {name.removeprefix('module.'): value for name, value in state.items()}
+    misshaped: list[str] = []
+    try:  # not strict=True: its message lists every key, a student's worth of them on one line
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        misshaped = [line.strip() for line in str(error).splitlines()[1:]]
+        own = model.state_dict().keys()
+        missing, unexpected = sorted(own - state.keys()), sorted(state.keys() - own)
+    if missing or unexpected or misshaped:
+        hint = ''
+        if any(name.startswith(STUDENT_PREFIX) for name in unexpected):
+            hint = ' It is the checkpoint of a distillation run: export its student first (tools/export_student.py).'
+        raise ValueError(
+            f'{key}: expected the weights of this very model, got {path} with {_some("missing", missing)}, '
+            f'{_some("unexpected", unexpected)}, {_some("of another shape", misshaped)}.{hint}'
+        )
+    return loaded.sha256
+
+
+def student_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The student's part of a distiller's checkpoint, as its own framework writes one: no prefix, no optimizer.
+
+    Raises:
+        ValueError: If the checkpoint holds no student.
+    """
+    state = checkpoint.get('state_dict', checkpoint)
+    student = {
+        name.removeprefix(STUDENT_PREFIX): value for name, value in state.items() if name.startswith(STUDENT_PREFIX)
+    }
+    if not student:
+        raise ValueError(f'checkpoint: expected keys that begin with {STUDENT_PREFIX!r}, got {list(state)[:5]} …')
+    meta = checkpoint.get('meta', {})
+    kept = ('dataset_meta', 'epoch', 'iter', 'seed', 'time', 'mmengine_version', 'experiment_name')
+    return dict(meta={name: meta[name] for name in kept if name in meta}, state_dict=student)
+
+
+def _read(path: str, key: str) -> bytes:
+    if urlparse(path).scheme in ('http', 'https'):
+        path = _download(path, key)
+    try:
+        return bytes(fileio.get(path))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ValueError(f'{key}: expected a checkpoint file or URL, found no file at {path}') from error
+
+
+def _download(url: str, key: str) -> str:
+    target = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
+    failure = ''
+    if dist.get_local_rank() == 0 and not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(target), progress=False)
+        except OSError as error:  # urllib's errors are OSErrors
+            failure = str(error)
+    dist.barrier()
+    if not target.exists():
+        raise ValueError(f'{key}: expected a checkpoint at {url}, the download failed: {failure or "see rank 0"}')
+    return str(target)
+
+
+def _damaged(path: str, key: str, error: Exception) -> ValueError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ValueError(f'{key}: expected a checkpoint, got a damaged or truncated file {path} ({first})')
+
+
+def _some(what: str, names: list[str], most: int = 3) -> str:
+    more = f', … {len(names) - most} more' if len(names) > most else ''
+    return f'{len(names)} keys {what}' + (f' ({", ".join(names[:most])}{more})' if names else '')
