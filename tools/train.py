@@ -1,0 +1,65 @@
+"""Train one config, or several in a row as the stages of one job: teachers first, then the student.
+
+    python tools/train.py configs/demo/teacher_a.py configs/demo/teacher_b.py configs/demo/student.py
+
+A finished stage is skipped, an interrupted one is resumed. Stage NAME.py lives in <root>/NAME, where <root> is
+$MMKD_WORK_DIR or work_dirs; a config that sets work_dir itself keeps it.
+"""
+
+import argparse
+import os
+
+from mmengine.config import Config, DictAction
+
+from mmkd_plugin.stages import load_stages, train_stages
+
+
+def parse_args() -> argparse.Namespace:
+    """OpenMMLab's usual flags, and --restart."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files, in the order of training')
+    parser.add_argument('--work-dir', help='of one config, its folder; of several, the root of <root>/<config name>')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from the last checkpoint even if the config has changed, or (one config) from this checkpoint',
+    )
+    parser.add_argument('--restart', action='store_true', help='train again what is finished or was interrupted')
+    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
+    parser.add_argument('--no-validate', action='store_true', help='no validation while training')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='key=value, for every config')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    return parser.parse_args()
+
+
+def edit(cfg: Config, args: argparse.Namespace) -> None:
+    """Bring the command line into a config."""
+    if args.amp:
+        kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise ValueError(f"optim_wrapper.type: expected 'OptimWrapper' with --amp, got {kind!r}")
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ValueError('auto_scale_lr.base_batch_size: expected a number with --auto-scale-lr, got nothing')
+        cfg.auto_scale_lr.enable = True
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.merge_from_dict(args.cfg_options)
+
+
+def main() -> None:
+    """Train the stages."""
+    args = parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    stages = load_stages(args.configs, args.work_dir, lambda cfg: edit(cfg, args))
+    train_stages(stages, args.launcher, args.resume, args.restart)
+
+
+if __name__ == '__main__':
+    main()
