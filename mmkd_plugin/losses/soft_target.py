@@ -1,0 +1,85 @@
+"""Soft targets: the student's softened prediction follows a teacher's, or a mixture of several."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmkd_plugin.registry import MODELS
+
+Reduction = Literal['batchmean', 'mean']
+
+
+def soft_target_kl(
+    student_logits: Tensor, target_probs: Tensor, temperature: float, reduction: Reduction = 'batchmean'
+) -> Tensor:
+    r"""Divergence of the student's softened prediction from softened targets, scaled by the squared temperature.
+
+    .. math:: L = \frac{\tau^2}{N} \sum_n KL(p_n \,\|\, softmax(z_n / \tau))
+                = \frac{\tau^2}{N} \sum_n \sum_c p_{nc} (\log p_{nc} - \log softmax(z_n / \tau)_c)
+
+    The factor keeps the size of the gradient when the temperature changes: that of the divergence shrinks with its square.
+
+    Args:
+        student_logits: z, class scores before softmax, (N, C).
+        target_probs: p, probabilities softened already, (N, C); zeros are fine (0 log 0 = 0). Receives a gradient unless the
+            caller detaches it: AMTML-KD learns through it how to mix teachers. The derivative at p = 0, minus infinity, is
+            replaced by a large finite one.
+        temperature: What the student's logits are divided by.
+        reduction: 'batchmean', a mean over the N images; 'mean', over the N*C entries, as in the code of AMTML-KD's authors.
+
+    Returns:
+        A scalar in float32 or wider, whatever the autocast.
+
+    Raises:
+        ValueError: If the shapes differ or are not (N, C), the temperature is not a finite number > 0, or the reduction is
+            unknown.
+
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015, section 2; Liu et al., Adaptive Multi-Teacher
+    Multi-level Knowledge Distillation, 2020 (the mean over N*C: github.com/FLHonker/AMTML-KD-code).
+    """
+    _check_settings(temperature, reduction)
+    if student_logits.ndim != 2 or student_logits.shape != target_probs.shape:
+        raise ValueError(
+            'soft_target_kl compares (N, C) with (N, C): '
+            f'got student {tuple(student_logits.shape)}, target {tuple(target_probs.shape)}'
+        )
+    dtype = torch.promote_types(torch.promote_types(student_logits.dtype, target_probs.dtype), torch.float32)
+    target = target_probs.to(dtype)
+    log_student = F.log_softmax(student_logits.to(dtype) / temperature, dim=1)
+    log_target = target.clamp_min(torch.finfo(dtype).tiny).log()  # F.kl_div would give targets of 0 the gradient NaN
+    divergence = target * (log_target - log_student)
+    return temperature**2 * (divergence.sum() / len(target) if reduction == 'batchmean' else divergence.mean())
+
+
+def _check_settings(temperature: float, reduction: str) -> None:
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f'temperature: expected a finite number > 0, got {temperature}')
+    if reduction not in ('batchmean', 'mean'):
+        raise ValueError(f"reduction: expected 'batchmean' or 'mean', got {reduction!r}")
+
+
+@MODELS.register_module()
+class SoftTargetKL(nn.Module):
+    """:func:`soft_target_kl` with a weight, for configs.
+
+    Args:
+        temperature: See :func:`soft_target_kl`.
+        loss_weight: Multiplies the loss.
+        reduction: See :func:`soft_target_kl`.
+
+    Raises:
+        ValueError: If the temperature is not a finite number > 0, or the reduction is unknown.
+    """
+
+    def __init__(self, temperature: float, loss_weight: float = 1.0, reduction: Reduction = 'batchmean') -> None:
+        super().__init__()
+        _check_settings(temperature, reduction)
+        self.temperature = temperature
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+
+    def forward(self, student_logits: Tensor, target_probs: Tensor) -> Tensor:
+        return self.loss_weight * soft_target_kl(student_logits, target_probs, self.temperature, self.reduction)
