@@ -149,7 +149,7 @@ def test_a_triplet_with_an_end_on_its_vertex_counts_as_equal(twins_of: str) -> N
     kept = [(i, j, k) for i, j, k in unordered if j > 1 or 1 - j not in (i, k)]
     assert (len(unordered), len(kept)) == (12, 8)
     expected = 0.5 * sum((cosine(student, *t) - cosine(teacher, *t)) ** 2 for t in kept) / 12
-    loss = angle_loss(student, teacher)
+    loss = angle_loss(student, teacher, delta=2.0)  # cosines are never further apart: half the square everywhere
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(*(torch.autograd.grad(value, student)[0] for value in (loss, expected)))
 
