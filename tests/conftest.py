@@ -1,0 +1,42 @@
+"""Every test starts alike: one thread, the same seeds, its own work folder, and nothing that an earlier Runner left behind."""
+
+import os
+
+os.environ['OMP_NUM_THREADS'] = '1'  # before torch; handed on to the processes that a test starts
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configs find their teachers below the test's own folder, and nothing is written into the repository."""
+    monkeypatch.setenv('MMKD_WORK_DIR', str(tmp_path / 'work_dirs'))
+
+
+@pytest.fixture(autouse=True)
+def _no_trace_of_a_runner() -> Iterator[None]:
+    """MMEngine keeps the scope, logger, message hub and visualiser of each Runner for ever, and the last one is 'current'."""
+    yield
+    for logger in MMLogger._instance_dict.values():
+        for handler in logger.handlers:
+            handler.close()
+    for kept in (DefaultScope, MessageHub, MMLogger, Visualizer):
+        kept._instance_dict.clear()
