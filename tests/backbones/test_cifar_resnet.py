@@ -3,8 +3,9 @@ from typing import Any
 import pytest
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
-from mmkd_plugin.backbones import CifarResNet
 from torch import Tensor, nn
+
+from mmkd_plugin.backbones import CifarResNet
 
 
 def parameters(module: nn.Module) -> int:

@@ -1,0 +1,11 @@
+"""Real images for tests, demo and studies, as MMPretrain data sets; nothing is downloaded."""
+
+from mmkd_plugin.installed import has
+
+__all__: list[str] = []
+
+if has('mmpretrain'):  # with MMDet alone there is no classification to feed
+    from mmkd_plugin.datasets.digits import Digits
+    from mmkd_plugin.datasets.distorted_mnist import DistortedMNIST
+
+    __all__ += ['Digits', 'DistortedMNIST']
