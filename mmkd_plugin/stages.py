@@ -35,9 +35,12 @@ def work_root(root: str | Path | None = None) -> Path:
     return path
 
 
-def config_sha256(cfg: Config) -> str:
-    """Hash of a resolved config; the same wherever the work root lies."""
-    text = json.dumps(cfg.to_dict(), default=repr).replace(str(work_root()), 'work_dirs')
+def config_text(cfg: Config) -> str:
+    """A resolved config on one line; the same wherever the work root lies."""
+    return json.dumps(cfg.to_dict(), default=repr).replace(str(work_root()), 'work_dirs')
+
+
+def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -84,7 +87,7 @@ def load_stages(
     for path in paths:
         cfg = Config.fromfile(path)
         edit(cfg)
-        sha256 = config_sha256(cfg)
+        digest = sha256(config_text(cfg))
         if work_dir is not None and len(paths) == 1:
             cfg.work_dir = work_dir
         elif cfg.get('work_dir') is None:
@@ -92,7 +95,7 @@ def load_stages(
         folder = Path(cfg.work_dir).absolute()
         if folder in stages:
             raise ValueError(f'work_dir: expected a folder for each stage, got {folder} for {path} and another config')
-        stages[folder] = Stage(cfg, sha256)
+        stages[folder] = Stage(cfg, digest)
     return list(stages.values())
 
 
@@ -154,8 +157,8 @@ def _train(stage: Stage, resume_from: str | None) -> None:
     cfg = stage.cfg
     if resume_from:
         cfg.resume, cfg.load_from = True, resume_from
-    elif is_main_process():  # nothing of an earlier training may be taken for this one's
-        for name in ('finished.json', 'last_checkpoint'):
+    if is_main_process():  # nothing of an earlier training may be taken for this one's
+        for name in ('finished.json',) if resume_from else ('finished.json', 'last_checkpoint'):
             (stage.folder / name).unlink(missing_ok=True)
     stage.write_note('started.json')
     with own_state():

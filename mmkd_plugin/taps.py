@@ -79,7 +79,7 @@ class FeatureTaps:
         try:
             yield features
         except _AllRecordedError:
-            return
+            pass
         finally:
             for handle in handles:
                 handle.remove()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mmkd_plugin.checks import positive, weight
 from mmkd_plugin.registry import MODELS
 
 # How many cosines are alive at once: on a CPU what its caches hold (2 MiB), on a GPU enough to keep it busy (32 MiB).
@@ -38,7 +39,7 @@ def angle_loss(student: Tensor, teacher: Tensor, delta: float = 1.0) -> Tensor:
     Multi-level Knowledge Distillation, 2020 (delta = 1 is from github.com/FLHonker/AMTML-KD-code). The usual code averages
     over all N*N*N triplets, those with coincident indices included; this function over the distinct ones.
     """
-    _check_delta(delta)
+    positive('delta', delta)
     if student.ndim != 2 or teacher.ndim != 2 or len(student) != len(teacher):
         raise ValueError(
             'angle_loss compares (N, D) with (N, D): '
@@ -53,11 +54,6 @@ def angle_loss(student: Tensor, teacher: Tensor, delta: float = 1.0) -> Tensor:
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _check_delta(delta: float) -> None:
-    if not delta > 0:
-        raise ValueError(f'delta: expected a number > 0, got {delta}')
 
 
 class _AngleLoss(torch.autograd.Function):
@@ -133,14 +129,13 @@ class AngleLoss(nn.Module):
         delta: See :func:`angle_loss`.
 
     Raises:
-        ValueError: If delta is not > 0.
+        ValueError: If a number is out of range.
     """
 
     def __init__(self, loss_weight: float = 1.0, delta: float = 1.0) -> None:
         super().__init__()
-        _check_delta(delta)
-        self.loss_weight = loss_weight
-        self.delta = delta
+        self.loss_weight = weight('loss_weight', loss_weight)
+        self.delta = positive('delta', delta)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return self.loss_weight * angle_loss(student, teacher, self.delta)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmkd_plugin.checks import weight
 from mmkd_plugin.registry import MODELS
 
 
@@ -48,11 +49,14 @@ class HintLoss(nn.Module):
 
     Args:
         loss_weight: Multiplies the loss.
+
+    Raises:
+        ValueError: If the weight is negative or NaN.
     """
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
-        self.loss_weight = loss_weight
+        self.loss_weight = weight('loss_weight', loss_weight)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         return self.loss_weight * hint_loss(student, teacher)

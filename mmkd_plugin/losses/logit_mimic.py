@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from mmkd_plugin.checks import weight
 from mmkd_plugin.registry import MODELS
 
 
@@ -41,11 +42,14 @@ class LogitMimicLoss(nn.Module):
 
     Args:
         loss_weight: Multiplies the loss.
+
+    Raises:
+        ValueError: If the weight is negative or NaN.
     """
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
-        self.loss_weight = loss_weight
+        self.loss_weight = weight('loss_weight', loss_weight)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         return self.loss_weight * logit_mimic_loss(student_logits, teacher_logits)

@@ -1,19 +1,17 @@
 """Soft targets: the student's softened prediction follows a teacher's, or a mixture of several."""
 
-import math
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmkd_plugin.checks import choice, positive, weight
 from mmkd_plugin.registry import MODELS
 
-Reduction = Literal['batchmean', 'mean']
+REDUCTIONS = ('batchmean', 'mean')
 
 
 def soft_target_kl(
-    student_logits: Tensor, target_probs: Tensor, temperature: float, reduction: Reduction = 'batchmean'
+    student_logits: Tensor, target_probs: Tensor, temperature: float, reduction: str = 'batchmean'
 ) -> Tensor:
     r"""Divergence of the student's softened prediction from softened targets, scaled by the squared temperature.
 
@@ -40,7 +38,8 @@ def soft_target_kl(
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015, section 2; Liu et al., Adaptive Multi-Teacher
     Multi-level Knowledge Distillation, 2020 (the mean over N*C: github.com/FLHonker/AMTML-KD-code).
     """
-    _check_settings(temperature, reduction)
+    positive('temperature', temperature)
+    choice('reduction', reduction, REDUCTIONS)
     if student_logits.ndim != 2 or student_logits.shape != target_probs.shape:
         raise ValueError(
             'soft_target_kl compares (N, C) with (N, C): '
@@ -54,13 +53,6 @@ def soft_target_kl(
     return temperature**2 * (divergence.sum() / len(target) if reduction == 'batchmean' else divergence.mean())
 
 
-def _check_settings(temperature: float, reduction: str) -> None:
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f'temperature: expected a finite number > 0, got {temperature}')
-    if reduction not in ('batchmean', 'mean'):
-        raise ValueError(f"reduction: expected 'batchmean' or 'mean', got {reduction!r}")
-
-
 @MODELS.register_module()
 class SoftTargetKL(nn.Module):
     """:func:`soft_target_kl` with a weight, for configs.
@@ -71,15 +63,14 @@ class SoftTargetKL(nn.Module):
         reduction: See :func:`soft_target_kl`.
 
     Raises:
-        ValueError: If the temperature is not a finite number > 0, or the reduction is unknown.
+        ValueError: If a number or the word is out of range.
     """
 
-    def __init__(self, temperature: float, loss_weight: float = 1.0, reduction: Reduction = 'batchmean') -> None:
+    def __init__(self, temperature: float, loss_weight: float = 1.0, reduction: str = 'batchmean') -> None:
         super().__init__()
-        _check_settings(temperature, reduction)
-        self.temperature = temperature
-        self.loss_weight = loss_weight
-        self.reduction = reduction
+        self.temperature = positive('temperature', temperature)
+        self.loss_weight = weight('loss_weight', loss_weight)
+        self.reduction = choice('reduction', reduction, REDUCTIONS)
 
     def forward(self, student_logits: Tensor, target_probs: Tensor) -> Tensor:
         return self.loss_weight * soft_target_kl(student_logits, target_probs, self.temperature, self.reduction)

@@ -1,0 +1,42 @@
+"""Checks of numbers and words from a config: one error, which names the key, what was expected and what came."""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+
+def positive(key: str, value: Any) -> float:
+    """A finite number above 0."""
+    if not _finite(value) or value <= 0:
+        raise ValueError(f'{key}: expected a number > 0, got {value!r}')
+    return float(value)
+
+
+def weight(key: str, value: Any) -> float:
+    """A finite number of at least 0: the weight of a loss."""
+    if not _finite(value) or value < 0:
+        raise ValueError(f'{key}: expected a number >= 0, got {value!r}')
+    return float(value)
+
+
+def choice(key: str, value: Any, allowed: Collection[str]) -> str:
+    """One of several words."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f'{key}: expected one of {", ".join(repr(word) for word in allowed)}, got {value!r}')
+    return value
+
+
+def no_nan(key: str, config: Any) -> None:
+    """Refuse NaN anywhere inside a config."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            no_nan(f'{key}.{name}', value)
+    elif isinstance(config, (list, tuple)):
+        for index, value in enumerate(config):
+            no_nan(f'{key}[{index}]', value)
+    elif isinstance(config, float) and math.isnan(config):
+        raise ValueError(f'{key}: expected a number, got nan')
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

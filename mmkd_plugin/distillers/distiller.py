@@ -1,0 +1,217 @@
+"""One student, any number of teachers, any number of methods."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine import ConfigDict
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from mmkd_plugin.checks import no_nan, weight
+from mmkd_plugin.distillers.methods import active_methods
+from mmkd_plugin.hosts import host_of
+from mmkd_plugin.knowledge import Knowledge
+from mmkd_plugin.methods import Method
+from mmkd_plugin.networks import build_network, network_config
+from mmkd_plugin.probe import find_shape, probe
+from mmkd_plugin.registry import MODELS
+from mmkd_plugin.taps import FeatureTaps
+from mmkd_plugin.teacher import Teacher, build_teachers
+from mmkd_plugin.teacher_inputs import TeacherInputs, same_contract
+
+
+@MODELS.register_module()
+class Distiller(BaseModel):
+    """Train a stock model as a student; predict, export and evaluate as that student.
+
+    Losses are logged as ``task.<name>`` (the student's own) and ``<method>.<name>``. When all weights of all methods are 0, no teacher is
+    built and the run is bit-identical to plain training.
+
+    Args:
+        student: A model dict, a config path or ``'pkg::path'``.
+        teachers: ``dict(name=…, model=…, checkpoint=…)`` each, with ``cfg_options`` and a ``data_preprocessor`` of its own if need be; see
+            :class:`~mmkd_plugin.teacher.Teacher`.
+        methods: Methods by name, e.g. ``dict(kd=dict(type='SoftTarget'))``.
+        task_weight: Of the student's own losses. At 0 they are not computed, and no label is needed.
+        student_options: Changes to make in ``student``, e.g. ``{'model.head.num_classes': 10}``.
+        data_preprocessor: The run's; for the student if its dict has none.
+        probe_shape: (channels, height, width) of an input that the student accepts, if the usual ones do not fit.
+        init_cfg: As in every MMEngine model.
+
+    Raises:
+        ValueError: If anything in the config does not fit; the message begins with the key.
+    """
+
+    teacher_scores: Tensor
+    teacher_sha256: Tensor
+
+    def __init__(
+        self,
+        student: Any,
+        teachers: Sequence[Mapping[str, Any]],
+        methods: Mapping[str, Mapping[str, Any]],
+        task_weight: float = 1.0,
+        student_options: Mapping[str, Any] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
+        probe_shape: Sequence[int] | None = None,
+        init_cfg: Any = None,
+    ) -> None:
+        task_weight = weight('task_weight', task_weight)
+        for key, config in (('student', student), ('teachers', teachers), ('methods', methods)):
+            no_nan(key, config)
+        student_config = network_config(student, 'student', student_options, data_preprocessor)
+        if not isinstance(student, Mapping) and data_preprocessor is not None:
+            student_config.data_preprocessor = ConfigDict(data_preprocessor)  # the run's data are made for the run's
+        network = build_network(student_config, 'student')
+        super().__init__(getattr(network, 'data_preprocessor', None), init_cfg)
+        self.student = network
+        self.task_weight = task_weight
+        self.host = host_of(network)
+        self.teachers: list[Teacher] = []
+        with torch.random.fork_rng(devices=[]):  # the student's random numbers are those of a plain run
+            self.methods = active_methods(methods)
+            if self.methods:
+                self.teachers = build_teachers(teachers, student_config.get('data_preprocessor'))
+                self._connect(probe_shape)
+            elif not teachers:
+                raise ValueError('teachers: expected a list of at least one teacher, got none')
+        if not task_weight and not self.methods:
+            raise ValueError('task_weight: expected a number > 0 where no method has a weight, got 0: nothing would be trained')
+        hashes = [list(teacher.sha256) for teacher in self.teachers]
+        self.register_buffer('teacher_sha256', torch.tensor(hashes, dtype=torch.uint8).reshape(len(hashes), -1))
+        self.register_buffer('teacher_scores', torch.full((len(self.teachers),), torch.nan))
+
+    def _connect(self, probe_shape: Sequence[int] | None) -> None:
+        """Tap every network for the union of what the methods want, and let the methods see the shapes."""
+        methods: list[Method] = list(self.methods.values())
+        needs_scores = any(method.needs_scores for method in methods)
+        if needs_scores and self.host.score_tap is None:
+            raise ValueError(
+                f'student: expected a model whose class scores are known, got {type(self.student).__name__}: use methods on taps alone'
+            )
+        score_taps = [self.host.score_tap] if needs_scores and self.host.score_tap else []
+        taps = [tap for method in methods for tap in method.student_taps]
+        self._taps = FeatureTaps(self.student, [*taps, *score_taps], 'student taps')
+        for index, teacher in enumerate(self.teachers):
+            wanted = [tap for method in methods for tap in method.taps_of_teacher(index, len(self.teachers))]
+            teacher.tap(wanted, needs_scores)
+        shape = find_shape(self.student, self.host, probe_shape)
+        student = probe(self.student, self.host, self._taps, shape)
+        knowledge = [teacher.probe(shape) for teacher in self.teachers]
+        for teacher, seen in zip(self.teachers, knowledge, strict=True):
+            if needs_scores:
+                _require_same_classes(teacher, student, seen)
+        for name, method in self.methods.items():
+            try:
+                method.bind(student, knowledge)
+            except ValueError as error:
+                raise ValueError(f'methods.{name}.{error}') from error
+        self._share_inputs()
+
+    def _share_inputs(self) -> None:
+        """Let teachers of the same input contract share one preprocessed batch; number the batches that differ from the student's."""
+        contracts: list[nn.Module] = []
+        self._input_of: list[int | None] = []
+        for teacher in self.teachers:
+            own = teacher.model.data_preprocessor
+            if same_contract(own, self.data_preprocessor):
+                self._input_of.append(None)
+                continue
+            known = next((i for i, contract in enumerate(contracts) if same_contract(contract, own)), None)
+            if known is None:
+                known = len(contracts)
+                contracts.append(own)
+            self._input_of.append(known)
+        if contracts:
+            self.data_preprocessor = TeacherInputs(self.data_preprocessor, contracts)
+
+    def forward(
+        self, inputs: Any, data_samples: Any = None, mode: str = 'tensor', teacher_inputs: Sequence[Any] = ()
+    ) -> Any:
+        """As the student, except that ``mode='loss'`` adds the methods' losses.
+
+        Args:
+            inputs: The preprocessed batch, (N, C, H, W).
+            data_samples: The host's.
+            mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
+            teacher_inputs: The batch under each other input contract.
+
+        Raises:
+            ValueError: In ``'loss'``, if labels are needed and missing.
+        """
+        if mode != 'loss':
+            return self.student(inputs, data_samples, mode=mode)
+        labels = self._labels(data_samples)
+        if not self.methods:
+            return self._task(inputs, data_samples)
+        with self._taps.record(self.student) as features:
+            losses = self._task(inputs, data_samples)
+        student = self._knowledge(features)
+        teachers = [
+            teacher(inputs if index is None else teacher_inputs[index])
+            for teacher, index in zip(self.teachers, self._input_of, strict=True)
+        ]
+        for name, method in self.methods.items():
+            losses.update({f'{name}.{part}': value for part, value in method(student, teachers, labels).items()})
+        return losses
+
+    def set_teacher_scores(self, scores: Sequence[float], greater_is_better: bool = True) -> None:
+        """Take the teachers' measured scores, in the order of ``teachers``; methods that map teachers by quality learn their order."""
+        self.teacher_scores.copy_(torch.tensor(list(scores)))
+        order = sorted(range(len(scores)), key=lambda index: scores[index], reverse=greater_is_better)
+        for method in self.methods.values():
+            method.set_teacher_order(order)
+
+    def _task(self, inputs: Any, data_samples: Any) -> dict[str, Any]:
+        if not self.task_weight:
+            self.host.run(self.student, inputs, scores=True)
+            return {}
+        losses = self.student(inputs, data_samples, mode='loss')
+        return {f'task.{name}': self._scaled(name, value) for name, value in losses.items()}
+
+    def _scaled(self, name: str, value: Any) -> Any:
+        if 'loss' not in name or self.task_weight == 1.0:
+            return value
+        if isinstance(value, (list, tuple)):
+            return [self.task_weight * item for item in value]
+        return self.task_weight * value
+
+    def _knowledge(self, features: Mapping[str, Tensor]) -> Knowledge:
+        return Knowledge(features.get(self.host.score_tap) if self.host.score_tap else None, features)
+
+    def _labels(self, data_samples: Any) -> Tensor | None:
+        if self.host.missing_labels(data_samples):
+            if self.task_weight:
+                raise ValueError(
+                    f'task_weight: expected labels in the training data for the task loss (task_weight={self.task_weight}), '
+                    'got a batch without; set task_weight=0 to train without labels'
+                )
+            for name, method in self.methods.items():
+                if method.needs_labels:
+                    raise ValueError(f'methods.{name}: expected labels in the training data, got a batch without')
+            return None
+        return self.host.labels(data_samples)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        saved = state_dict.get(f'{prefix}teacher_sha256')
+        if saved is not None:
+            present = self.teacher_sha256.cpu()
+            changed = [
+                teacher.name
+                for index, teacher in enumerate(self.teachers)
+                if index >= len(saved) or not torch.equal(saved[index].cpu(), present[index])
+            ]
+            if changed or len(saved) != len(present):
+                raise ValueError(
+                    f'teachers: expected the {len(saved)} checkpoint files that the run began with, got {len(present)}, '
+                    f'of which changed: {", ".join(changed) or "none"}; put the old ones back, or start a new run from the exported student'
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _require_same_classes(teacher: Teacher, student: Knowledge, seen: Knowledge) -> None:
+    shapes = [tuple(network.logits.shape) if network.logits is not None else None for network in (student, seen)]
+    if shapes[0] != shapes[1]:
+        own, other = (shape[-1] if shape else 'no' for shape in shapes)
+        raise ValueError(f'{teacher.key}: expected the {own} classes of the student, got {other}')

@@ -1,0 +1,31 @@
+"""What the distiller asks of a framework's model; this one serves a model that no host knows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Host:
+    """A model known only as an MMEngine model: it is distilled by its taps, its class scores are unknown."""
+
+    #: The tap whose tensor is the class scores, in the student's training forward and in :meth:`run`; None if unknown.
+    score_tap: str | None = None
+
+    def run(self, model: nn.Module, inputs: Any, scores: bool) -> None:
+        """Run a network for its taps, without labels, at least cost: as teacher, for a probe, or as label-free student.
+
+        Args:
+            model: The network.
+            inputs: A preprocessed batch, (N, C, H, W).
+            scores: Whether the class scores are wanted as well.
+        """
+        model(inputs, mode='tensor')
+
+    def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
+        """The batch's labels, (N,) indices or (N, C) probabilities; None if it has none or they are unknown."""
+        return None
+
+    def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
+        """Whether the task loss cannot be computed on this batch for lack of labels."""
+        return not data_samples

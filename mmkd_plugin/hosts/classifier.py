@@ -1,0 +1,39 @@
+"""MMPretrain's classifiers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmkd_plugin.hosts.base import Host
+
+
+class ClassifierHost(Host):
+    """``ImageClassifier`` (backbone, neck, head) and ``TimmClassifier`` (a whole network under ``model``).
+
+    Their heads are called as modules in training and in tensor mode alike, so a tap on the head gets the scores (N, C).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        head = getattr(model, 'head', None)
+        self.score_tap = 'head' if head is not None else 'model' if hasattr(model, 'model') else None
+
+    def run(self, model: nn.Module, inputs: Any, scores: bool) -> None:
+        if scores or not hasattr(model, 'backbone'):
+            model(inputs, mode='tensor')
+        else:
+            model.extract_feat(inputs)  # type: ignore[operator]
+
+    def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
+        if self.missing_labels(data_samples):
+            return None
+        assert data_samples is not None
+        if 'gt_score' in data_samples[0]:  # one-hot, or mixed by Mixup and CutMix
+            return torch.stack([sample.gt_score for sample in data_samples])
+        if any(len(sample.gt_label) != 1 for sample in data_samples):
+            return None  # several labels an image: no single class to ask for
+        return torch.cat([sample.gt_label for sample in data_samples])
+
+    def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
+        return not data_samples or any('gt_label' not in s and 'gt_score' not in s for s in data_samples)

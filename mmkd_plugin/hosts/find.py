@@ -1,0 +1,19 @@
+"""Which host a model has."""
+
+import sys
+
+from torch import nn
+
+from mmkd_plugin.hosts.base import Host
+from mmkd_plugin.hosts.classifier import ClassifierHost
+
+
+def host_of(model: nn.Module) -> Host:
+    """The host that knows ``model``; the plain :class:`Host`, which knows taps alone, if none does.
+
+    A host package is never imported for the question: an instance of its class can only exist once it has been.
+    """
+    classifiers = sys.modules.get('mmpretrain.models.classifiers')
+    if classifiers is not None and isinstance(model, classifiers.BaseClassifier):
+        return ClassifierHost(model)
+    return Host()

@@ -1,0 +1,63 @@
+"""Ba & Caruana's mimicry of logits."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmkd_plugin.checks import weight
+from mmkd_plugin.knowledge import Knowledge
+from mmkd_plugin.losses import logit_mimic_loss
+from mmkd_plugin.methods.base import Method
+from mmkd_plugin.methods.scores import logits_of, stacked_logits
+from mmkd_plugin.registry import MODELS
+
+
+@MODELS.register_module()
+class LogitMimic(Method):
+    """Regress the teachers' mean logits; with ``task_weight=0`` no label is touched, so the transfer set needs none.
+
+    Args:
+        loss_weight: Multiplies :func:`~mmkd_plugin.losses.logit_mimic_loss`.
+        standardize: Measure both networks' logits in the teachers' mean and standard deviation per class over the transfer set, which
+            the hook ``MeasureLogits`` takes before training. They are saved with the run.
+
+    Raises:
+        ValueError: If the weight is negative.
+
+    Source: Ba, Caruana, Do Deep Nets Really Need to be Deep?, NIPS 2014, eq. 1 and section 2.2.
+    """
+
+    logit_mean: Tensor
+    logit_std: Tensor
+
+    def __init__(self, loss_weight: float = 1.0, standardize: bool = False) -> None:
+        super().__init__()
+        self.loss_weight = weight('loss_weight', loss_weight)
+        self.standardize = bool(standardize)
+
+    @property
+    def active(self) -> bool:
+        return self.loss_weight > 0
+
+    def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:
+        if self.standardize:
+            classes = logits_of(student).shape[-1]
+            self.register_buffer('logit_mean', torch.full((classes,), torch.nan))
+            self.register_buffer('logit_std', torch.full((classes,), torch.nan))
+
+    @property
+    def measured(self) -> bool:
+        """Whether the statistics are there, or not needed."""
+        return not self.standardize or bool(self.logit_mean.isfinite().all())
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Take the teachers' per-class mean and standard deviation, (C,) each, over the transfer set."""
+        self.logit_mean.copy_(mean)
+        self.logit_std.copy_(std.clamp_min(1e-6))
+
+    def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
+        own, target = logits_of(student), stacked_logits(teachers).mean(dim=1)
+        if self.standardize:
+            own, target = ((logits - self.logit_mean) / self.logit_std for logits in (own, target))
+        return {'loss_mimic': self.loss_weight * logit_mimic_loss(own, target)}

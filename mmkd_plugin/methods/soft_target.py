@@ -1,0 +1,51 @@
+"""Hinton's soft targets, of one teacher or of an ensemble."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from mmkd_plugin.checks import choice, positive, weight
+from mmkd_plugin.knowledge import Knowledge
+from mmkd_plugin.losses import soft_target_kl
+from mmkd_plugin.methods.base import Method
+from mmkd_plugin.methods.scores import logits_of, stacked_logits
+from mmkd_plugin.registry import MODELS
+
+
+@MODELS.register_module()
+class SoftTarget(Method):
+    r"""Match the teachers' softened class probabilities.
+
+    .. math:: L = w\,\tau^2\,\mathrm{KL}(\bar p \,\|\, \mathrm{softmax}(z_S / \tau))
+
+    The hard-label term is the student's own loss, weighted by the distiller's ``task_weight``.
+
+    Args:
+        temperature: :math:`\tau`, of both sides.
+        loss_weight: :math:`w`.
+        ensemble: How several teachers become :math:`\bar p`: the ``'arithmetic'`` mean of their probabilities, or the normalised
+            ``'geometric'`` one (the softmax of their mean logits).
+
+    Raises:
+        ValueError: If a number or the word is out of range.
+
+    Source: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, sections 2 and 5.
+    """
+
+    def __init__(self, temperature: float = 4.0, loss_weight: float = 1.0, ensemble: str = 'arithmetic') -> None:
+        super().__init__()
+        self.temperature = positive('temperature', temperature)
+        self.loss_weight = weight('loss_weight', loss_weight)
+        self.ensemble = choice('ensemble', ensemble, ('arithmetic', 'geometric'))
+
+    @property
+    def active(self) -> bool:
+        return self.loss_weight > 0
+
+    def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
+        logits = stacked_logits(teachers) / self.temperature
+        if self.ensemble == 'arithmetic':
+            target = logits.softmax(dim=-1).mean(dim=1)
+        else:
+            target = logits.mean(dim=1).softmax(dim=-1)
+        return {'loss_kd': self.loss_weight * soft_target_kl(logits_of(student), target.detach(), self.temperature)}

@@ -1,0 +1,146 @@
+"""What a study is: arms, seeds, and the runs that follow from its file. docs/studies.md tells how to write one."""
+
+import copy
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmkd_plugin.stages import Stage, config_text, sha256, work_root
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing that is compared: a config, what is laid over it, and the candidates among which validation chooses."""
+
+    name: str
+    config: Path
+    options: tuple[Options, ...]
+    candidates: Mapping[str, Options]
+    about: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: an arm's candidate with a seed. ``sha256`` covers its config and its teachers', not the seed."""
+
+    arm: str
+    candidate: str
+    seed: int
+    role: str
+    cfg: Config = field(repr=False, compare=False)
+    sha256: str
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        return self.arm, self.seed, self.sha256
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file, checked, with its paths resolved."""
+
+    name: str
+    question: str
+    about: str
+    metric: str
+    baseline: str
+    seeds: tuple[int, ...]
+    tune_seeds: tuple[int, ...]
+    prepare: Mapping[str, Stage]
+    arms: Mapping[str, Arm]
+
+    def run(self, arm: Arm, candidate: str, seed: int, role: str) -> Run:
+        """Resolve the config of one run."""
+        cfg = load_config(arm.config, *arm.options, arm.candidates[candidate])
+        text = config_text(cfg)
+        teachers = [stage.sha256 for name, stage in self.prepare.items() if f'/{name}/' in text]
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
+        return Run(arm.name, candidate, seed, role, cfg, sha256('\n'.join([text, *teachers])))
+
+
+def load_config(path: Path, *options: Options) -> Config:
+    """A config with options laid over it, in this order; keys are dotted, as in ``--cfg-options``."""
+    cfg = Config.fromfile(path)
+    for some in options:
+        cfg.merge_from_dict(copy.deepcopy(dict(some)))
+    return cfg
+
+
+def load_study(path: Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        ValueError: If a key is unknown or missing, the baseline is no arm, tuning lacks its seeds, or a seed serves both
+            tuning and the report.
+    """
+    root = work_root()
+    raw = Config.fromfile(path).to_dict()
+    keys = {'question', 'about', 'metric', 'baseline', 'seeds', 'tune_seeds', 'prepare', 'arms', 'config', 'options'}
+    _check_keys(raw, keys, {'question', 'baseline', 'seeds', 'arms'}, str(path))
+    arms = {name: _arm(name, arm, raw, path) for name, arm in raw['arms'].items()}
+    if raw['baseline'] not in {name.rpartition('/')[2] for name in arms}:
+        raise ValueError(f'baseline: expected one of the arms {list(arms)}, got {raw["baseline"]!r}')
+    tune_seeds = tuple(raw.get('tune_seeds', ()))
+    if both := sorted(set(raw['seeds']) & set(tune_seeds)):
+        raise ValueError(f'tune_seeds: expected seeds that are not reported, got {both} in seeds as well')
+    if not tune_seeds and (tuned := [arm.name for arm in arms.values() if len(arm.candidates) > 1]):
+        raise ValueError(f'tune_seeds: expected some, for the arms {tuned} have a grid; got none')
+    prepare = {}
+    for name, teacher in raw.get('prepare', {}).items():
+        _check_keys(teacher, {'config', 'options'}, {'config'}, f'prepare.{name}')
+        cfg = load_config(path.parent / teacher['config'], teacher.get('options', {}))
+        digest = sha256(config_text(cfg))
+        cfg.work_dir = str(root / name)
+        prepare[name] = Stage(cfg, digest)
+    return Study(
+        name=path.stem,
+        question=raw['question'],
+        about=raw.get('about', ''),
+        metric=raw.get('metric', 'accuracy/top1'),
+        baseline=raw['baseline'],
+        seeds=tuple(raw['seeds']),
+        tune_seeds=tune_seeds,
+        prepare=prepare,
+        arms=arms,
+    )
+
+
+def _arm(name: str, arm: dict[str, Any], study: dict[str, Any], path: Path) -> Arm:
+    _check_keys(arm, {'config', 'options', 'grid', 'about'}, set(), f'arms.{name}')
+    config = arm.get('config', study.get('config'))
+    if config is None:
+        raise ValueError(f'arms.{name}.config: expected a config, here or for the whole study, got none')
+    return Arm(
+        name=name,
+        config=path.parent / config,
+        options=(study.get('options', {}), arm.get('options', {})),
+        candidates=_candidates(arm.get('grid', {}), f'arms.{name}.grid'),
+        about=arm.get('about', ''),
+    )
+
+
+def _candidates(grid: dict[str, Any], key: str) -> dict[str, Options]:
+    """The product of the grid's axes, each a list of values or a dict of named ones; named after what differs."""
+    axes = []
+    for option, values in grid.items():
+        if not isinstance(values, list | tuple | dict) or not values:
+            raise ValueError(f'{key}.{option}: expected a list of values, or a dict of named ones, got {values!r}')
+        named = values if isinstance(values, dict) else {str(value): value for value in values}
+        short = option.rpartition('.')[2]
+        axes.append([(f'{short}={name}', {option: value}) for name, value in named.items()])
+    return {
+        ', '.join(name for name, _ in combination): {k: v for _, options in combination for k, v in options.items()}
+        for combination in itertools.product(*axes)
+    }
+
+
+def _check_keys(found: Mapping[str, Any], known: set[str], needed: set[str], where: str) -> None:
+    names = {name for name in found if not name.startswith('_')}
+    if names - known or needed - names:
+        raise ValueError(f'{where}: expected keys from {sorted(known)}, at least {sorted(needed)}, got {sorted(names)}')

@@ -1,0 +1,135 @@
+"""A teacher: loaded strictly, frozen for good, run at least cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine import ConfigDict
+from torch import nn
+
+from mmkd_plugin.checkpoint import load_weights
+from mmkd_plugin.hosts import host_of
+from mmkd_plugin.knowledge import Knowledge
+from mmkd_plugin.networks import build_network, network_config
+from mmkd_plugin.probe import probe
+from mmkd_plugin.taps import FeatureTaps
+
+
+class Teacher:
+    """A frozen network that answers a batch with :class:`Knowledge`.
+
+    It is deliberately no ``nn.Module``: a child of the distiller would be put in train mode, re-initialised by ``init_weights``,
+    written into every checkpoint, wrapped by DDP and copied by EMA. It follows its input to the device.
+
+    Args:
+        model: A model dict, a config path or ``'pkg::path'``.
+        checkpoint: Path or URL of its weights; loaded strictly.
+        name: What logs and pictures call it.
+        cfg_options: Changes to make in ``model``.
+        data_preprocessor: Its input contract (mean, std, channel order, padding). Default: that of its config; the run's if it has none.
+        run_preprocessor: The run's contract, for a teacher without its own.
+        key: The config key, for messages.
+
+    Raises:
+        ValueError: If the config or the checkpoint is wrong; the message begins with the key.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        checkpoint: str | None = None,
+        name: str = 'teacher',
+        cfg_options: Mapping[str, Any] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
+        run_preprocessor: Mapping[str, Any] | None = None,
+        key: str = 'teacher',
+    ) -> None:
+        if not isinstance(checkpoint, str) or not checkpoint:
+            raise ValueError(f'{key}.checkpoint: expected the path or URL of trained weights, got {checkpoint!r}')
+        self.name = name
+        self.key = key
+        self.checkpoint = checkpoint
+        config = network_config(model, f'{key}.model', cfg_options, run_preprocessor)
+        if data_preprocessor is not None:
+            config.data_preprocessor = ConfigDict(data_preprocessor)
+        self.model = build_network(config, f'{key}.model')
+        self.sha256 = load_weights(self.model, checkpoint, f'{key}.checkpoint')
+        self.model.requires_grad_(False).eval()
+        self.host = host_of(self.model)
+        self.needs_scores = False
+        self.taps = FeatureTaps(self.model, (), key)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> 'Teacher':
+        return self  # EMA and the like copy the distiller: a frozen network need not exist twice
+
+    def tap(self, taps: Sequence[str], needs_scores: bool) -> None:
+        """Say once what every batch will be asked for.
+
+        Raises:
+            ValueError: If a tap names no module, or scores are wanted of a model that no host knows.
+        """
+        if needs_scores and self.host.score_tap is None:
+            raise ValueError(
+                f'{self.key}: expected a model whose class scores are known, got {type(self.model).__name__}: it can be '
+                'distilled by its taps alone'
+            )
+        self.needs_scores = needs_scores
+        scores = [self.host.score_tap] if needs_scores and self.host.score_tap is not None else []
+        self.taps = FeatureTaps(self.model, [*taps, *scores], f'{self.key} taps')
+
+    def probe(self, shape: tuple[int, int, int]) -> Knowledge:
+        """Its knowledge of one image of zeros, for shapes.
+
+        Raises:
+            ValueError: If it does not run on the student's input shape.
+        """
+        try:
+            return probe(self.model, self.host, self.taps, shape)
+        except RuntimeError as error:
+            raise ValueError(f"{self.key}: expected a network that runs on the student's input {shape}: {error}") from error
+
+    @torch.no_grad()
+    def __call__(self, inputs: torch.Tensor) -> Knowledge:
+        """Answer a batch as its own preprocessor would have made it, (N, C, H, W); without scores it stops at its deepest tap."""
+        self._follow(inputs.device)
+        with self.taps.record(self.model, stop_early=not self.needs_scores) as features:
+            self.host.run(self.model, inputs, self.needs_scores)
+        logits = features[self.host.score_tap] if self.needs_scores and self.host.score_tap else None
+        return Knowledge(logits, features)
+
+    @torch.no_grad()
+    def predict(self, data: Any, device: torch.device) -> Any:
+        """Predict a raw batch as the framework's evaluator wants it: what a plain run of this very model would have predicted."""
+        self._follow(device)
+        return self.model.val_step(data)  # type: ignore[operator]
+
+    def _follow(self, device: torch.device) -> None:
+        if next(self.model.parameters()).device != device:
+            self.model.to(device)
+        if self.model.training:  # somebody reached in
+            self.model.eval()
+
+
+def build_teachers(configs: Any, run_preprocessor: Mapping[str, Any] | None) -> list[Teacher]:
+    """Build the list under the config key ``teachers``.
+
+    Raises:
+        ValueError: If it is empty, if two share a name, or if one of them is wrong.
+    """
+    if not isinstance(configs, (list, tuple)) or not configs:
+        raise ValueError(f'teachers: expected a list of at least one teacher, got {configs!r}')
+    teachers = []
+    for index, config in enumerate(configs):
+        if not isinstance(config, Mapping) or 'model' not in config:
+            raise ValueError(f'teachers[{index}]: expected dict(name=…, model=…, checkpoint=…), got {config!r}')
+        known = {'name', 'model', 'checkpoint', 'cfg_options', 'data_preprocessor'}
+        if unknown := sorted(config.keys() - known):
+            raise ValueError(f'teachers[{index}]: expected the keys {sorted(known)}, got also {unknown}')
+        name = str(config.get('name', f'teacher{index}'))
+        if name in {teacher.name for teacher in teachers}:
+            raise ValueError(f'teachers[{index}].name: expected a name of its own, got {name!r} again')
+        options = {key: value for key, value in config.items() if key != 'name'}
+        teachers.append(
+            Teacher(**options, name=name, run_preprocessor=run_preprocessor, key=f'teachers[{index}] ({name})')
+        )
+    return teachers

@@ -1,0 +1,102 @@
+"""Every teacher sees what its own preprocessor would have made of the raw batch, batch augmentations included."""
+
+import copy
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.model import BaseDataPreprocessor
+from torch import nn
+
+#: Attributes that say how labels are written or where tensors live, not what the images become.
+_NOT_CONTRACT = {'training', 'batch_augments', 'to_onehot', 'num_classes', '_device', '_non_blocking'}
+
+
+class TeacherInputs(BaseDataPreprocessor):
+    """The student's preprocessor, and in training each other input contract beside it.
+
+    A contract is run on a copy of the same raw batch, with the student's batch augmentations (Mixup, CutMix, resizing) and the
+    random state that the student's run had: so it draws the same mixture, in its own mean, std, channel order and padding.
+
+    Args:
+        student: The student's preprocessor.
+        contracts: One preprocessor for each distinct contract that differs from the student's.
+    """
+
+    def __init__(self, student: nn.Module, contracts: list[nn.Module]) -> None:
+        super().__init__()
+        self.student = student
+        self.contracts = nn.ModuleList(contracts)
+
+    @property
+    def batch_augments(self) -> Any:
+        """The student's: hosts' hooks switch it during training."""
+        return self.student.batch_augments
+
+    @batch_augments.setter
+    def batch_augments(self, value: Any) -> None:
+        self.student.batch_augments = value
+
+    def forward(self, data: Any, training: bool = False) -> Any:
+        """The student's batch; in training also ``teacher_inputs``, one tensor a contract."""
+        if not training:
+            return self.student(data, training)
+        state = _random_state()
+        copies = [copy.deepcopy(data) for _ in self.contracts]
+        batch = self.student(data, training)
+        teacher_inputs = []
+        for contract, raw in zip(self.contracts, copies, strict=True):
+            for shared in ('batch_augments', 'to_onehot', 'num_classes'):
+                if hasattr(self.student, shared):
+                    setattr(contract, shared, getattr(self.student, shared))
+            with _replayed(state):
+                teacher_inputs.append(contract(raw, training)['inputs'])
+        return {**batch, 'teacher_inputs': teacher_inputs}
+
+
+def same_contract(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two preprocessors make the same images of the same raw batch."""
+    if type(one) is not type(other):
+        return False
+    plain = (bool, int, float, str, tuple, list, type(None))
+    values = [
+        {name: value for name, value in vars(m).items() if isinstance(value, plain) and name not in _NOT_CONTRACT}
+        for m in (one, other)
+    ]
+    buffers = [dict(m.named_buffers()) for m in (one, other)]
+    return (
+        values[0] == values[1]
+        and buffers[0].keys() == buffers[1].keys()
+        and all(torch.equal(buffers[0][name].cpu(), buffers[1][name].cpu()) for name in buffers[0])
+    )
+
+
+def _random_state() -> Mapping[str, Any]:
+    return dict(
+        python=random.getstate(),
+        numpy=np.random.get_state(),
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    )
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    random.setstate(state['python'])
+    np.random.set_state(state['numpy'])
+    torch.set_rng_state(state['torch'])
+    if state['cuda'] is not None:
+        torch.cuda.set_rng_state(state['cuda'])
+
+
+@contextmanager
+def _replayed(state: Mapping[str, Any]) -> Iterator[None]:
+    """Run the body with an earlier random state; afterwards the present one goes on as if nothing had happened."""
+    present = _random_state()
+    _set_random_state(state)
+    try:
+        yield
+    finally:
+        _set_random_state(present)
