@@ -186,6 +186,12 @@ def test_delta_must_be_positive(delta: float) -> None:
         AngleLoss(delta=delta)
 
 
+@pytest.mark.parametrize('loss_weight', [-1.0, math.nan])
+def test_a_negative_weight_is_refused(loss_weight: float) -> None:
+    with pytest.raises(ValueError, match='loss_weight: expected a number >= 0, got'):
+        AngleLoss(loss_weight=loss_weight)
+
+
 def test_module_is_the_weighted_function() -> None:
     student, teacher = torch.randn(4, 3), torch.randn(4, 3)
     expected = 2.5 * angle_loss(student, teacher, delta=0.2)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -81,6 +83,12 @@ def test_shapes_are_named_in_the_error(student: tuple[int, ...], teacher: tuple[
     with pytest.raises(ValueError, match='same N and C: got student') as error:
         hint_loss(torch.randn(student), torch.randn(teacher))
     assert str(error.value).endswith(f'got student {student}, teacher {teacher}')
+
+
+@pytest.mark.parametrize('loss_weight', [-1.0, math.nan])
+def test_a_negative_weight_is_refused(loss_weight: float) -> None:
+    with pytest.raises(ValueError, match='loss_weight: expected a number >= 0, got'):
+        HintLoss(loss_weight=loss_weight)
 
 
 def test_module_is_the_weighted_function() -> None:

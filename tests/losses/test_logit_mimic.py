@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -58,6 +60,12 @@ def test_narrow_inputs_are_computed_in_float32(dtype: torch.dtype) -> None:
 def test_shapes_are_named_in_the_error(student: tuple[int, ...], teacher: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         logit_mimic_loss(torch.randn(student), torch.randn(teacher))
+
+
+@pytest.mark.parametrize('loss_weight', [-1.0, math.nan])
+def test_a_negative_weight_is_refused(loss_weight: float) -> None:
+    with pytest.raises(ValueError, match='loss_weight: expected a number >= 0, got'):
+        LogitMimicLoss(loss_weight=loss_weight)
 
 
 def test_module_is_the_weighted_function() -> None:
