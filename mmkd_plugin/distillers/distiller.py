@@ -1,7 +1,7 @@
 """One student, any number of teachers, any number of methods."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine import ConfigDict
@@ -43,6 +43,7 @@ class Distiller(BaseModel):
         ValueError: If anything in the config does not fit; the message begins with the key.
     """
 
+    data_preprocessor: nn.Module
     teacher_scores: Tensor
     teacher_sha256: Tensor
 
@@ -77,14 +78,16 @@ class Distiller(BaseModel):
             elif not teachers:
                 raise ValueError('teachers: expected a list of at least one teacher, got none')
         if not task_weight and not self.methods:
-            raise ValueError('task_weight: expected a number > 0 where no method has a weight, got 0: nothing would be trained')
+            raise ValueError(
+                'task_weight: expected a number > 0 where no method has a weight, got 0: nothing would be trained'
+            )
         hashes = [list(teacher.sha256) for teacher in self.teachers]
         self.register_buffer('teacher_sha256', torch.tensor(hashes, dtype=torch.uint8).reshape(len(hashes), -1))
         self.register_buffer('teacher_scores', torch.full((len(self.teachers),), torch.nan))
 
     def _connect(self, probe_shape: Sequence[int] | None) -> None:
         """Tap every network for the union of what the methods want, and let the methods see the shapes."""
-        methods: list[Method] = list(self.methods.values())
+        methods = [cast(Method, method) for method in self.methods.values()]
         needs_scores = any(method.needs_scores for method in methods)
         if needs_scores and self.host.score_tap is None:
             raise ValueError(
@@ -102,7 +105,7 @@ class Distiller(BaseModel):
         for teacher, seen in zip(self.teachers, knowledge, strict=True):
             if needs_scores:
                 _require_same_classes(teacher, student, seen)
-        for name, method in self.methods.items():
+        for name, method in zip(self.methods, methods, strict=True):
             try:
                 method.bind(student, knowledge)
             except ValueError as error:
@@ -111,11 +114,12 @@ class Distiller(BaseModel):
 
     def _share_inputs(self) -> None:
         """Let teachers of the same input contract share one preprocessed batch; number the batches that differ from the student's."""
+        run = self.data_preprocessor
         contracts: list[nn.Module] = []
         self._input_of: list[int | None] = []
         for teacher in self.teachers:
-            own = teacher.model.data_preprocessor
-            if same_contract(own, self.data_preprocessor):
+            own = cast(nn.Module, teacher.model.data_preprocessor)
+            if same_contract(own, run):
                 self._input_of.append(None)
                 continue
             known = next((i for i, contract in enumerate(contracts) if same_contract(contract, own)), None)
@@ -124,7 +128,7 @@ class Distiller(BaseModel):
                 contracts.append(own)
             self._input_of.append(known)
         if contracts:
-            self.data_preprocessor = TeacherInputs(self.data_preprocessor, contracts)
+            self.data_preprocessor = TeacherInputs(run, contracts)
 
     def forward(
         self, inputs: Any, data_samples: Any = None, mode: str = 'tensor', teacher_inputs: Sequence[Any] = ()
@@ -148,20 +152,24 @@ class Distiller(BaseModel):
         with self._taps.record(self.student) as features:
             losses = self._task(inputs, data_samples)
         student = self._knowledge(features)
-        teachers = [
-            teacher(inputs if index is None else teacher_inputs[index])
-            for teacher, index in zip(self.teachers, self._input_of, strict=True)
-        ]
+        teachers = self.ask_teachers({'inputs': inputs, 'teacher_inputs': teacher_inputs})
         for name, method in self.methods.items():
             losses.update({f'{name}.{part}': value for part, value in method(student, teachers, labels).items()})
         return losses
+
+    def ask_teachers(self, batch: Mapping[str, Any]) -> list[Knowledge]:
+        """What every teacher says of a preprocessed batch, ``dict(inputs=…, teacher_inputs=[…])``; each sees its own input contract."""
+        return [
+            teacher(batch['inputs'] if index is None else batch['teacher_inputs'][index])
+            for teacher, index in zip(self.teachers, self._input_of, strict=True)
+        ]
 
     def set_teacher_scores(self, scores: Sequence[float], greater_is_better: bool = True) -> None:
         """Take the teachers' measured scores, in the order of ``teachers``; methods that map teachers by quality learn their order."""
         self.teacher_scores.copy_(torch.tensor(list(scores)))
         order = sorted(range(len(scores)), key=lambda index: scores[index], reverse=greater_is_better)
         for method in self.methods.values():
-            method.set_teacher_order(order)
+            cast(Method, method).set_teacher_order(order)
 
     def _task(self, inputs: Any, data_samples: Any) -> dict[str, Any]:
         if not self.task_weight:

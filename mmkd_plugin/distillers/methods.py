@@ -23,7 +23,8 @@ def active_methods(configs: Any) -> nn.ModuleDict:
         key = f'methods.{name}'
         if not str(name).isidentifier() or 'loss' in name or name == 'task':
             raise ValueError(
-                f"{key}: expected a name that is a word, without 'loss' (MMEngine sums every log key that has it) and not 'task', got {name!r}"
+                f"{key}: expected a name that is a word, without 'loss' (MMEngine sums every log key that has it) and "
+                f"not 'task', got {name!r}"
             )
         if not isinstance(config, Mapping) or 'type' not in config:
             raise ValueError(f'{key}: expected a config with a "type", got {config!r}')

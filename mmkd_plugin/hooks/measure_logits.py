@@ -1,0 +1,40 @@
+"""Statistics of the teachers' logits over the transfer set."""
+
+import torch
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmkd_plugin.hooks.distiller_of import distiller_of
+from mmkd_plugin.methods import LogitMimic
+from mmkd_plugin.methods.scores import stacked_logits
+from mmkd_plugin.registry import HOOKS
+
+
+@HOOKS.register_module()
+class MeasureLogits(Hook):
+    """Before training, take the mean and standard deviation of the teachers' mean logits, per class, for ``LogitMimic(standardize=True)``.
+
+    One pass over the training data, as it is augmented, without labels. The result is saved with the run.
+
+    Source: Ba, Caruana, Do Deep Nets Really Need to be Deep?, NIPS 2014, section 2.2: targets with mean 0 and standard deviation 1.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        distiller = distiller_of(runner, self)
+        waiting = [m for m in distiller.methods.values() if isinstance(m, LogitMimic) and not m.measured]
+        if not waiting:
+            return
+        runner.logger.info('Measuring the teachers’ logits over the training set')
+        count, total, squares = 0, 0.0, 0.0
+        for data in runner.train_dataloader:
+            logits = (
+                stacked_logits(distiller.ask_teachers(distiller.data_preprocessor(data, True))).mean(dim=1).double()
+            )
+            count, total, squares = count + len(logits), total + logits.sum(dim=0), squares + logits.square().sum(dim=0)
+        sums = torch.stack([torch.full_like(total, count), total, squares])
+        dist.all_reduce(sums)
+        mean = sums[1] / sums[0]
+        std = (sums[2] / sums[0] - mean.square()).clamp_min(0).sqrt()
+        for method in waiting:
+            method.set_statistics(mean, std)
