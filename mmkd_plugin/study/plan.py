@@ -1,6 +1,7 @@
 """What a study is: arms, seeds, and the runs that follow from its file. docs/studies.md tells how to write one."""
 
 import copy
+import functools
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,35 +16,40 @@ Options = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A resolved config; ``sha256`` covers it and its teachers', not the seed."""
+
+    cfg: Config = field(repr=False)
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Arm:
-    """One thing that is compared: a config, what is laid over it, and the candidates among which validation chooses."""
+    """One thing that is compared: what validation chooses among, by name; a single one named '' is not chosen."""
 
     name: str
-    config: Path
-    options: tuple[Options, ...]
-    candidates: Mapping[str, Options]
     about: str
+    candidates: Mapping[str, Candidate]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: an arm's candidate with a seed. ``sha256`` covers its config and its teachers', not the seed."""
+    """One training: an arm's candidate with a seed, for the report or for tuning (its role)."""
 
     arm: str
-    candidate: str
+    name: str
+    candidate: Candidate
     seed: int
     role: str
-    cfg: Config = field(repr=False, compare=False)
-    sha256: str
 
     @property
     def key(self) -> tuple[str, int, str]:
-        return self.arm, self.seed, self.sha256
+        return self.arm, self.seed, self.candidate.sha256
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study file, checked, with its paths resolved."""
+    """A study file, checked, with its configs resolved."""
 
     name: str
     question: str
@@ -54,22 +60,6 @@ class Study:
     tune_seeds: tuple[int, ...]
     prepare: Mapping[str, Stage]
     arms: Mapping[str, Arm]
-
-    def run(self, arm: Arm, candidate: str, seed: int, role: str) -> Run:
-        """Resolve the config of one run."""
-        cfg = load_config(arm.config, *arm.options, arm.candidates[candidate])
-        text = config_text(cfg)
-        teachers = [stage.sha256 for name, stage in self.prepare.items() if f'/{name}/' in text]
-        cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
-        return Run(arm.name, candidate, seed, role, cfg, sha256('\n'.join([text, *teachers])))
-
-
-def load_config(path: Path, *options: Options) -> Config:
-    """A config with options laid over it, in this order; keys are dotted, as in ``--cfg-options``."""
-    cfg = Config.fromfile(path)
-    for some in options:
-        cfg.merge_from_dict(copy.deepcopy(dict(some)))
-    return cfg
 
 
 def load_study(path: Path) -> Study:
@@ -83,7 +73,8 @@ def load_study(path: Path) -> Study:
     raw = Config.fromfile(path).to_dict()
     keys = {'question', 'about', 'metric', 'baseline', 'seeds', 'tune_seeds', 'prepare', 'arms', 'config', 'options'}
     _check_keys(raw, keys, {'question', 'baseline', 'seeds', 'arms'}, str(path))
-    arms = {name: _arm(name, arm, raw, path) for name, arm in raw['arms'].items()}
+    prepare = {name: _stage(name, stage, path.parent, root) for name, stage in raw.get('prepare', {}).items()}
+    arms = {name: _arm(name, arm, raw, path.parent, prepare) for name, arm in raw['arms'].items()}
     if raw['baseline'] not in {name.rpartition('/')[2] for name in arms}:
         raise ValueError(f'baseline: expected one of the arms {list(arms)}, got {raw["baseline"]!r}')
     tune_seeds = tuple(raw.get('tune_seeds', ()))
@@ -91,13 +82,6 @@ def load_study(path: Path) -> Study:
         raise ValueError(f'tune_seeds: expected seeds that are not reported, got {both} in seeds as well')
     if not tune_seeds and (tuned := [arm.name for arm in arms.values() if len(arm.candidates) > 1]):
         raise ValueError(f'tune_seeds: expected some, for the arms {tuned} have a grid; got none')
-    prepare = {}
-    for name, teacher in raw.get('prepare', {}).items():
-        _check_keys(teacher, {'config', 'options'}, {'config'}, f'prepare.{name}')
-        cfg = load_config(path.parent / teacher['config'], teacher.get('options', {}))
-        digest = sha256(config_text(cfg))
-        cfg.work_dir = str(root / name)
-        prepare[name] = Stage(cfg, digest)
     return Study(
         name=path.stem,
         question=raw['question'],
@@ -111,21 +95,42 @@ def load_study(path: Path) -> Study:
     )
 
 
-def _arm(name: str, arm: dict[str, Any], study: dict[str, Any], path: Path) -> Arm:
+def _stage(name: str, stage: dict[str, Any], here: Path, root: Path) -> Stage:
+    _check_keys(stage, {'config', 'options'}, {'config'}, f'prepare.{name}')
+    cfg = _config(here / stage['config'], stage.get('options', {}))
+    digest = sha256(config_text(cfg))
+    cfg.work_dir = str(root / name)
+    return Stage(cfg, digest)
+
+
+def _arm(name: str, arm: dict[str, Any], study: dict[str, Any], here: Path, prepare: Mapping[str, Stage]) -> Arm:
     _check_keys(arm, {'config', 'options', 'grid', 'about'}, set(), f'arms.{name}')
     config = arm.get('config', study.get('config'))
     if config is None:
         raise ValueError(f'arms.{name}.config: expected a config, here or for the whole study, got none')
-    return Arm(
-        name=name,
-        config=path.parent / config,
-        options=(study.get('options', {}), arm.get('options', {})),
-        candidates=_candidates(arm.get('grid', {}), f'arms.{name}.grid'),
-        about=arm.get('about', ''),
-    )
+    candidates = {}
+    for candidate, chosen in _combinations(arm.get('grid', {}), f'arms.{name}.grid').items():
+        cfg = _config(here / config, study.get('options', {}), arm.get('options', {}), chosen)
+        text = config_text(cfg)
+        teachers = [stage.sha256 for stage_name, stage in prepare.items() if f'/{stage_name}/' in text]
+        candidates[candidate] = Candidate(cfg, sha256('\n'.join([text, *teachers])))
+    return Arm(name, arm.get('about', ''), candidates)
 
 
-def _candidates(grid: dict[str, Any], key: str) -> dict[str, Options]:
+def _config(path: Path, *options: Options) -> Config:
+    """A config with options laid over it, in this order; keys are dotted, as in ``--cfg-options``."""
+    cfg = copy.deepcopy(_file(path.resolve()))
+    for some in options:
+        cfg.merge_from_dict(copy.deepcopy(some))
+    return cfg
+
+
+@functools.cache
+def _file(path: Path) -> Config:
+    return Config.fromfile(path)
+
+
+def _combinations(grid: dict[str, Any], key: str) -> dict[str, Options]:
     """The product of the grid's axes, each a list of values or a dict of named ones; named after what differs."""
     axes = []
     for option, values in grid.items():

@@ -1,0 +1,103 @@
+"""One run of a study: an ordinary training, then validation and test at the last epoch."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterable
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmkd_plugin import registry
+from mmkd_plugin.stages import Stage, train_stages
+from mmkd_plugin.study.lines import Line
+from mmkd_plugin.study.plan import Run
+from mmkd_plugin.version import __version__
+
+
+def preload(configs: Iterable[Config]) -> None:
+    """Import once, before forking, what every run needs: the hosts named by ``default_scope`` and our own rooms."""
+    torch.set_num_threads(1)
+    import_module('torch.utils.cpp_extension')  # every Runner's report of its environment asks for it
+    for host in {cfg.get('default_scope', 'mmengine') for cfg in configs} - {'mmengine'}:
+        import_module(f'{host}.utils').register_all_modules(init_default_scope=False)
+    for room in (registry.MODELS, registry.DATASETS, registry.HOOKS, registry.LOOPS):
+        room.import_from_location()
+
+
+def prepare(stage: Stage) -> None:
+    """Train what the arms need, as ``tools/train.py`` would."""
+    train_stages([stage])
+
+
+def measure(run: Run, folder: Path) -> Line:
+    """Train one run and give its metrics, without a checkpoint or any other file but its log and curves."""
+    cfg = run.candidate.cfg  # of this process alone
+    cfg.randomness = {**cfg.get('randomness', {}), 'seed': run.seed}
+    cfg.work_dir = str(folder)
+    cfg.default_hooks = {**(cfg.get('default_hooks') or {}), 'checkpoint': None}
+    cfg.visualizer = {
+        **(cfg.get('visualizer') or {'type': 'Visualizer'}),
+        'vis_backends': [{'type': 'LocalVisBackend'}],
+    }
+    began = time.monotonic()
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
+    # The loops, not runner.val(): that would start the hooks anew, and an EMA with them.
+    metrics = {
+        split: {name: float(value) for name, value in loop.run().items()}
+        for split, loop in (('val', runner.val_loop), ('test', runner.test_loop))
+        if loop is not None
+    }
+    return {
+        'arm': run.arm,
+        'seed': run.seed,
+        'role': run.role,
+        'candidate': run.name,
+        'config_sha256': run.candidate.sha256,
+        'epochs': runner.epoch,
+        'seconds': round(time.monotonic() - began, 1),
+        'cpus': os.cpu_count(),
+        **metrics,
+    }
+
+
+def versions() -> dict[str, str]:
+    """What a result may depend on beside its config."""
+    found = {'python': platform.python_version(), 'mmkd_plugin': __version__}
+    for name in ('torch', 'torchvision', 'numpy', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'mmdet'):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    git = subprocess.run(
+        [
+            'git',
+            '-C',
+            str(Path(__file__).parent),
+            'describe',
+            '--always',
+            '--dirty',
+            '--abbrev=12',
+        ],  # no tag: the commit
+        capture_output=True,
+        text=True,
+    )
+    return found | ({'commit': git.stdout.strip()} if git.returncode == 0 else {})
+
+
+def mean_metric(lines: list[Line], split: str, metric: str) -> float:
+    """Mean of a metric over lines; an unknown metric names those that are there."""
+    values: list[float] = []
+    for line in lines:
+        known: dict[str, Any] = line.get(split, {})
+        if metric not in known:
+            raise ValueError(f'metric: expected one of {sorted(known)} ({split} of {line["arm"]}), got {metric!r}')
+        values.append(known[metric])
+    return sum(values) / len(values)
