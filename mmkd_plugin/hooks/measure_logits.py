@@ -26,13 +26,12 @@ class MeasureLogits(Hook):
         if not waiting:
             return
         runner.logger.info('Measuring the teachers’ logits over the training set')
-        count, total, squares = 0, 0.0, 0.0
+        sums = torch.zeros(3, 1, dtype=torch.float64)  # of ones, logits and their squares
         for data in runner.train_dataloader:
-            logits = (
-                stacked_logits(distiller.ask_teachers(distiller.data_preprocessor(data, True))).mean(dim=1).double()
-            )
-            count, total, squares = count + len(logits), total + logits.sum(dim=0), squares + logits.square().sum(dim=0)
-        sums = torch.stack([torch.full_like(total, count), total, squares])
+            batch = distiller.data_preprocessor(data, True)
+            logits = stacked_logits(distiller.ask_teachers(batch)).mean(dim=1).double()
+            moments = torch.stack([torch.ones_like(logits), logits, logits.square()])
+            sums = sums.to(logits.device) + moments.sum(dim=1)
         dist.all_reduce(sums)
         mean = sums[1] / sums[0]
         std = (sums[2] / sums[0] - mean.square()).clamp_min(0).sqrt()
