@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from mmkd_plugin.checks import positive, weight
 from mmkd_plugin.registry import MODELS
 
-# How many cosines are alive at once: on a CPU what its caches hold (2 MiB), on a GPU enough to keep it busy (32 MiB).
-COSINES_AT_ONCE = {'cpu': 2**18, 'cuda': 2**22}
+# How many cosines are alive at once: on a CPU what its caches hold (2 MiB), on a GPU enough to keep it busy (64 MiB).
+COSINES_AT_ONCE = {'cpu': 2**18, 'cuda': 2**23}
 
 
 def angle_loss(student: Tensor, teacher: Tensor, delta: float = 1.0) -> Tensor:
@@ -79,28 +79,27 @@ def _value_and_gradient(student: Tensor, teacher: Tensor, delta: float) -> tuple
     identity without the Gram matrix. So the gradient is gathered for the N*N squared distances, then taken to the points.
     """
     n = len(student)
-    d_student, d_teacher = _distances(student), _distances(teacher)
-    no_angle = (d_student == 0) | (d_teacher == 0)  # the diagonal is in it: an image is no end of its own vertex
-    q_student, inverse_student = d_student.square(), d_student.reciprocal().masked_fill(no_angle, 0.0)
-    q_teacher, inverse_teacher = d_teacher.square(), d_teacher.reciprocal().masked_fill(no_angle, 0.0)
-    loss, q_gradient = q_student.new_zeros(()), torch.zeros_like(q_student)
-    step = max(1, COSINES_AT_ONCE.get(student.device.type, 2**18) // n**2)
+    distances = torch.stack([_distances(student), _distances(teacher)])
+    no_angle = (distances == 0).any(dim=0)  # the diagonal is in it: an image is no end of its own vertex
+    squared, inverse = distances.square(), distances.reciprocal().masked_fill(no_angle, 0.0)
+    loss, gradient = squared.new_zeros(()), torch.zeros_like(squared[0])
+    step = max(1, COSINES_AT_ONCE.get(student.device.type, 2**18) // squared.numel())
     for start in range(0, n, step):
-        vertices = slice(start, start + step)
-        cosine, scale = _cosines(q_student, inverse_student, vertices)
-        difference = cosine - _cosines(q_teacher, inverse_teacher, vertices)[0]  # 0 where i = k: both cosines are 1
+        j = slice(start, start + step)  # these vertices; the tensors are (2 networks, vertices j, ends i, ends k)
+        scale = inverse[:, j, :, None] * (0.5 * inverse[:, j, None, :])
+        cosine = (squared[:, j, :, None] + squared[:, j, None, :]).sub_(squared[:, None]).mul_(scale)
+        difference = cosine[0] - cosine[1]  # 0 where i = k, for both cosines are 1
         slope = difference.clamp(-delta, delta)  # of the Huber loss, which is slope * (difference - slope / 2)
         loss += torch.dot(slope.flatten(), difference.sub_(slope, alpha=0.5).flatten())
-        # d cos / d q_ij = (1 / d_ij d_kj - cos / q_ij) / 2, twice, for i comes first and second;
-        # d cos / d q_ik = -1 / (2 d_ij d_kj).
-        shrink = cosine.mul_(slope).sum(dim=2) * inverse_student[vertices].square()
-        widen = slope.mul_(scale)
-        q_gradient[vertices] += widen.sum(dim=2) - shrink
-        q_gradient.sub_(widen.sum(dim=0), alpha=0.5)
+        # d cos / d q_ij = scale - cos / (2 q_ij), twice, for i comes first and second; d cos / d q_ik = -scale.
+        widen = scale[0].mul_(slope)
+        shrink = cosine[0].mul_(slope).sum(dim=2) * inverse[0, j].square()
+        gradient[j] += 2.0 * widen.sum(dim=2) - shrink
+        gradient -= widen.sum(dim=0)
+    gradient += gradient.mT.clone()
+    points = student.double() - student.double().mean(dim=0)  # centred: the two terms of the next line cancel less
+    gradient = 2.0 * (gradient.sum(dim=1, keepdim=True) * points - gradient @ points)
     triplets = n * (n - 1) * (n - 2)
-    q_gradient += q_gradient.mT.clone()
-    points = student.double() - student.double().mean(dim=0)  # centred: the two terms of the last line cancel less
-    gradient = 2.0 * (q_gradient.sum(dim=1, keepdim=True) * points - q_gradient @ points)
     return loss / triplets, gradient / triplets
 
 
@@ -112,12 +111,6 @@ def _distances(points: Tensor) -> Tensor:
     norms = points.double().norm(dim=1)
     distances.masked_fill_(distances <= torch.finfo(points.dtype).eps * torch.maximum(norms[:, None], norms), 0.0)
     return distances + distances.mT
-
-
-def _cosines(squared: Tensor, inverse: Tensor, vertices: slice) -> tuple[Tensor, Tensor]:
-    """At vertices j the cosine of every pair of ends (i, k), and 1 / (d_ij d_kj): (J, N, N), 0 where there is no angle."""
-    q, scale = squared[vertices], inverse[vertices, :, None] * inverse[vertices, None, :]
-    return (q[:, :, None] + q[:, None, :]).sub_(squared).mul_(scale).mul_(0.5), scale
 
 
 @MODELS.register_module()

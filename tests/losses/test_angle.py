@@ -90,7 +90,9 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = torch.randn(7, 3, dtype=torch.float64)
     whole = angle_loss(student, teacher)
     (gradient,) = torch.autograd.grad(whole, student)
-    monkeypatch.setitem(angle.COSINES_AT_ONCE, 'cpu', 2 * 7 * 7)  # two vertices at once, and a last chunk of one
+    monkeypatch.setitem(
+        angle.COSINES_AT_ONCE, 'cpu', 2 * 2 * 7 * 7
+    )  # two vertices of two networks at once, and a last chunk of one
     chunked = angle_loss(student, teacher)
     torch.testing.assert_close(chunked, whole)
     torch.testing.assert_close(torch.autograd.grad(chunked, student)[0], gradient)
