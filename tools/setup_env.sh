@@ -44,7 +44,7 @@ pip_install() {
     if [ -t 1 ]; then
         "$python" -m pip install -c constraints.txt "$@"
     else
-        "$python" -m pip install -c constraints.txt "$@" | { grep -v '^Requirement already satisfied' || true; }
+        "$python" -m pip install -c constraints.txt "$@" | { grep --line-buffered -v '^Requirement already satisfied' || true; }
     fi
 }
 
@@ -77,10 +77,10 @@ need_compiler() {
         refuse "mmcv must be compiled, and $compiler cannot compile C++17: install a newer one (g++ 9 or later)"
 }
 
-need_disk() { # folder, GiB, what for
+need_disk() { # GiB, what for
     local free
-    free=$(df -Pk "$1" | awk 'NR == 2 {print int($4 / 1048576)}')
-    [ "$free" -ge "$2" ] || refuse "needs $2 GiB free in $1 ($3), found $free GiB"
+    free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
+    [ "$free" -ge "$1" ] || refuse "needs $1 GiB free in this folder ($2), found $free GiB"
 }
 
 preflight() {
@@ -96,12 +96,11 @@ preflight() {
     [ "$profile" != lint ] || return 0
     [ "$profile" = demo ] || installed mmcv || need_compiler "$base_python"
     if installed torch; then
-        need_disk . 2 'what is still missing'
+        need_disk 2 'what is still missing'
     elif [ -n "${TORCH_INDEX:-}" ]; then
-        need_disk . 5 'the environment and the downloads'
+        need_disk 5 'the environment and the downloads'
     else # torch from PyPI brings CUDA along
-        need_disk . 12 'the environment takes 8, the downloads 4; on a machine without GPU TORCH_INDEX makes it less, see CONTRIBUTING.md'
-        need_disk "${TMPDIR:-/tmp}" 4 'downloads on their way'
+        need_disk 14 'the environment takes 8, the downloads 6; on a machine without GPU TORCH_INDEX makes it less, see CONTRIBUTING.md'
     fi
 }
 
@@ -119,6 +118,10 @@ make_venv() {
     for info in $venv/lib/python3.11/site-packages/*.dist-info $venv/lib/python3.11/site-packages/~*; do
         [ ! -e "$info" ] || [ -f "$info/RECORD" ] || rm -rf "$info"
     done
+    # What pip unpacks and compiles goes here too: none of it is left behind, and only one disk has to be large enough.
+    rm -rf $venv/tmp
+    mkdir $venv/tmp
+    export TMPDIR=$PWD/$venv/tmp
 }
 
 install_torch() {
@@ -134,7 +137,7 @@ install_torch() {
 
 install_packages() { # extra
     step "mmkd_plugin[$1] and what it needs (a download of 250 MB: usually 1 to 3 minutes)"
-    pip_install setuptools wheel ninja psutil
+    pip_install setuptools wheel
     pip_install --no-build-isolation -e ".[$1]"
     # opencv-python, which the hosts ask for, wants a desktop's libGL; its headless twin is the same without windows.
     if ! "$python" -c 'import cv2' 2>/dev/null; then
@@ -156,11 +159,11 @@ ops_work() {
 }
 
 install_mmcv() {
-    local jobs attempt wheels=$venv/wheels
+    local jobs attempt wheels=$venv/tmp/wheels
     jobs=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)}
     step "mmcv $(pin mmcv), compiled with $jobs jobs (usually 8 minutes on 2 cores, only once: pip keeps the wheel)"
     ! installed mmcv || ! ops_work || return 0
-    rm -rf $wheels
+    pip_install ninja psutil
     for attempt in kept new; do
         # The wheel comes first: what is there works until the new one is ready.
         MMCV_WITH_OPS=1 MAX_JOBS=$jobs "$python" -m pip wheel --no-deps --no-build-isolation -w $wheels "mmcv==$(pin mmcv)"
@@ -174,7 +177,6 @@ install_mmcv() {
         "$python" -m pip cache remove mmcv
         rm $wheels/*.whl
     done
-    rm -r $wheels
 }
 
 preflight
@@ -199,5 +201,6 @@ case $profile in
         "$python" -c 'import mmkd_plugin, mmpretrain, mmdet'
         ;;
 esac
+rm -rf $venv/tmp
 for stamp in "${stamps[@]}"; do touch "$venv/$stamp.ready"; done
 echo "setup: $venv is ready after $SECONDS s"

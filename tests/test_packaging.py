@@ -1,0 +1,109 @@
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mmkd_plugin
+
+ROOT = Path(__file__).parents[1]
+REQUIREMENTS = metadata.requires('mmkd_plugin') or []
+
+
+def project_name(requirement: str) -> str:
+    """The name alone, in the one spelling that PyPI holds for the same: ``Foo_bar>=1; ...`` is ``foo-bar``."""
+    return re.split(r'[^\w.-]', requirement, maxsplit=1)[0].lower().replace('_', '-')
+
+
+def pins() -> dict[str, str]:
+    lines = [line for line in (ROOT / 'constraints.txt').read_text().splitlines() if line and not line.startswith('#')]
+    return {project_name(line): line for line in lines}
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The files of the wheel that pip builds, made in a copy so that nothing is written here."""
+    folder = tmp_path_factory.mktemp('wheel')
+    unwanted = shutil.ignore_patterns(
+        '.*_cache', '.git', '.venv', '__pycache__', 'build', 'dist', 'work_dirs', '*.egg-info'
+    )
+    shutil.copytree(ROOT, folder / 'copy', symlinks=True, ignore=unwanted)
+    pip = [
+        sys.executable,
+        '-m',
+        'pip',
+        'wheel',
+        '--quiet',
+        '--no-deps',
+        '--no-build-isolation',
+        '-w',
+        folder,
+        folder / 'copy',
+    ]
+    subprocess.run(pip, check=True, stdin=subprocess.DEVNULL)
+    [path] = folder.glob('*.whl')
+    return set(zipfile.ZipFile(path).namelist())
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert metadata.version('mmkd_plugin') == mmkd_plugin.__version__
+    assert f"'{mmkd_plugin.__version__}'" not in (ROOT / 'pyproject.toml').read_text()
+
+
+def test_the_plugin_alone_brings_nothing_along() -> None:
+    assert [requirement for requirement in REQUIREMENTS if 'extra ==' not in requirement] == []
+
+
+def test_no_extra_can_put_one_mmcv_over_another() -> None:
+    assert not {'mmcv', 'mmcv-lite', 'mmcv-full'} & {project_name(requirement) for requirement in REQUIREMENTS}
+
+
+@pytest.mark.parametrize(
+    ('extra', 'hosts'),
+    [
+        ('classification', {'mmengine', 'mmpretrain'}),
+        ('detection', {'mmengine', 'mmdet'}),
+        ('demo', set()),
+        ('dev', set()),
+    ],
+)
+def test_every_package_of_an_extra_has_a_known_good_version(extra: str, hosts: set[str]) -> None:
+    wanted = {
+        project_name(requirement) for requirement in REQUIREMENTS if re.search(rf'extra == .{extra}\b', requirement)
+    }
+    assert hosts <= wanted
+    assert wanted - {'mmkd-plugin'}
+    assert wanted - {'mmkd-plugin'} <= set(pins())
+
+
+def test_constraints_are_exact() -> None:
+    assert [line for line in pins().values() if not re.fullmatch(r'[\w.-]+==[\w.]+', line)] == []
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_module_and_the_type_marker(wheel: set[str]) -> None:
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmkd_plugin').rglob('*.py')}
+    assert modules | {'mmkd_plugin/py.typed'} <= wheel
+    assert any(name.endswith('licenses/LICENSE') for name in wheel)
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_configs_where_mim_looks(wheel: set[str]) -> None:
+    configs = {f'mmkd_plugin/.mim/{path.relative_to(ROOT)}' for path in (ROOT / 'configs').rglob('*.py')}
+    assert len(configs) > 5
+    assert configs | {'mmkd_plugin/.mim/model-index.yml', 'mmkd_plugin/.mim/tools/train.py'} <= wheel
+    assert {name.split('/')[0] for name in wheel if '.dist-info' not in name} == {'mmkd_plugin'}
+
+
+def test_every_model_of_the_index_has_its_config() -> None:
+    imported = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+    models = [model for path in imported for model in yaml.safe_load((ROOT / path).read_text())['Models']]
+    assert {model['Name'] for model in models} == {Path(model['Config']).stem for model in models}
+    assert [model['Config'] for model in models if not (ROOT / model['Config']).is_file()] == []
+    listed = {ROOT / path for path in imported}
+    assert listed == set((ROOT / 'configs').rglob('metafile.yml'))
