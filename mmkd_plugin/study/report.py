@@ -1,1 +1,72 @@
-def write_report(studies, results): ...
+"""docs/results.md and its pictures, from the studies' lines alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkd_plugin.study.compare import Row, tables
+from mmkd_plugin.study.lines import Line, read_lines
+from mmkd_plugin.study.picture import draw
+from mmkd_plugin.study.plan import Study, load_study
+
+HEAD = """# Results
+
+Written by `python tools/study.py report` from the lines in `docs/results/*.jsonl`, one a finished run; do not edit.
+
+± is the standard deviation over seeds, n the number of seeds. Δ is the mean of the paired differences to the baseline (the same
+seeds), in brackets its 95% interval by Student's t; it is bold where the interval leaves out zero. The intervals are not corrected
+for the number of arms: of twenty arms without any effect one is bold by chance. All metrics are those of the last epoch.
+"""
+
+
+def write_report(study_files: Sequence[Path], results: Path) -> Path:
+    """Report every study that has lines; give the file written."""
+    parts = [HEAD]
+    for file in study_files:
+        lines = read_lines(results / f'{file.stem}.jsonl')
+        if lines:
+            study = load_study(file)
+            draw(study, tables(study, lines), results / f'{study.name}.png')
+            parts.append(study_text(study, lines, results.name))
+    target = results.parent / 'results.md'
+    target.write_text('\n'.join(parts))
+    return target
+
+
+def study_text(study: Study, lines: Sequence[Line], folder: str) -> str:
+    """One study as Markdown."""
+    found = tables(study, lines)
+    seconds = sum(line['seconds'] for line in lines)
+    versions = {name: sorted({line['versions'][name] for line in lines if name in line['versions']}) for name in SHOWN}
+    named = ', '.join(f'{name} {" / ".join(values)}' for name, values in versions.items() if values)
+    parts = [f'## {study.name}', f'**{study.question}**', study.about.strip()]
+    for setting, rows in found.items():
+        parts += [f'### {setting}' if setting else '', table(rows, study.baseline, study.metric)]
+    parts += [f'![{study.name}]({folder}/{study.name}.png)']
+    parts += [f'{len(lines)} runs, tuning included, {seconds / 3600:.1f} hours of one core each; {named}.']
+    return '\n\n'.join(part for part in parts if part) + '\n'
+
+
+SHOWN = ('mmkd_plugin', 'torch', 'mmengine', 'mmpretrain', 'mmdet')
+
+
+def table(rows: Sequence[Row], baseline: str, metric: str) -> str:
+    """The arms of one setting, as a Markdown table."""
+    lines = [
+        f'| arm | | n | test {metric} | Δ to {baseline} | chosen by validation | s a run |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    for row in rows:
+        spread = f' ± {row.std:.2f}' if len(row.scores) > 1 else ''
+        cells = [row.arm, row.about, len(row.scores), f'{row.mean:.2f}{spread}', _difference(row), row.candidate]
+        lines.append('| ' + ' | '.join(map(str, [*cells, f'{row.seconds:.0f}'])) + ' |')
+    return '\n'.join(lines)
+
+
+def _difference(row: Row) -> str:
+    if row.difference is None:
+        return ''
+    difference = row.difference
+    text = f'{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]'
+    if difference.n < len(row.scores):
+        text += f' (n {difference.n})'
+    return (f'**{text}**' if difference.clear else text).replace('-', '−')

@@ -46,7 +46,7 @@ def measure(run: Run, folder: Path) -> Line:
         **(cfg.get('visualizer') or {'type': 'Visualizer'}),
         'vis_backends': [{'type': 'LocalVisBackend'}],
     }
-    began = time.monotonic()
+    began, cpu_began = time.monotonic(), time.process_time()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
     # The loops, not runner.val(): that would start the hooks anew, and an EMA with them.
@@ -63,6 +63,7 @@ def measure(run: Run, folder: Path) -> Line:
         'config_sha256': run.candidate.sha256,
         'epochs': runner.epoch,
         'seconds': round(time.monotonic() - began, 1),
+        'cpu_seconds': round(time.process_time() - cpu_began, 1),
         'cpus': os.cpu_count(),
         **metrics,
     }

@@ -1,0 +1,94 @@
+"""From the lines of a study to its numbers: mean and spread of each arm, and paired differences to the baseline."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from mmkd_plugin.study.lines import Line
+from mmkd_plugin.study.plan import Study
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over seeds of arm minus baseline, with its 95% interval by Student's t."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm in one table. ``scores`` are test metrics by seed."""
+
+    arm: str
+    about: str
+    candidate: str
+    scores: Mapping[int, float]
+    seconds: float
+    difference: Difference | None
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.scores.values())))
+
+    @property
+    def std(self) -> float:
+        return float(np.std(list(self.scores.values()), ddof=1)) if len(self.scores) > 1 else float('nan')
+
+
+def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
+    """A table for each setting, the part of an arm's name before its slash; an arm without one stands in all of them.
+
+    Of an arm only the runs of one config count: that of its newest line for the report.
+    """
+    settings = dict.fromkeys(name.rpartition('/')[0] for name in study.arms)
+    if len(settings) > 1:
+        settings.pop('', None)
+    runs = {name: _reported(name, lines) for name in study.arms}
+    result = {}
+    for setting in settings:
+        names = [name for name in study.arms if name.rpartition('/')[0] in ('', setting)]
+        baseline = next((name for name in names if name.rpartition('/')[2] == study.baseline), None)
+        scores = {name: {line['seed']: line['test'][study.metric] for line in runs[name]} for name in names}
+        result[setting] = [
+            Row(
+                arm=name.rpartition('/')[2],
+                about=study.arms[name].about,
+                candidate=runs[name][-1]['candidate'],
+                scores=scores[name],
+                seconds=float(np.median([line['seconds'] for line in runs[name]])),
+                difference=None if baseline in (None, name) else paired_difference(scores[name], scores[baseline]),
+            )
+            for name in names
+            if runs[name]
+        ]
+    return result
+
+
+def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
+    """Arm minus baseline over the seeds that both have; None for fewer than two."""
+    seeds = sorted(arm.keys() & baseline.keys())
+    if len(seeds) < 2:
+        return None
+    a, b = [arm[seed] for seed in seeds], [baseline[seed] for seed in seeds]
+    differences = np.subtract(a, b)
+    mean = float(differences.mean())
+    if np.ptp(differences) == 0:  # no spread, no t
+        return Difference(mean, mean, mean, len(seeds))
+    interval = stats.ttest_rel(a, b).confidence_interval(0.95)
+    return Difference(mean, float(interval.low), float(interval.high), len(seeds))
+
+
+def _reported(arm: str, lines: Sequence[Line]) -> list[Line]:
+    own = [line for line in lines if line['arm'] == arm and line['role'] == 'report']
+    newest = own[-1]['config_sha256'] if own else None
+    return list({line['seed']: line for line in own if line['config_sha256'] == newest}.values())
