@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from mmkd_plugin.checks import positive, weight
 from mmkd_plugin.registry import MODELS
 
-# How many cosines are alive at once: on a CPU what its caches hold (2 MiB), on a GPU enough to keep it busy (64 MiB).
-COSINES_AT_ONCE = {'cpu': 2**18, 'cuda': 2**23}
+# How many cosines are computed at once. A GPU wants many (32 MiB); on a CPU PyTorch shares out operations of 2**15 elements, and
+# at this size the threads wait for one another longer than they compute, much longer on a busy machine.
+COSINES_AT_ONCE = {'cpu': 2**15 - 1, 'cuda': 2**22}
 
 
 def angle_loss(student: Tensor, teacher: Tensor, delta: float = 1.0) -> Tensor:
@@ -79,21 +80,21 @@ def _value_and_gradient(student: Tensor, teacher: Tensor, delta: float) -> tuple
     identity without the Gram matrix. So the gradient is gathered for the N*N squared distances, then taken to the points.
     """
     n = len(student)
-    distances = torch.stack([_distances(student), _distances(teacher)])
-    no_angle = (distances == 0).any(dim=0)  # the diagonal is in it: an image is no end of its own vertex
-    squared, inverse = distances.square(), distances.reciprocal().masked_fill(no_angle, 0.0)
-    loss, gradient = squared.new_zeros(()), torch.zeros_like(squared[0])
-    step = max(1, COSINES_AT_ONCE.get(student.device.type, 2**18) // squared.numel())
+    d_student, d_teacher = _distances(student), _distances(teacher)
+    no_angle = (d_student == 0) | (d_teacher == 0)  # the diagonal is in it: an image is no end of its own vertex
+    q_student, inverse_student = d_student.square(), d_student.reciprocal().masked_fill(no_angle, 0.0)
+    q_teacher, inverse_teacher = d_teacher.square(), d_teacher.reciprocal().masked_fill(no_angle, 0.0)
+    loss, gradient = q_student.new_zeros(()), torch.zeros_like(q_student)
+    step = max(1, COSINES_AT_ONCE.get(student.device.type, 2**22) // n**2)
     for start in range(0, n, step):
-        j = slice(start, start + step)  # these vertices; the tensors are (2 networks, vertices j, ends i, ends k)
-        scale = inverse[:, j, :, None] * (0.5 * inverse[:, j, None, :])
-        cosine = (squared[:, j, :, None] + squared[:, j, None, :]).sub_(squared[:, None]).mul_(scale)
-        difference = cosine[0] - cosine[1]  # 0 where i = k, for both cosines are 1
+        j = slice(start, start + step)  # these vertices; what follows is (vertices j, ends i, ends k)
+        cosine, scale = _cosines(q_student, inverse_student, j)
+        difference = cosine - _cosines(q_teacher, inverse_teacher, j)[0]  # 0 where i = k, for both cosines are 1
         slope = difference.clamp(-delta, delta)  # of the Huber loss, which is slope * (difference - slope / 2)
-        loss += torch.dot(slope.flatten(), difference.sub_(slope, alpha=0.5).flatten())
+        loss += difference.sub_(slope, alpha=0.5).mul_(slope).sum()
         # d cos / d q_ij = scale - cos / (2 q_ij), twice, for i comes first and second; d cos / d q_ik = -scale.
-        widen = scale[0].mul_(slope)
-        shrink = cosine[0].mul_(slope).sum(dim=2) * inverse[0, j].square()
+        widen = scale.mul_(slope)
+        shrink = cosine.mul_(slope).sum(dim=2) * inverse_student[j].square()
         gradient[j] += 2.0 * widen.sum(dim=2) - shrink
         gradient -= widen.sum(dim=0)
     gradient += gradient.mT.clone()
@@ -111,6 +112,12 @@ def _distances(points: Tensor) -> Tensor:
     norms = points.double().norm(dim=1)
     distances.masked_fill_(distances <= torch.finfo(points.dtype).eps * torch.maximum(norms[:, None], norms), 0.0)
     return distances + distances.mT
+
+
+def _cosines(squared: Tensor, inverse: Tensor, j: slice) -> tuple[Tensor, Tensor]:
+    """At vertices j the cosine of every pair of ends (i, k), and 1 / (2 d_ij d_kj); 0 where there is no angle."""
+    scale = inverse[j, :, None] * (0.5 * inverse[j, None, :])
+    return (squared[j, :, None] + squared[j, None, :]).sub_(squared).mul_(scale), scale
 
 
 @MODELS.register_module()
