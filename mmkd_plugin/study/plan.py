@@ -25,11 +25,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing that is compared: what validation chooses among, by name; a single one named '' is not chosen."""
+    """One thing that is compared: what validation chooses among, by name; a single one named '' is not chosen.
+
+    ``chosen_by`` names the arm whose tuning chooses: this one, or the one that this takes a part away from.
+    """
 
     name: str
     about: str
     candidates: Mapping[str, Candidate]
+    chosen_by: str
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,15 @@ def load_study(path: Path) -> Study:
     keys = {'question', 'about', 'metric', 'baseline', 'seeds', 'tune_seeds', 'prepare', 'arms', 'config', 'options'}
     _check_keys(raw, keys, {'question', 'baseline', 'seeds', 'arms'}, str(path))
     prepare = {name: _stage(name, stage, path.parent, root) for name, stage in raw.get('prepare', {}).items()}
-    arms = {name: _arm(name, arm, raw, path.parent, prepare) for name, arm in raw['arms'].items()}
+    arms = {name: _arm(name, raw, path.parent, prepare) for name in raw['arms']}
     if raw['baseline'] not in {name.rpartition('/')[2] for name in arms}:
         raise ValueError(f'baseline: expected one of the arms {list(arms)}, got {raw["baseline"]!r}')
     tune_seeds = tuple(raw.get('tune_seeds', ()))
     if both := sorted(set(raw['seeds']) & set(tune_seeds)):
         raise ValueError(f'tune_seeds: expected seeds that are not reported, got {both} in seeds as well')
+    for arm in arms.values():
+        if arm.candidates.keys() != arms[arm.chosen_by].candidates.keys():
+            raise ValueError(f'arms.{arm.name}.choice_of: expected an arm with a grid of its own, got {arm.chosen_by}')
     if not tune_seeds and (tuned := [arm.name for arm in arms.values() if len(arm.candidates) > 1]):
         raise ValueError(f'tune_seeds: expected some, for the arms {tuned} have a grid; got none')
     return Study(
@@ -103,18 +110,22 @@ def _stage(name: str, stage: dict[str, Any], here: Path, root: Path) -> Stage:
     return Stage(cfg, digest)
 
 
-def _arm(name: str, arm: dict[str, Any], study: dict[str, Any], here: Path, prepare: Mapping[str, Stage]) -> Arm:
-    _check_keys(arm, {'config', 'options', 'grid', 'about'}, set(), f'arms.{name}')
+def _arm(name: str, study: dict[str, Any], here: Path, prepare: Mapping[str, Stage]) -> Arm:
+    arm = study['arms'][name]
+    _check_keys(arm, {'config', 'options', 'grid', 'choice_of', 'about'}, set(), f'arms.{name}')
     config = arm.get('config', study.get('config'))
     if config is None:
         raise ValueError(f'arms.{name}.config: expected a config, here or for the whole study, got none')
+    chosen_by = arm.get('choice_of', name)
+    if chosen_by not in study['arms'] or ('choice_of' in arm and 'grid' in arm):
+        raise ValueError(f'arms.{name}.choice_of: expected another arm, and no grid beside it, got {chosen_by!r}')
     candidates = {}
-    for candidate, chosen in _combinations(arm.get('grid', {}), f'arms.{name}.grid').items():
+    for candidate, chosen in _combinations(study['arms'][chosen_by].get('grid', {}), f'arms.{chosen_by}.grid').items():
         cfg = _config(here / config, study.get('options', {}), arm.get('options', {}), chosen)
         text = config_text(cfg)
         teachers = [stage.sha256 for stage_name, stage in prepare.items() if f'/{stage_name}/' in text]
         candidates[candidate] = Candidate(cfg, sha256('\n'.join([text, *teachers])))
-    return Arm(name, arm.get('about', ''), candidates)
+    return Arm(name, arm.get('about', ''), candidates, chosen_by)
 
 
 def _config(path: Path, *options: Options) -> Config:

@@ -47,8 +47,9 @@ class StudyRunner:
         self._failed: list[str] = []
 
     def tuning(self) -> list[Run]:
-        """Every candidate of the arms that have several."""
-        tuned = [arm for arm in self._arms if len(arm.candidates) > 1]
+        """Every candidate of the arms that have several, or that choose for another."""
+        choosing = dict.fromkeys(arm.chosen_by for arm in self._arms if len(arm.candidates) > 1)
+        tuned = [self.study.arms[name] for name in choosing]
         return [
             Run(arm.name, name, candidate, seed, 'tune')
             for seed in self.study.tune_seeds
@@ -71,8 +72,8 @@ class StudyRunner:
             return next(iter(arm.candidates))
         lines = {line_key(line): line for line in read_lines(self.lines)}
         scores: dict[str, float] = {}
-        for name, candidate in arm.candidates.items():
-            keys = [(arm.name, seed, candidate.sha256) for seed in self.study.tune_seeds]
+        for name, candidate in self.study.arms[arm.chosen_by].candidates.items():
+            keys = [(arm.chosen_by, seed, candidate.sha256) for seed in self.study.tune_seeds]
             if not all(key in lines for key in keys):
                 return None
             scores[name] = mean_metric([lines[key] for key in keys], 'val', self.study.metric)
