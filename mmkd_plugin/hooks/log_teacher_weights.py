@@ -21,7 +21,7 @@ class LogTeacherWeights(Hook):
     """Log each teacher's mean weight and the weights' entropy, and draw the class x teacher table.
 
     Scalars go to the run's log and visualisation backends as ``<method>/weight/<teacher>`` and ``<method>/weight_entropy`` (in units of log
-    T: 1 is uniform, 0 is one teacher alone an image), the picture as ``<method>/weights``. Weights are those of the epoch's training steps,
+    T: 1 is uniform, 0 is one teacher alone an image), the picture as ``<method>_weights`` (MMEngine's local backend makes no sub-folders). Weights are those of the epoch's training steps,
     over all ranks.
 
     Args:
@@ -63,7 +63,7 @@ class LogTeacherWeights(Hook):
                 table = (sums['class_sums'] / sums['class_counts'].unsqueeze(1)).numpy()
                 if np.isfinite(table).any():  # labels were seen
                     picture = weight_picture(table, _class_names(runner, len(table)), names, f'{method}, epoch {epoch}')
-                    runner.visualizer.add_image(f'{method}/weights', picture, step=epoch)
+                    runner.visualizer.add_image(f'{method}_weights', picture, step=epoch)
 
     def _records(self, runner: Runner) -> Mapping[str, WeightRecord]:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
