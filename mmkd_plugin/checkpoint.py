@@ -3,6 +3,8 @@
 import hashlib
 import io
 import pickle
+import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,19 +34,16 @@ def allow_runner_checkpoints() -> None:
     that we allow under this name answers for these methods alone.
     """
     numbers = (np.bool_, np.int32, np.int64, np.uint8, np.uint32, np.float16, np.float32, np.float64)
-    multiarray = np.array(0).__reduce__()[0].__module__  # numpy 1: numpy.core.multiarray, numpy 2: numpy._core.multiarray
-    scalar, reconstruct = np.float64(0).__reduce__()[0], np.array(0).__reduce__()[0]
-    named = [
-        (function, f'{module}.{function.__name__}')
-        for function in (scalar, reconstruct)
-        for module in {multiarray, 'numpy.core.multiarray', 'numpy._core.multiarray'}
-    ]
+    makers: dict[str, Any] = {'scalar': np.float64(0).__reduce__()[0], '_reconstruct': np.array(0).__reduce__()[0]}
+    # numpy 2 moved them; a checkpoint of either must load under either
+    modules = ('numpy.core.multiarray', 'numpy._core.multiarray')
+    named = [(maker, f'{module}.{name}') for name, maker in makers.items() for module in modules]
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
             np.ndarray,
             np.dtype,
-            *{type(np.dtype(number)) for number in numbers},
+            *sorted({type(np.dtype(number)) for number in numbers}, key=str),
             *named,
             (_history_method, 'builtins.getattr'),
         ]
@@ -67,21 +66,22 @@ def load_file(path: str, key: str) -> LoadedFile:
     Raises:
         ValueError: If the file is missing, damaged, or a pickle that wants to run code.
     """
-    data = _read(path, key)
+    local = _download(path, key) if urlparse(path).scheme in ('http', 'https') else path
+    data = _read(local, key)
+    shown = path if local == path else f'{path} (kept as {local})'
     try:
         content = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
-        if 'GLOBAL' in str(error) or 'weights_only' in str(error).lower() or 'may not ask' in str(error):
-            reason = str(error).strip().splitlines()
-            named = next((line for line in reason if 'GLOBAL' in line or 'may not' in line), reason[0])
+        if refused := re.search('.*(GLOBAL|may not ask).*', str(error)):
             raise ValueError(
-                f'{key}: expected a checkpoint of tensors, got {path}, a pickle that wants to run code: {named.strip()}'
+                f'{key}: expected a checkpoint of tensors, got {shown}, a pickle that wants to run code: {refused[0].strip()}'
             ) from error
-        raise _damaged(path, key, error) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise _damaged(path, key, error) from error
+        raise ValueError(f'{key}: expected a checkpoint, got {shown}, which torch.save did not write') from error
+    except Exception as error:  # a damaged file trips the reader anywhere
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f'{key}: expected a checkpoint, got a damaged or truncated file {shown} ({first})') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{key}: expected a checkpoint dict, got {type(content).__name__} in {path}')
+        raise ValueError(f'{key}: expected a checkpoint dict, got {type(content).__name__} in {shown}')
     return LoadedFile(content, hashlib.sha256(data).digest())
 
 
@@ -95,7 +95,12 @@ def load_weights(model: nn.Module, path: str, key: str) -> bytes:
     state = loaded.content.get('state_dict', loaded.content)
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f'{key}: expected a state dict of tensors, or a dict with one under "state_dict", in {path}')
-    state = {name.removeprefix('module.'): value for name, value in state.items()}
+    versions = getattr(state, '_metadata', None)  # of its modules: they tell old key names from new ones
+    state = OrderedDict((name.removeprefix('module.'), value) for name, value in state.items())
+    if versions is not None:
+        state._metadata = {  # type: ignore[attr-defined]
+            name.removeprefix('module.'): version for name, version in versions.items()
+        }
     misshaped: list[str] = []
     try:  # not strict=True: its message lists every key, a student's worth of them on one line
         missing, unexpected = model.load_state_dict(state, strict=False)
@@ -132,16 +137,18 @@ def student_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: str, key: str) -> bytes:
-    if urlparse(path).scheme in ('http', 'https'):
-        path = _download(path, key)
     try:
         return bytes(fileio.get(path))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ValueError(f'{key}: expected a checkpoint file or URL, found no file at {path}') from error
+    except (OSError, ImportError) as error:  # no permission, or the client of that storage is not installed
+        raise ValueError(f'{key}: expected a checkpoint file or URL, cannot read {path} ({error})') from error
 
 
 def _download(url: str, key: str) -> str:
-    target = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
+    # everybody's file is called epoch_100.pth: the whole URL names it
+    name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{Path(urlparse(url).path).name}'
+    target = Path(torch.hub.get_dir()) / 'checkpoints' / name
     failure = ''
     if dist.get_local_rank() == 0 and not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -153,11 +160,6 @@ def _download(url: str, key: str) -> str:
     if not target.exists():
         raise ValueError(f'{key}: expected a checkpoint at {url}, the download failed: {failure or "see rank 0"}')
     return str(target)
-
-
-def _damaged(path: str, key: str, error: Exception) -> ValueError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ValueError(f'{key}: expected a checkpoint, got a damaged or truncated file {path} ({first})')
 
 
 def _some(what: str, names: list[str], most: int = 3) -> str:

@@ -1,7 +1,8 @@
 """Checks of numbers and words from a config: one error, which names the key, what was expected and what came."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -36,6 +37,15 @@ def no_nan(key: str, config: Any) -> None:
             no_nan(f'{key}[{index}]', value)
     elif isinstance(config, float) and math.isnan(config):
         raise ValueError(f'{key}: expected a number, got nan')
+
+
+@contextmanager
+def under(key: str) -> Iterator[None]:
+    """Say where in the config: a ValueError from the body, which begins with a key, gets ``key`` before it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'{key}.{error}') from error
 
 
 def _finite(value: Any) -> bool:

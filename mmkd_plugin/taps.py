@@ -52,7 +52,7 @@ class FeatureTaps:
             stop_early: Leave the ``with`` body as soon as every tap has been recorded: what lies deeper does not run.
 
         Raises:
-            RuntimeError: If a tap was never reached, was called twice, gave no single tensor, or was changed in place after it
+            ValueError: If a tap was never reached, was called twice, gave no single tensor, or was changed in place after it
                 was recorded.
         """
         features: dict[str, Tensor] = {}
@@ -61,7 +61,7 @@ class FeatureTaps:
         def hook_for(tap: str, index: int | None) -> Any:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
                 if tap in features:
-                    raise RuntimeError(
+                    raise ValueError(
                         f'{self.key}: expected {tap!r} to be called once in a forward, it was called again: its module is '
                         'shared between places or scales; tap a module that runs once'
                     )
@@ -85,9 +85,9 @@ class FeatureTaps:
                 handle.remove()
         for tap in self.taps:
             if tap not in features:
-                raise RuntimeError(f'{self.key}: expected {tap!r} to run in a forward, it was never called')
+                raise ValueError(f'{self.key}: expected {tap!r} to run in a forward, it was never called')
             if features[tap]._version != versions[tap]:
-                raise RuntimeError(
+                raise ValueError(
                     f'{self.key}: expected the output of {tap!r} to stay as it was recorded, it was changed in place by a later '
                     'layer (often ReLU(inplace=True)); tap that later layer'
                 )
@@ -105,14 +105,16 @@ def _pick(output: Any, tap: str, index: int | None, key: str) -> Tensor:
         if index is None and len(output) == 1:
             output = output[0]
         elif index is None or not -len(output) <= index < len(output):
-            raise RuntimeError(
+            raise ValueError(
                 f'{key}: expected one tensor from {tap!r}, got {len(output)}: name one as '
                 f'{tap.split("[")[0]}[0] … {tap.split("[")[0]}[{len(output) - 1}]'
             )
         else:
             output = output[index]
     elif index is not None and not (isinstance(output, Tensor) and index in (0, -1)):
-        raise RuntimeError(f'{key}: expected several tensors from {tap!r}, got {type(output).__name__}: leave the index out')
+        raise ValueError(
+            f'{key}: expected several tensors from {tap!r}, got {type(output).__name__}: leave the index out'
+        )
     if not isinstance(output, Tensor):
-        raise RuntimeError(f'{key}: expected a tensor from {tap!r}, got {type(output).__name__}')
+        raise ValueError(f'{key}: expected a tensor from {tap!r}, got {type(output).__name__}')
     return output

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from mmengine import ConfigDict
-from torch import nn
 
 from mmkd_plugin.checkpoint import load_weights
 from mmkd_plugin.hosts import host_of
@@ -86,11 +85,15 @@ class Teacher:
         try:
             return probe(self.model, self.host, self.taps, shape)
         except RuntimeError as error:
-            raise ValueError(f"{self.key}: expected a network that runs on the student's input {shape}: {error}") from error
+            raise ValueError(
+                f"{self.key}: expected a network that runs on the student's input {shape}: {error}"
+            ) from error
 
     @torch.no_grad()
     def __call__(self, inputs: torch.Tensor) -> Knowledge:
         """Answer a batch as its own preprocessor would have made it, (N, C, H, W); without scores it stops at its deepest tap."""
+        if not self.taps.taps:  # no method asks for anything of it
+            return Knowledge()
         self._follow(inputs.device)
         with self.taps.record(self.model, stop_early=not self.needs_scores) as features:
             self.host.run(self.model, inputs, self.needs_scores)
@@ -118,7 +121,7 @@ def build_teachers(configs: Any, run_preprocessor: Mapping[str, Any] | None) -> 
     """
     if not isinstance(configs, (list, tuple)) or not configs:
         raise ValueError(f'teachers: expected a list of at least one teacher, got {configs!r}')
-    teachers = []
+    teachers: list[Teacher] = []
     for index, config in enumerate(configs):
         if not isinstance(config, Mapping) or 'model' not in config:
             raise ValueError(f'teachers[{index}]: expected dict(name=…, model=…, checkpoint=…), got {config!r}')

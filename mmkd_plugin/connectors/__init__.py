@@ -1,5 +1,6 @@
 """Trainable (or fixed) modules between student and teachers."""
 
+from mmkd_plugin.connectors.build_weighting import build_weighting
 from mmkd_plugin.connectors.hint_regressor import HintRegressor
 from mmkd_plugin.connectors.teacher_weighting import (
     ConfidenceTeacherWeighting,
@@ -20,4 +21,5 @@ __all__ = [
     'TeacherWeighting',
     'UniformTeacherWeighting',
     'WeightRecord',
+    'build_weighting',
 ]

@@ -8,7 +8,7 @@ from mmengine import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mmkd_plugin.checks import no_nan, weight
+from mmkd_plugin.checks import no_nan, under, weight
 from mmkd_plugin.distillers.methods import active_methods
 from mmkd_plugin.hosts import host_of
 from mmkd_plugin.knowledge import Knowledge
@@ -59,7 +59,14 @@ class Distiller(BaseModel):
         init_cfg: Any = None,
     ) -> None:
         task_weight = weight('task_weight', task_weight)
-        for key, config in (('student', student), ('teachers', teachers), ('methods', methods)):
+        given = dict(
+            student=student,
+            teachers=teachers,
+            methods=methods,
+            student_options=student_options,
+            data_preprocessor=data_preprocessor,
+        )
+        for key, config in given.items():
             no_nan(key, config)
         student_config = network_config(student, 'student', student_options, data_preprocessor)
         if not isinstance(student, Mapping) and data_preprocessor is not None:
@@ -82,7 +89,7 @@ class Distiller(BaseModel):
                 'task_weight: expected a number > 0 where no method has a weight, got 0: nothing would be trained'
             )
         hashes = [list(teacher.sha256) for teacher in self.teachers]
-        self.register_buffer('teacher_sha256', torch.tensor(hashes, dtype=torch.uint8).reshape(len(hashes), -1))
+        self.register_buffer('teacher_sha256', torch.tensor(hashes, dtype=torch.uint8).reshape(len(hashes), 32))
         self.register_buffer('teacher_scores', torch.full((len(self.teachers),), torch.nan))
 
     def _connect(self, probe_shape: Sequence[int] | None) -> None:
@@ -97,7 +104,10 @@ class Distiller(BaseModel):
         taps = [tap for method in methods for tap in method.student_taps]
         self._taps = FeatureTaps(self.student, [*taps, *score_taps], 'student taps')
         for index, teacher in enumerate(self.teachers):
-            wanted = [tap for method in methods for tap in method.taps_of_teacher(index, len(self.teachers))]
+            wanted: list[str] = []
+            for name, method in zip(self.methods, methods, strict=True):
+                with under(f'methods.{name}'):
+                    wanted.extend(method.taps_of_teacher(index, len(self.teachers)))
             teacher.tap(wanted, needs_scores)
         shape = find_shape(self.student, self.host, probe_shape)
         student = probe(self.student, self.host, self._taps, shape)
@@ -106,10 +116,8 @@ class Distiller(BaseModel):
             if needs_scores:
                 _require_same_classes(teacher, student, seen)
         for name, method in zip(self.methods, methods, strict=True):
-            try:
+            with under(f'methods.{name}'):
                 method.bind(student, knowledge)
-            except ValueError as error:
-                raise ValueError(f'methods.{name}.{error}') from error
         self._share_inputs()
 
     def _share_inputs(self) -> None:
@@ -154,7 +162,8 @@ class Distiller(BaseModel):
         student = self._knowledge(features)
         teachers = self.ask_teachers({'inputs': inputs, 'teacher_inputs': teacher_inputs})
         for name, method in self.methods.items():
-            losses.update({f'{name}.{part}': value for part, value in method(student, teachers, labels).items()})
+            with under(f'methods.{name}'):
+                losses.update({f'{name}.{part}': value for part, value in method(student, teachers, labels).items()})
         return losses
 
     def ask_teachers(self, batch: Mapping[str, Any]) -> list[Knowledge]:

@@ -20,12 +20,12 @@ class Host:
             inputs: A preprocessed batch, (N, C, H, W).
             scores: Whether the class scores are wanted as well.
         """
-        model(inputs, mode='tensor')
+        model(inputs, None, mode='tensor')  # by position: frameworks call what comes with the inputs by many names
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
         """The batch's labels, (N,) indices or (N, C) probabilities; None if it has none or they are unknown."""
         return None
 
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
-        """Whether the task loss cannot be computed on this batch for lack of labels."""
-        return not data_samples
+        """Whether the task loss cannot be computed on this batch for lack of labels; an unknown model is left to say so itself."""
+        return False

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmkd_plugin.checks import choice, positive, weight
-from mmkd_plugin.connectors import HintRegressor, TeacherWeighting, WeightRecord
+from mmkd_plugin.connectors import HintRegressor, WeightRecord, build_weighting
 from mmkd_plugin.knowledge import Knowledge
 from mmkd_plugin.losses import angle_loss, hint_loss, soft_target_kl
 from mmkd_plugin.methods.base import Method
@@ -15,33 +16,36 @@ from mmkd_plugin.methods.channels import feature, stated_channels
 from mmkd_plugin.methods.gather import gather_rows
 from mmkd_plugin.methods.group_mapping import GroupMapping
 from mmkd_plugin.methods.scores import logits_of, stacked_logits
-from mmkd_plugin.registry import MODELS, SCOPE
+from mmkd_plugin.registry import MODELS
 
 
 @MODELS.register_module()
 class AMTMLKD(Method):
-    r"""Each image learns how much to trust each teacher; a mixed soft target, an angle loss between images, hints from every teacher.
+    r"""Adaptive teachers: a soft target mixed for each image, an angle loss between images, hints from every teacher.
 
-    .. math:: L = w_{kd}\,\tau^2\,\mathrm{KL}(\hat y \| p_S) + w_{angle} L_{angle}(\hat y, p_S) + w_{hint} \sum_t \lVert u_t - F_t(v_{f(t)})\rVert^2
+    .. math:: L = w_{kd}\,\tau^2\,\mathrm{KL}(\hat y \| p_S) + w_{angle} L_{angle}(\hat y, p_S)
+              + w_{hint} \sum_t \lVert u_t - F_t(v_{f(t)})\rVert^2
 
-    with :math:`\hat y_i = \sum_t w_{t,i}\,\mathrm{softmax}(z_t/\tau)` and :math:`p_S = \mathrm{softmax}(z_S/\tau)`; the label's cross-entropy
-    is the student's own loss. The weights' objective is either the ``'paper'``'s, label-free: the KL term itself reaches the
-    weighting, which pulls the mixture toward what the student already believes; or ``'label'``: the cross-entropy of the mixture with the
-    label teaches the weighting, and the student sees the mixture detached.
+    with :math:`\hat y_i = \sum_t w_{t,i}\,\mathrm{softmax}(z_t/\tau)` and :math:`p_S = \mathrm{softmax}(z_S/\tau)`; the
+    label's cross-entropy is the student's own loss. The weights' objective is either the ``'paper'``'s, label-free: the
+    KL term itself reaches the weighting, which pulls the mixture toward what the student already believes; or
+    ``'label'``: the cross-entropy of the mixture with the label teaches the weighting, and the student sees the
+    mixture detached.
 
     Args:
         temperature: :math:`\tau`.
         kd_weight: Of the KL term.
         angle_weight: Of the angle loss.
         hint_weight: Of the hints; the sum over teachers of the mean squared error over elements.
-        weighting: The rule, by config: ``LatentTeacherWeighting``, ``UniformTeacherWeighting``, ``RandomTeacherWeighting``,
-            ``ConfidenceTeacherWeighting``, ``EntropyTeacherWeighting``.
+        weighting: The rule, by config: ``LatentTeacherWeighting``, ``UniformTeacherWeighting``,
+            ``RandomTeacherWeighting``, ``ConfidenceTeacherWeighting``, ``EntropyTeacherWeighting``.
         objective: ``'paper'`` or ``'label'``; matters to a rule that learns.
         embedding_tap: The student's last convolutional map, (N, d, H, W), max-pooled to (N, d).
         student_groups: Taps of the student's layer groups, low to high; needed for hints.
-        teacher_taps: The last feature map of every teacher: one tap for all or one a teacher; needed for hints.
-        mapping: Which group each teacher supervises: ``'best_high'`` (the better the teacher, the higher the group), ``'best_low'``,
-            ``'random'`` (by ``seed``), or the index of the group for each teacher. The first two need the hook ``EvaluateTeachers``.
+        teacher_taps: The last feature map of every teacher: one tap for all, or one each; needed for hints.
+        mapping: Which group each teacher supervises: ``'best_high'`` (the better the teacher, the higher the group),
+            ``'best_low'``, ``'random'`` (by ``seed``), or the index of the group for each teacher. The first two need the
+            hook ``EvaluateTeachers``.
         seed: Of ``mapping='random'``.
         gather_angles: Take the angle loss's triplets from the batches of all ranks, not from each rank's own.
         teacher_channels: Channels of the teachers' maps, to be checked against what the probe sees.
@@ -49,8 +53,9 @@ class AMTMLKD(Method):
     Raises:
         ValueError: If a number is out of range, taps for hints are missing, or there are fewer groups than teachers.
 
-    Source: Liu, Zhang, Wang, Adaptive Multi-Teacher Multi-level Knowledge Distillation, Neurocomputing 415, 2020, eq. 3-11; where the authors' code
-    departs from it (average-pooled embedding, KL over N*C, two phases) the paper is followed.
+    Source: Liu, Zhang, Wang, Adaptive Multi-Teacher Multi-level Knowledge Distillation, Neurocomputing 415, 2020, eq. 5-7
+    for the weights. Where the authors' code (FLHonker/AMTML-KD-code) departs from the paper (average-pooled embedding, KL
+    over N*C, two phases) the paper is followed; the hook ``FreezeTeacherWeights`` gives the two phases.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class AMTMLKD(Method):
         weighting: Mapping[str, Any] | None = None,
         objective: str = 'paper',
         embedding_tap: str = 'backbone[-1]',
-        student_groups: Sequence[str] = (),
+        student_groups: str | Sequence[str] = (),
         teacher_taps: str | Sequence[str] = (),
         mapping: str | Sequence[int] = 'best_high',
         seed: int = 0,
@@ -79,9 +84,9 @@ class AMTMLKD(Method):
         self.teacher_channels = teacher_channels
         self.embedding_tap = embedding_tap
         self.needs_scores = self.kd_weight > 0 or self.angle_weight > 0
-        self._weighting_config = dict(weighting or {'type': 'LatentTeacherWeighting'})
+        self._weighting_config = {'type': 'LatentTeacherWeighting'} if weighting is None else weighting
         self._teacher_taps = teacher_taps
-        self.student_groups = tuple(student_groups)
+        self.student_groups = (student_groups,) if isinstance(student_groups, str) else tuple(student_groups)
         taps = [embedding_tap] if self.needs_scores else []
         self.group_mapping = GroupMapping(mapping, len(self.student_groups), seed)
         if self.hint_weight > 0:
@@ -103,25 +108,32 @@ class AMTMLKD(Method):
             return ()
         taps = (self._teacher_taps,) * count if isinstance(self._teacher_taps, str) else tuple(self._teacher_taps)
         if len(taps) != count:
-            raise ValueError(f'teacher_taps: expected one tap, or one for each of {count} teachers, got {len(taps)}: {taps}')
+            raise ValueError(
+                f'teacher_taps: expected one tap, or one for each of {count} teachers, got {len(taps)}: {taps}'
+            )
         return (taps[index],)
 
     def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:
         count = len(teachers)
         if self.needs_scores:
             embed_dims = stated_channels('embedding_tap', None, feature(student, self.embedding_tap))
-            config = {'num_teachers': count, 'embed_dims': embed_dims, **self._weighting_config}
-            self.weighting: TeacherWeighting = MODELS.build({**config, '_scope_': SCOPE})
+            self.weighting = build_weighting(self._weighting_config, count, embed_dims)
             self.needs_labels = self.weighting.needs_labels or (self.weighting.learns and self.objective == 'label')
             self.weight_record = WeightRecord(count, logits_of(student).shape[-1])
         if self.hint_weight > 0:
             channels = [stated_channels('student_groups', None, feature(student, tap)) for tap in self.student_groups]
             self.group_mapping.bind(count)
+            if self.teacher_channels is not None and len(self.teacher_channels) != count:
+                raise ValueError(
+                    f'teacher_channels: expected a number for each of {count} teachers, got {self.teacher_channels}'
+                )
             for index, teacher in enumerate(teachers):
                 target = feature(teacher, *self.taps_of_teacher(index, count))
                 stated = None if self.teacher_channels is None else self.teacher_channels[index]
                 possible = [channels[group] for group in self.group_mapping.possible_groups(index)]
-                self.regressors.append(HintRegressor(possible, stated_channels(f'teacher_channels[{index}]', stated, target)))
+                self.regressors.append(
+                    HintRegressor(possible, stated_channels(f'teacher_channels[{index}]', stated, target))
+                )
 
     def set_teacher_order(self, order: Sequence[int]) -> None:
         if self.hint_weight > 0:
@@ -163,15 +175,12 @@ class AMTMLKD(Method):
     def _weighting_loss(self, mixture: Tensor, labels: Tensor | None) -> Tensor:
         """Cross-entropy of the mixture with the label, batch mean."""
         if self.objective == 'paper':
-            return mixture.sum() * 0.0  # without the KL term nothing teaches the weights; they stay in the graph for DDP
+            # Without the KL term nothing teaches the weights; they stay in the graph for DDP.
+            return mixture.sum() * 0.0
         if labels is None:
             raise ValueError("objective: expected labels, which 'label' needs, got a batch without")
         log_mixture = mixture.clamp_min(torch.finfo(mixture.dtype).tiny).log()
-        if labels.ndim == 1:
-            picked = log_mixture.gather(1, labels.view(-1, 1)).squeeze(1)
-        else:
-            picked = (labels * log_mixture).sum(dim=1)
-        return -picked.mean()
+        return F.nll_loss(log_mixture, labels) if labels.ndim == 1 else -(labels * log_mixture).sum(dim=1).mean()
 
     def _hints(self, student: Knowledge, teachers: Sequence[Knowledge]) -> Tensor:
         groups = self.group_mapping.groups()

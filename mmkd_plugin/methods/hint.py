@@ -20,13 +20,13 @@ class Hint(Method):
 
     .. math:: L = w \sum_p \lVert u_p - F_p(v_p) \rVert^2
 
-    with one regressor :math:`F_p` a pair and the mean over elements for the norm. FitNets trains in two stages: first the hint alone
-    (``task_weight=0`` and no other method), then the student from that checkpoint with ``SoftTarget``; both at once is the one-stage form of
-    later papers.
+    with one regressor :math:`F_p` a pair and the mean over elements for the norm. FitNets trains in two stages: first the
+    hint alone (``task_weight=0`` and no other method), then the student from that checkpoint with ``SoftTarget``; both at
+    once is the one-stage form of later papers.
 
     Args:
-        pairs: ``dict(student='backbone.layer2', teacher='backbone.layer2')`` each; ``index`` names the teacher (0), ``student_channels`` and
-            ``teacher_channels`` may be stated, otherwise they are inferred.
+        pairs: ``dict(student='backbone.layer2', teacher='backbone.layer2')`` each; ``index`` names the teacher (0),
+            ``student_channels`` and ``teacher_channels`` may be stated, otherwise they are inferred.
         loss_weight: :math:`w`.
 
     Raises:
@@ -45,7 +45,9 @@ class Hint(Method):
         for number, pair in enumerate(pairs):
             known = {'student', 'teacher', 'index', 'student_channels', 'teacher_channels'}
             if not isinstance(pair, Mapping) or not {'student', 'teacher'} <= pair.keys() <= known:
-                raise ValueError(f'pairs[{number}]: expected dict(student=…, teacher=…) and of {sorted(known)}, got {pair!r}')
+                raise ValueError(
+                    f'pairs[{number}]: expected dict(student=…, teacher=…) and of {sorted(known)}, got {pair!r}'
+                )
         self.pairs = [dict(pair) for pair in pairs]
         self.student_taps = tuple(pair['student'] for pair in pairs)
         self.regressors = nn.ModuleList()
@@ -56,7 +58,7 @@ class Hint(Method):
 
     def taps_of_teacher(self, index: int, count: int) -> tuple[str, ...]:
         for number, pair in enumerate(self.pairs):
-            if not 0 <= pair.get('index', 0) < count:
+            if pair.get('index', 0) not in range(count):
                 raise ValueError(f'pairs[{number}].index: expected one of {count} teachers, got {pair["index"]}')
         return tuple(pair['teacher'] for pair in self.pairs if pair.get('index', 0) == index)
 

@@ -23,7 +23,7 @@ class LogitMimic(Method):
             the hook ``MeasureLogits`` takes before training. They are saved with the run.
 
     Raises:
-        ValueError: If the weight is negative.
+        ValueError: If the weight is negative; in training, if the statistics were never measured.
 
     Source: Ba, Caruana, Do Deep Nets Really Need to be Deep?, NIPS 2014, eq. 1 and section 2.2.
     """
@@ -35,6 +35,7 @@ class LogitMimic(Method):
         super().__init__()
         self.loss_weight = weight('loss_weight', loss_weight)
         self.standardize = bool(standardize)
+        self._checked = False  # spares a device-to-host copy every step
 
     @property
     def active(self) -> bool:
@@ -59,5 +60,13 @@ class LogitMimic(Method):
     def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
         own, target = logits_of(student), stacked_logits(teachers).mean(dim=1)
         if self.standardize:
+            self._require_statistics()
             own, target = ((logits - self.logit_mean) / self.logit_std for logits in (own, target))
         return {'loss_mimic': self.loss_weight * logit_mimic_loss(own, target)}
+
+    def _require_statistics(self) -> None:
+        if not self._checked and not self.measured:
+            raise ValueError(
+                "standardize: expected measured logits: add custom_hooks=[dict(type='mmkd_plugin.MeasureLogits')]"
+            )
+        self._checked = True

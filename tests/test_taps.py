@@ -1,0 +1,158 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmkd_plugin.taps import FeatureTaps
+
+
+class Net(nn.Module):
+    """Layers that return a tensor, two, a tuple of one, and a dict; it counts how often the deep one ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.act = nn.ReLU(inplace=True)
+        self.pair = _Returns(lambda x: (x, 2 * x))
+        self.single = _Returns(lambda x: (x,))
+        self.words = _Returns(lambda x: {'x': x})
+        self.deep = _Returns(lambda x: x + 1)
+
+    def forward(self, x: Tensor, use: tuple[str, ...] = ('first', 'pair', 'single', 'words', 'deep')) -> Tensor:
+        for name in use:
+            y = self.get_submodule(name)(x)
+            x = y if isinstance(y, Tensor) else next(iter(y.values() if isinstance(y, dict) else y))
+        return x
+
+
+class _Returns(nn.Module):
+    def __init__(self, what: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.what = what
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> object:
+        self.calls += 1
+        return self.what(x)
+
+
+def hooks(net: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in net.modules())
+
+
+def record(net: nn.Module, *taps: str, use: tuple[str, ...] | None = None, stop_early: bool = False) -> dict[str, Tensor]:
+    with FeatureTaps(net, taps).record(net, stop_early) as features:
+        net(torch.ones(2, 3)) if use is None else net(torch.ones(2, 3), use)
+    return features
+
+
+def test_what_a_module_returned_is_recorded_with_its_gradient() -> None:
+    net = Net()
+    features = record(net, 'first', 'deep')
+    torch.testing.assert_close(features['first'], net.first(torch.ones(2, 3)))
+    torch.testing.assert_close(features['deep'], features['first'] + 1)
+    features['deep'].sum().backward()
+    assert net.first.bias.grad.tolist() == [2.0] * 4  # two images
+
+
+def test_an_index_picks_of_several_and_a_tuple_of_one_needs_none() -> None:
+    features = record(Net(), 'pair[0]', 'pair[1]', 'pair[-1]', 'single', 'single[0]', 'single[-1]')
+    torch.testing.assert_close(features['pair[1]'], 2 * features['pair[0]'])
+    assert features['pair[-1]'] is features['pair[1]']
+    assert features['single'] is features['single[0]'] is features['single[-1]']
+
+
+def test_repeated_taps_are_recorded_once() -> None:
+    taps = FeatureTaps(Net(), ['first', 'deep', 'first'])
+    assert taps.taps == ('first', 'deep')
+
+
+def test_an_unknown_path_lists_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"^student taps: expected the path of a module of Net, got 'fist'.*'first'"):
+        FeatureTaps(Net(), ['fist'], 'student taps')
+
+
+@pytest.mark.parametrize('tap', ['', '[0]', 'first[', 'first[a]', 'first[0][1]', 3, None])
+def test_what_is_no_tap_is_refused(tap: object) -> None:
+    with pytest.raises(ValueError, match=r'^taps: expected a tap such as'):
+        FeatureTaps(Net(), [tap])
+
+
+@pytest.mark.parametrize(
+    ('tap', 'message'),
+    [
+        ('pair', r"one tensor from 'pair', got 2: name one as pair\[0\] … pair\[1\]"),
+        ('pair[2]', r"one tensor from 'pair\[2\]', got 2: name one as pair\[0\] … pair\[1\]"),
+        ('pair[-3]', r"one tensor from 'pair\[-3\]', got 2"),
+        ('first[1]', r"several tensors from 'first\[1\]', got Tensor: leave the index out"),
+        ('words', r"a tensor from 'words', got dict"),
+    ],
+)
+def test_an_output_that_is_not_one_tensor_is_named(tap: str, message: str) -> None:
+    net = Net()
+    with pytest.raises(ValueError, match=f'^taps: expected {message}'):
+        record(net, tap)
+    assert not hooks(net)
+
+
+def test_called_twice_is_an_error_unlike_once_in_each_of_two_forwards() -> None:
+    net = Net()
+    with pytest.raises(ValueError, match=r"^taps: expected 'deep' to be called once in a forward, it was called again"):
+        record(net, 'deep', use=('first', 'deep', 'deep'))
+    assert not hooks(net)
+    record(net, 'deep')
+    record(net, 'deep')
+
+
+def test_never_called_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^taps: expected 'deep' to run in a forward, it was never called"):
+        record(Net(), 'first', 'deep', use=('first',))
+
+
+@pytest.mark.parametrize('gradient', [True, False])
+def test_changed_in_place_afterwards_is_an_error(gradient: bool) -> None:
+    net = Net()
+    with torch.set_grad_enabled(gradient):
+        with pytest.raises(ValueError, match=r"^taps: expected the output of 'first' to stay as it was recorded"):
+            record(net, 'first', use=('first', 'act'))
+        assert not hooks(net)
+        assert record(net, 'act', use=('first', 'act'))['act'].min() >= 0  # the layer that changes it may be tapped
+
+
+def test_a_view_of_a_tensor_that_changes_is_noticed_too() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Flatten(), nn.ReLU(inplace=True))
+    with pytest.raises(ValueError, match=r"output of '1' to stay"), FeatureTaps(net, ['1']).record(net):
+        net(torch.ones(2, 3))
+
+
+def test_hooks_are_gone_after_success_and_after_any_exception() -> None:
+    net = Net()
+    record(net, 'first', 'deep')
+    assert not hooks(net)
+    with pytest.raises(KeyError), FeatureTaps(net, ['first']).record(net):
+        assert hooks(net) == 1
+        raise KeyError
+    assert not hooks(net)
+
+
+def test_stopping_early_leaves_the_deeper_layers_alone() -> None:
+    net = Net()
+    features = record(net, 'first', 'pair[1]', stop_early=True)
+    assert set(features) == {'first', 'pair[1]'}
+    assert (net.pair.calls, net.single.calls, net.deep.calls) == (1, 0, 0)
+    assert not hooks(net)
+
+
+def test_stopping_early_still_waits_for_the_deepest_tap() -> None:
+    net = Net()
+    assert set(record(net, 'deep', 'first', stop_early=True)) == {'first', 'deep'}
+    assert net.deep.calls == 1
+
+
+def test_taps_of_one_model_record_its_copy() -> None:
+    net, copy = Net(), Net()
+    taps = FeatureTaps(net, ['first'])
+    with taps.record(copy) as features:
+        copy(torch.ones(2, 3))
+    torch.testing.assert_close(features['first'], copy.first(torch.ones(2, 3)))
