@@ -69,7 +69,7 @@ def test_a_teacher_that_is_too_bad_ends_the_run_before_the_first_step(tmp_path: 
 
 def test_less_can_be_better(tmp_path: Path) -> None:
     run = _run(tmp_path, dict(type='mmkd_plugin.EvaluateTeachers', rule='less', min_score=-1.0))
-    with pytest.raises(ValueError, match='at most -1.0'):
+    with pytest.raises(ValueError, match=r'at most -1\.0'):
         run.train()
 
 
@@ -91,7 +91,7 @@ def test_in_another_run_it_says_so(tmp_path: Path) -> None:
     student = dict(tiny.classifier(), data_preprocessor=tiny.PREPROCESSOR)
     run = _run(tmp_path, model=student)
     with pytest.raises(
-        ValueError, match='expected EvaluateTeachers in a run of mmkd_plugin.Distiller, got ImageClassifier'
+        ValueError, match=r'expected EvaluateTeachers in a run of mmkd_plugin\.Distiller, got ImageClassifier'
     ):
         run.train()
 

@@ -82,5 +82,5 @@ def _resume(folder: Path, first: Runner) -> Runner:
 
 @pytest.mark.parametrize('wrong', [0, -1, 1.5, '80'])
 def test_bad_epoch(wrong: Any) -> None:
-    with pytest.raises(ValueError, match='FreezeTeacherWeights.after_epoch: expected an integer >= 1'):
+    with pytest.raises(ValueError, match=r'FreezeTeacherWeights\.after_epoch: expected an integer >= 1'):
         FreezeTeacherWeights(wrong)
