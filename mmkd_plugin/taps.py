@@ -72,9 +72,9 @@ class FeatureTaps:
 
             return hook
 
-        modules = dict(model.named_modules())
         handles = [
-            modules[path].register_forward_hook(hook_for(tap, index)) for tap, (path, index) in self._parsed.items()
+            model.get_submodule(path).register_forward_hook(hook_for(tap, index))
+            for tap, (path, index) in self._parsed.items()
         ]
         try:
             yield features
