@@ -1,0 +1,178 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from toys import write_config
+
+from mmkd_plugin.stages import load_stages, train_stages, work_root
+
+REPOSITORY = Path(__file__).parents[2]
+SEVEN, EIGHT = 'randomness = dict(seed=7)', 'randomness = dict(seed=8)'
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[Path]:
+    return [write_config(tmp_path / 'first.py', SEVEN), write_config(tmp_path / 'second.py', EIGHT)]
+
+
+def weights(folder: Path, epoch: int = 2) -> torch.Tensor:
+    return torch.load(folder / f'epoch_{epoch}.pth', weights_only=True)['state_dict']['linear.weight']
+
+
+def edited(change: Callable[[Config], object], paths: list[Path]) -> None:
+    train_stages(load_stages(paths, edit=change))
+
+
+def test_stages_are_trained_in_a_row_each_in_its_folder(two: list[Path]) -> None:
+    train_stages(load_stages(two))
+    for name in ('first', 'second'):
+        note = json.loads((work_root() / name / 'finished.json').read_text())
+        assert note['last_checkpoint'] == 'epoch_2.pth'
+        assert not (work_root() / name / 'started.json').exists()
+    assert not torch.equal(weights(work_root() / 'first'), weights(work_root() / 'second'))
+
+
+def test_a_stage_is_the_same_after_another_alone_and_without_a_seed_before(tmp_path: Path, two: list[Path]) -> None:
+    before = write_config(tmp_path / 'before.py', 'randomness = dict(seed=None, deterministic=True)')
+    train_stages(load_stages([before, two[1]]))
+    together = weights(work_root() / 'second')
+    assert not torch.are_deterministic_algorithms_enabled()
+    train_stages(load_stages([two[1]], work_dir=str(tmp_path / 'alone')))
+    assert torch.equal(weights(tmp_path / 'alone'), together)
+
+
+def test_a_stage_without_a_seed_takes_none_from_the_stage_before(tmp_path: Path, two: list[Path]) -> None:
+    unseeded = write_config(tmp_path / 'unseeded.py', 'randomness = dict(seed=None)')
+    found = []
+    for attempt in ('one', 'two'):
+        train_stages(load_stages([two[0], unseeded], work_dir=str(tmp_path / attempt)))
+        found.append(weights(tmp_path / attempt / 'unseeded'))
+    assert not torch.equal(*found)
+
+
+def test_a_finished_stage_is_skipped(two: list[Path]) -> None:
+    train_stages(load_stages(two[:1]))
+    written = (work_root() / 'first/epoch_2.pth').stat().st_mtime_ns
+    train_stages(load_stages(two))
+    assert (work_root() / 'first/epoch_2.pth').stat().st_mtime_ns == written
+    assert (work_root() / 'second/finished.json').exists()
+
+
+def test_an_interrupted_stage_goes_on_and_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    # Four steps an epoch: step 6 fails in the second epoch of three. Without dropout nothing but the shuffling, which
+    # MMEngine seeds by epoch, is random; so what is resumed must end bit by bit where an unbroken run does.
+    lines = "train_cfg['max_epochs'] = 3", "model['dropout'] = 0.0"
+    whole = write_config(tmp_path / 'whole.py', *lines)
+    broken = write_config(tmp_path / 'broken.py', *lines)
+    train_stages(load_stages([whole]))
+    stage = load_stages([broken])
+    stage[0].cfg.model.fail_in_step = 6
+    with pytest.raises(RuntimeError, match='told to fail'):
+        train_stages(stage)
+    assert (work_root() / 'broken/started.json').exists()
+    train_stages(load_stages([broken]))
+    assert torch.equal(weights(work_root() / 'broken', 3), weights(work_root() / 'whole', 3))
+
+
+def test_a_changed_config_is_an_error_until_told_what_to_do(two: list[Path]) -> None:
+    train_stages(load_stages(two[:1]))
+    seven = weights(work_root() / 'first')
+    write_config(two[0], EIGHT)
+    with pytest.raises(ValueError, match=r'first: finished with another config\. --restart'):
+        train_stages(load_stages(two[:1]))
+    train_stages(load_stages(two[:1]), restart=True)
+    assert not torch.equal(weights(work_root() / 'first'), seven)
+
+
+def test_resume_trains_a_finished_stage_for_longer(two: list[Path]) -> None:
+    train_stages(load_stages(two[:1]))
+    write_config(two[0], SEVEN, "train_cfg['max_epochs'] = 3")
+    train_stages(load_stages(two[:1]), resume='auto')
+    note = json.loads((work_root() / 'first/finished.json').read_text())
+    assert note['last_checkpoint'] == 'epoch_3.pth'
+    train_stages(load_stages(two[:1]))  # finished, with the new config
+
+
+def test_an_interrupted_stage_with_a_changed_config_is_an_error(two: list[Path]) -> None:
+    stage = load_stages(two[:1])
+    stage[0].cfg.model.fail_in_step = 6
+    with pytest.raises(RuntimeError, match='told to fail'):
+        train_stages(stage)
+    write_config(two[0], EIGHT)
+    with pytest.raises(ValueError, match='first: interrupted with another config'):
+        train_stages(load_stages(two[:1]))
+
+
+def test_the_hash_does_not_depend_on_where_the_work_root_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_config(tmp_path / 'a.py', "teacher = '{{$MMKD_WORK_DIR:work_dirs}}/teacher/epoch_1.pth'")
+    digests = set()
+    for root in ('here', 'there'):
+        monkeypatch.setenv('MMKD_WORK_DIR', str(tmp_path / root))
+        stage = load_stages([path])[0]
+        assert stage.cfg.teacher == str(tmp_path / root / 'teacher/epoch_1.pth')
+        digests.add(stage.sha256)
+    assert len(digests) == 1
+
+
+def test_work_dir_is_one_configs_folder_and_several_configs_root(tmp_path: Path, two: list[Path]) -> None:
+    assert load_stages(two[:1], work_dir='x')[0].folder == Path('x')
+    assert [stage.folder for stage in load_stages(two, work_dir=str(tmp_path / 'x'))] == [
+        tmp_path / 'x/first',
+        tmp_path / 'x/second',
+    ]
+    assert work_root() == tmp_path / 'x'  # where the second one's config finds the first
+
+
+def test_a_config_that_sets_its_work_dir_keeps_it(tmp_path: Path, two: list[Path]) -> None:
+    own = write_config(tmp_path / 'own.py', f"work_dir = '{tmp_path}/mine'")
+    assert load_stages([own, *two], work_dir=str(tmp_path / 'x'))[0].folder == tmp_path / 'mine'
+
+
+def test_two_stages_do_not_share_a_folder(tmp_path: Path, two: list[Path]) -> None:
+    (tmp_path / 'other').mkdir()
+    twin = write_config(tmp_path / 'other/first.py')
+    with pytest.raises(ValueError, match='work_dir: expected a folder for each stage'):
+        load_stages([two[0], twin])
+
+
+def test_one_checkpoint_does_not_resume_several_stages(two: list[Path]) -> None:
+    with pytest.raises(ValueError, match='--resume: expected no path'):
+        train_stages(load_stages(two), resume='epoch_1.pth')
+
+
+def run_tool(*arguments: object) -> 'subprocess.CompletedProcess[str]':
+    return subprocess.run(
+        [sys.executable, REPOSITORY / 'tools/train.py', *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': f'{REPOSITORY}:{REPOSITORY}/tests'},
+    )
+
+
+@pytest.mark.slow
+def test_the_command_line(tmp_path: Path, two: list[Path]) -> None:
+    done = run_tool(*two, '--work-dir', tmp_path / 'out', '--cfg-options', 'train_cfg.max_epochs=1', '--no-validate')
+    assert done.returncode == 0, done.stderr
+    assert 'Epoch(train)' in done.stdout
+    assert 'Epoch(val)' not in done.stdout
+    assert (tmp_path / 'out/second/epoch_1.pth').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('lines', 'flag', 'message'),
+    [
+        ("optim_wrapper['type'] = 'ApexOptimWrapper'", '--amp', "optim_wrapper.type: expected 'OptimWrapper'"),
+        ('', '--auto-scale-lr', 'auto_scale_lr.base_batch_size: expected a number'),
+    ],
+)
+def test_flags_that_do_not_fit_the_config(tmp_path: Path, lines: str, flag: str, message: str) -> None:
+    done = run_tool(write_config(tmp_path / 'a.py', lines), flag)
+    assert done.returncode != 0
+    assert message in done.stderr
