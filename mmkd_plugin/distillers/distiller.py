@@ -1,5 +1,6 @@
 """One student, any number of teachers, any number of methods."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -71,6 +72,7 @@ class Distiller(BaseModel):
         student_config = network_config(student, 'student', student_options, data_preprocessor)
         if not isinstance(student, Mapping) and data_preprocessor is not None:
             student_config.data_preprocessor = ConfigDict(data_preprocessor)  # the run's data are made for the run's
+        contract = copy.deepcopy(student_config.get('data_preprocessor'))  # frameworks write into what they build from
         network = build_network(student_config, 'student')
         super().__init__(getattr(network, 'data_preprocessor', None), init_cfg)
         self.student = network
@@ -80,7 +82,7 @@ class Distiller(BaseModel):
         with torch.random.fork_rng(devices=[]):  # the student's random numbers are those of a plain run
             self.methods = active_methods(methods)
             if self.methods:
-                self.teachers = build_teachers(teachers, student_config.get('data_preprocessor'))
+                self.teachers = build_teachers(teachers, contract)
                 self._connect(probe_shape)
             elif not teachers:
                 raise ValueError('teachers: expected a list of at least one teacher, got none')
