@@ -9,7 +9,8 @@ OLDEST_TORCH = (
 CLASSIFICATION = "pip install 'mmkd_plugin[classification]'"
 DETECTION = "pip install 'mmkd_plugin[detection]'"
 MMCV = (
-    "pip install 'mmcv-lite>=2.0,<2.2' (enough for mmpretrain), or compile mmcv (mmdet needs it): see CONTRIBUTING.md"
+    "pip install 'mmcv-lite>=2.0,<2.2' (enough for mmpretrain) "
+    "or, compiled for mmdet, MMCV_WITH_OPS=1 pip install --no-build-isolation 'mmcv>=2.0,<2.2'"
 )
 
 
