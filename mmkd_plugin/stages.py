@@ -41,6 +41,7 @@ def config_text(cfg: Config) -> str:
 
 
 def sha256(text: str) -> str:
+    """Hexadecimal SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,0 +1,55 @@
+"""Test a checkpoint. Of a distillation config the student is tested: no teacher is built, none of their files is needed.
+
+    python tools/test.py configs/demo/amtml_label.py work_dirs/amtml_label/epoch_30.pth
+
+The checkpoint may be a distillation run's or a student's alone. Any other config is tested as its own project would.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.evaluator import DumpResults
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmkd_plugin.launch import join_process_group
+from mmkd_plugin.stages import work_root
+from mmkd_plugin.student import as_student, load_student
+
+
+def parse_args() -> argparse.Namespace:
+    """OpenMMLab's usual flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config')
+    parser.add_argument('checkpoint')
+    parser.add_argument('--work-dir', help='where the metrics are written; default: <root>/<config name>')
+    parser.add_argument('--out', help='write the predictions to this .pkl file')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='key=value')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Test."""
+    args = parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    root = work_root()
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(root / Path(args.config).stem)
+    distilled = as_student(cfg)
+    cfg.load_from, cfg.resume = (None, False) if distilled else (args.checkpoint, False)
+    join_process_group(cfg, args.launcher)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if distilled:
+        load_student(runner.model, args.checkpoint)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()
