@@ -13,7 +13,7 @@ from mmkd_plugin.stages import work_root
 from mmkd_plugin.study.lines import append_line, line_key, read_lines
 from mmkd_plugin.study.plan import Arm, Run, Study
 from mmkd_plugin.study.pool import Outcome, Task, run_forked
-from mmkd_plugin.study.train import mean_metric, measure, preload, prepare, versions
+from mmkd_plugin.study.train import mean_metric, measure, preload, prepare, prepared, versions
 
 
 @dataclass
@@ -91,7 +91,7 @@ class StudyRunner:
         settled = self.reported()
         unsettled = (arms - len({run.arm for run in settled})) * seeds
         return {
-            'prepare': (sum(stage.note('finished.json') is None for stage in teachers), len(teachers)),
+            'prepare': (sum(not prepared(stage) for stage in teachers), len(teachers)),
             'tune': (len(self.missing(tuning)), len(tuning)),
             'report': (len(self.missing(settled)) + unsettled, arms * seeds),
         }
@@ -122,6 +122,8 @@ class StudyRunner:
 
     def _prepare_tasks(self) -> Iterator[Task]:
         for name, stage in self.study.prepare.items():
+            if prepared(stage):
+                continue
             yield Task(f'prepare {name}', self._folder / f'prepare {name}.log', partial(prepare, stage))
 
     def _tune_tasks(self) -> Iterator[Task]:

@@ -1,5 +1,6 @@
 """One run of a study: an ordinary training, then validation and test at the last epoch."""
 
+import fcntl
 import os
 import platform
 import subprocess
@@ -32,8 +33,17 @@ def preload(configs: Iterable[Config]) -> None:
 
 
 def prepare(stage: Stage) -> None:
-    """Train what the arms need, as ``tools/train.py`` would."""
-    train_stages([stage])
+    """Train what the arms need, as ``tools/train.py`` would; again if its config has changed. One job at a time."""
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    with (stage.folder / '.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        train_stages([stage], restart=not prepared(stage) and stage.note('finished.json') is not None)
+
+
+def prepared(stage: Stage) -> bool:
+    """Whether it is trained already, with this very config."""
+    note = stage.note('finished.json')
+    return note is not None and note['config_sha256'] == stage.sha256
 
 
 def measure(run: Run, folder: Path) -> Line:
