@@ -57,7 +57,9 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_did_not_run(tmp_path: Pa
         tmp_path / 'a.pth',
         _use_new_zipfile_serialization=new_format,
     )
-    with pytest.raises(ValueError, match=r'^key: expected a checkpoint of tensors, .* wants to run code: .*posix.system'):
+    with pytest.raises(
+        ValueError, match=r'^key: expected a checkpoint of tensors, .* wants to run code: .*posix.system'
+    ):
         load_file(path, 'key')
     assert not trace.exists()
 
@@ -174,7 +176,7 @@ class Server(SimpleHTTPRequestHandler):
         self.server.requests.append(self.path)
 
 
-@pytest.fixture()
+@pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     """Serves ``tmp_path/site`` on the loopback; what is downloaded is kept in ``tmp_path/hub``."""
     (tmp_path / 'site').mkdir()
@@ -192,7 +194,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threadin
     torch.hub.set_dir(torch_hub)
 
 
-def test_a_url_is_downloaded_once_and_two_files_of_one_name_are_two(tmp_path: Path, server: ThreadingHTTPServer) -> None:
+def test_a_url_is_downloaded_once_and_two_files_of_one_name_are_two(
+    tmp_path: Path, server: ThreadingHTTPServer
+) -> None:
     address = f'http://127.0.0.1:{server.server_port}'
     for number in (1, 2):
         (tmp_path / f'site/run{number}').mkdir()
@@ -211,5 +215,7 @@ def test_a_url_that_is_not_there(server: ThreadingHTTPServer) -> None:
 def test_a_damaged_download_says_where_it_is_kept(tmp_path: Path, server: ThreadingHTTPServer) -> None:
     (tmp_path / 'site/a.pth').write_bytes(b'PK\x03\x04 half')
     url = f'http://127.0.0.1:{server.server_port}/a.pth'
-    with pytest.raises(ValueError, match=rf'damaged or truncated file {url} \(kept as {tmp_path}/hub/checkpoints/.*a.pth'):
+    with pytest.raises(
+        ValueError, match=rf'damaged or truncated file {url} \(kept as {tmp_path}/hub/checkpoints/.*a.pth'
+    ):
         load_file(url, 'key')

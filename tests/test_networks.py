@@ -14,7 +14,7 @@ def built(model: Any, **options: Any) -> nn.Module:
     return build_network(network_config(model, 'student', **options), 'student')
 
 
-@pytest.fixture()
+@pytest.fixture
 def file(tmp_path: Path) -> str:
     """A config file, as a user writes it."""
     path = tmp_path / 'net.py'
@@ -68,7 +68,9 @@ def test_a_distillation_config_stands_for_its_student(tmp_path: Path) -> None:
         teachers=[dict(model='nowhere', checkpoint='nowhere')],
         methods=dict(kd=dict(type='SoftTarget')),
     )
-    path.write_text(f"model = {config!r}\ndata_preprocessor = dict(mean=[3.0] * 3, std=[1.0] * 3)\ndefault_scope = 'mmpretrain'\n")
+    path.write_text(
+        f"model = {config!r}\ndata_preprocessor = dict(mean=[3.0] * 3, std=[1.0] * 3)\ndefault_scope = 'mmpretrain'\n"
+    )
     model = built(str(path))
     assert type(model).__name__ == 'ImageClassifier'
     assert model.head.fc.out_features == 5
@@ -100,7 +102,10 @@ def test_a_prefix_names_the_framework_of_the_whole_network() -> None:
         ('mmnone::a.py', r"^student: expected an installed package before \"::\", got 'mmnone::a.py'"),
         ('mmpretrain::none.py', r"^student: expected a config of mmpretrain, found no 'none.py'"),
         (dict(type='NoSuchNet'), r'^student: expected a model that its framework can build, got NoSuchNet is not in'),
-        (tiny.classifier(depth=9), r'^student: expected a model that its framework can build, got CifarResNet.depth: expected 6n'),
+        (
+            tiny.classifier(depth=9),
+            r'^student: expected a model that its framework can build, got CifarResNet.depth: expected 6n',
+        ),
         (tiny.classifier(unknown=1), r"^student: expected a model .* unexpected keyword argument 'unknown'"),
     ],
 )

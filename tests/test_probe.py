@@ -60,7 +60,9 @@ def test_usual_sizes_are_found_and_the_channels_are_the_networks(side: int) -> N
 
 def test_an_unusual_size_must_be_stated() -> None:
     model = Fixed(3, 20)
-    with pytest.raises(ValueError, match=r'^probe_shape: expected the \(channels, height, width\) .* tried .*\(3, 64, 64\)'):
+    with pytest.raises(
+        ValueError, match=r'^probe_shape: expected the \(channels, height, width\) .* tried .*\(3, 64, 64\)'
+    ):
         find_shape(model, host_of(model), None)
     assert find_shape(model, host_of(model), (3, 20, 20)) == (3, 20, 20)
     with pytest.raises(ValueError, match=r'^probe_shape: .* tried \[\(3, 21, 21\)\]'):

@@ -137,13 +137,17 @@ def test_its_hash_is_its_files(tmp_path: Path) -> None:
 
 def test_scores_of_a_model_that_no_host_knows(tmp_path: Path) -> None:
     taught = teacher(tmp_path, dict(type='Dropping'), key='teachers[0] (odd)')
-    with pytest.raises(ValueError, match=r'^teachers\[0\] \(odd\): expected a model whose class scores are known, got Dropping'):
+    with pytest.raises(
+        ValueError, match=r'^teachers\[0\] \(odd\): expected a model whose class scores are known, got Dropping'
+    ):
         taught.tap([], needs_scores=True)
 
 
 @pytest.mark.parametrize('checkpoint', [None, '', 3])
 def test_a_teacher_without_a_checkpoint(checkpoint: Any) -> None:
-    with pytest.raises(ValueError, match=r'^teachers\[0\] \(a\)\.checkpoint: expected the path or URL of trained weights'):
+    with pytest.raises(
+        ValueError, match=r'^teachers\[0\] \(a\)\.checkpoint: expected the path or URL of trained weights'
+    ):
         build_teachers([dict(name='a', model=tiny.classifier(), checkpoint=checkpoint)], tiny.PREPROCESSOR)
 
 

@@ -59,7 +59,7 @@ class Hint(Method):
     def taps_of_teacher(self, index: int, count: int) -> tuple[str, ...]:
         for number, pair in enumerate(self.pairs):
             if pair.get('index', 0) not in range(count):
-                raise ValueError(f'pairs[{number}].index: expected one of {count} teachers, got {pair["index"]}')
+                raise ValueError(f'pairs[{number}].index: expected one of {count} teachers, got {pair["index"]!r}')
         return tuple(pair['teacher'] for pair in self.pairs if pair.get('index', 0) == index)
 
     def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:
