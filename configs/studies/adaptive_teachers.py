@@ -7,25 +7,24 @@ network three times, trained on all classes from three seeds.
 
 Soft targets weigh 0.9 and labels 0.1. Each arm chooses among two candidates (`single` among the three teachers) by
 validation accuracy, on seeds that are not reported; learning rate and weight decay are those tuned for labels alone.
-The arms `no_…` are `amtml` with its choice and one part taken away.
+The arms `no_…` are `amtml` with its choice and one part taken away, among specialists.
 """
 metric = 'accuracy/top1'
 baseline = 'mean'
 seeds = list(range(10))
 tune_seeds = [100, 101]
 
-config = '../demo/student_alone.py'
-_epochs = 15
+config = '../_base_/distorted_mnist.py'
+_epochs = 12
 options = {
     'train_cfg': dict(max_epochs=_epochs, val_interval=_epochs),
-    'param_scheduler.total_steps': _epochs,
     'default_hooks.logger.interval': 1000,
     # Decay would pull learned teacher weights to uniform ones.
     'optim_wrapper.paramwise_cfg': dict(custom_keys=dict(weighting=dict(decay_mult=0.0))),
 }
 
 
-def _network(width):
+def _network(width: int) -> dict:
     return dict(
         type='ImageClassifier',
         backbone=dict(
@@ -41,15 +40,14 @@ def _network(width):
     )
 
 
-# The teachers.
-_teacher_epochs = 50
+# The teachers. A specialist sees half of the images in an epoch, and has twice the epochs.
 _own_data = dict(
-    specialist_01234=dict(specialty=[0, 1, 2, 3, 4], rest_fraction=0.06),
-    specialist_01789=dict(specialty=[0, 1, 7, 8, 9], rest_fraction=0.06),
-    specialist_34567=dict(specialty=[3, 4, 5, 6, 7], rest_fraction=0.06),
-    equal_0=dict(),
-    equal_1=dict(),
-    equal_2=dict(),
+    specialist_01234=(100, dict(specialty=[0, 1, 2, 3, 4], rest_fraction=0.06)),
+    specialist_01789=(100, dict(specialty=[0, 1, 7, 8, 9], rest_fraction=0.06)),
+    specialist_34567=(100, dict(specialty=[3, 4, 5, 6, 7], rest_fraction=0.06)),
+    equal_0=(50, dict()),
+    equal_1=(50, dict()),
+    equal_2=(50, dict()),
 )
 prepare = {
     name: dict(
@@ -59,21 +57,20 @@ prepare = {
             'train_dataloader.dataset': dict(fresh=True, **own),
             'randomness.seed': seed,
             'optim_wrapper.optimizer': dict(lr=0.1, weight_decay=5e-4),
-            'param_scheduler': dict(eta_max=0.1, total_steps=_teacher_epochs),
-            'train_cfg': dict(max_epochs=_teacher_epochs, val_interval=_teacher_epochs),
-            'default_hooks.checkpoint': dict(interval=_teacher_epochs, save_optimizer=False, save_param_scheduler=False),
+            'train_cfg': dict(max_epochs=epochs, val_interval=epochs),
+            'default_hooks.checkpoint': dict(interval=epochs, save_optimizer=False, save_param_scheduler=False),
         },
     )
-    for seed, (name, own) in enumerate(_own_data.items())
+    for seed, (name, (epochs, own)) in enumerate(_own_data.items())
 }
 _teachers = {
     setting: [
         dict(
             name=name,
             model=_network(width=16),
-            checkpoint='{{$MMKD_WORK_DIR:work_dirs}}/' + f'{name}/epoch_{_teacher_epochs}.pth',
+            checkpoint='{{$MMKD_WORK_DIR:work_dirs}}/' + f'{name}/epoch_{epochs}.pth',
         )
-        for name in prepare
+        for name, (epochs, _) in _own_data.items()
         if name.startswith(prefix)
     ]
     for setting, prefix in dict(specialists='specialist', equals='equal').items()
@@ -81,7 +78,7 @@ _teachers = {
 
 
 # The arms.
-def _distiller(teachers, hooks=(), **method):
+def _distiller(teachers: list, hooks: tuple = (), **method: object) -> dict:
     return {
         'model': dict(
             _delete_=True,
@@ -101,7 +98,7 @@ _amtml = dict(type='AMTMLKD', kd_weight=0.9)
 _soft_only = dict(angle_weight=0.0, hint_weight=0.0, **_amtml)
 _latent = dict(weighting=dict(type='LatentTeacherWeighting'))
 _whole = dict(
-    hooks=['mmkd_plugin.EvaluateTeachers'],
+    hooks=('mmkd_plugin.EvaluateTeachers',),
     objective='label',
     student_groups=['backbone.layer1', 'backbone.layer2', 'backbone.layer3'],
     teacher_taps='backbone.layer3',
@@ -109,9 +106,18 @@ _whole = dict(
 )
 _methods = dict(
     mean=('soft targets: the mean of the teachers', _mean),
-    random=('a random weighting of each image: the control', dict(weighting=dict(type='RandomTeacherWeighting'), **_soft_only)),
-    confidence=('CA-MKD: less weight for a larger loss', dict(weighting=dict(type='ConfidenceTeacherWeighting'), **_soft_only)),
-    entropy=('EBKD: more weight for a surer teacher', dict(weighting=dict(type='EntropyTeacherWeighting'), **_soft_only)),
+    random=(
+        'a random weighting of each image: the control',
+        dict(weighting=dict(type='RandomTeacherWeighting'), **_soft_only),
+    ),
+    confidence=(
+        'CA-MKD: less weight for a larger loss',
+        dict(weighting=dict(type='ConfidenceTeacherWeighting'), **_soft_only),
+    ),
+    entropy=(
+        'EBKD: more weight for a surer teacher',
+        dict(weighting=dict(type='EntropyTeacherWeighting'), **_soft_only),
+    ),
     latent_paper=("AMTML-KD's weights, label-free as in the paper", dict(objective='paper', **_latent, **_soft_only)),
     latent_label=("AMTML-KD's weights, taught by the labels", dict(objective='label', **_latent, **_soft_only)),
     amtml=('whole AMTML-KD: these weights, angle loss, hints', {**_latent, **_whole}),
@@ -122,7 +128,13 @@ _parts = dict(
     no_angle=('amtml without the angle loss', dict(angle_weight=0.0)),
     no_hints=('amtml without hints', dict(hint_weight=0.0)),
 )
-arms = dict(alone=dict(about='labels alone', grid={'optim_wrapper.optimizer.weight_decay': [2e-3, 5e-3]}))
+arms = dict(
+    alone=dict(
+        about='labels alone',
+        options={'model': _network(width=8)},
+        grid={'optim_wrapper.optimizer.weight_decay': [2e-3, 5e-3]},
+    )
+)
 for _setting, _three in _teachers.items():
     arms[f'{_setting}/single'] = dict(
         about='soft targets: one teacher',
@@ -131,7 +143,9 @@ for _setting, _three in _teachers.items():
     )
     for _name, (_about, _method) in _methods.items():
         arms[f'{_setting}/{_name}'] = dict(about=_about, options=_distiller(_three, **_method), grid=_temperature)
-    for _name, (_about, _change) in _parts.items():
-        arms[f'{_setting}/{_name}'] = dict(
-            about=_about, options=_distiller(_three, **{**_latent, **_whole, **_change}), choice_of=f'{_setting}/amtml'
-        )
+for _name, (_about, _change) in _parts.items():
+    arms[f'specialists/{_name}'] = dict(
+        about=_about,
+        options=_distiller(_teachers['specialists'], **{**_latent, **_whole, **_change}),
+        choice_of='specialists/amtml',
+    )

@@ -61,7 +61,7 @@ def measure(run: Run, folder: Path) -> Line:
     runner.train()
     # The loops, not runner.val(): that would start the hooks anew, and an EMA with them.
     metrics = {
-        split: {name: float(value) for name, value in loop.run().items()}
+        split: {name: round(float(value), 4) for name, value in loop.run().items()}
         for split, loop in (('val', runner.val_loop), ('test', runner.test_loop))
         if loop is not None
     }
