@@ -1,0 +1,66 @@
+"""Ratios within one run: what is compared takes turns, so that a machine that slows down slows all of it down."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table.
+
+    Args:
+        name: What was measured.
+        value: The number; None if it cannot be measured here.
+        shown: The number as people read it, with its range if it has one.
+        bound: What the project promises, in words; empty if it promises nothing.
+        met: Whether the promise is kept; None if there is none.
+    """
+
+    name: str
+    value: float | None
+    shown: str
+    bound: str = ''
+    met: bool | None = None
+
+
+def seconds_in_turns(
+    tasks: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each task in each round; one round before them is not counted, and another task begins every round.
+
+    A single thread's seconds are those that its process computes, not those in which others have the CPU.
+    """
+    alone = device.type == 'cpu' and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    names = list(tasks)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-1, repeats):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            _finish(device)
+            start = clock()
+            tasks[name]()
+            _finish(device)
+            if turn >= 0:
+                seconds[name].append(clock() - start)
+    return seconds
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def ratio(name: str, rounds: Sequence[float], at_most: float | None = None, at_least: float | None = None) -> Result:
+    """The median of the rounds' ratios with the smallest and the largest, against a bound if there is one."""
+    value = statistics.median(rounds)
+    shown = f'{value:.3g}× ({min(rounds):.3g}–{max(rounds):.3g})'
+    if at_most is not None:
+        return Result(name, value, shown, f'≤ {at_most:g}×', value <= at_most)
+    if at_least is not None:
+        return Result(name, value, shown, f'≥ {at_least:g}×', value >= at_least)
+    return Result(name, value, shown)
