@@ -1,0 +1,98 @@
+"""The benchmark, on small sizes: that it measures what it says; its bounds are for full sizes and a quiet machine."""
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from mmkd_plugin.losses import angle_loss
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The package beside the tool, which a script's own folder makes importable."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import benchmarks.angle
+    import benchmarks.steps
+
+    return benchmarks
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, benchmarks: ModuleType) -> Callable[..., None]:
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, 'argv', ['benchmark.py', *arguments])
+        runpy.run_path(str(TOOLS / 'benchmark.py'), run_name='__main__')
+
+    return run
+
+
+def test_tasks_take_turns_after_a_round_that_is_not_counted(benchmarks: ModuleType) -> None:
+    calls: list[str] = []
+    tasks = {name: lambda name=name: calls.append(name) for name in 'abc'}
+    seconds = benchmarks.measure.seconds_in_turns(tasks, 3, torch.device('cpu'))
+    assert ''.join(calls) == 'cab' + 'abc' + 'bca' + 'cab'
+    assert {name: len(rounds) for name, rounds in seconds.items()} == dict(a=3, b=3, c=3)
+
+
+@pytest.mark.parametrize(
+    ('bounds', 'promise', 'met'),
+    [
+        (dict(at_most=2.0), '≤ 2×', True),
+        (dict(at_most=1.9), '≤ 1.9×', False),
+        (dict(at_least=2.0), '≥ 2×', True),
+        (dict(at_least=2.1), '≥ 2.1×', False),
+        ({}, '', None),
+    ],
+)
+def test_a_ratio_is_judged_by_the_median_of_its_rounds(
+    benchmarks: ModuleType, bounds: dict[str, float], promise: str, met: bool | None
+) -> None:
+    result = benchmarks.measure.ratio('x', [9.0, 2.0, 1.5], **bounds)
+    assert (result.value, result.shown, result.bound, result.met) == (2.0, '2× (1.5–9)', promise, met)
+
+
+def test_the_usual_form_is_the_same_loss(benchmarks: ModuleType) -> None:
+    student, teacher = torch.randn(2, 7, 5, dtype=torch.float64)
+    torch.testing.assert_close(benchmarks.angle.usual_angle_loss(student, teacher), angle_loss(student, teacher))
+
+
+@pytest.mark.slow
+def test_angle_is_measured_and_exact(
+    run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run('angle', '--quick', '--repeats', '2', '--device', 'cpu', '--json', str(tmp_path / 'angle.json'))
+    report = json.loads((tmp_path / 'angle.json').read_text())
+    by_name = {result['name']: result for result in report['results']}
+    assert (report['threads'], report['repeats'], len(by_name)) == (1, 2, 7)
+    errors = [result for name, result in by_name.items() if 'error' in name]
+    assert [result['met'] for result in errors] == [True] * 4
+    assert 0 < by_name['angle loss, N=64, D=50: extra memory']['value'] < 64  # MiB, in a process of its own
+    shown = capsys.readouterr().out.splitlines()[1:]
+    assert [line[0] for line in shown] == [' ', '✓', '✓', ' ', '✓', '✓', ' ']
+    assert all(result['name'] in line for result, line in zip(report['results'], shown, strict=True))
+
+
+@pytest.mark.slow
+def test_steps_are_compared_with_their_parts(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip('mmpretrain')
+    run('steps', '--quick', '--repeats', '1', '--device', 'cpu')
+    shown = capsys.readouterr().out.splitlines()[1:]
+    assert [line[2:10] for line in shown] == ['SoftTarg', 'AMTML-KD']
+    assert all('of its parts' in line and '×' in line for line in shown)
+
+
+@pytest.mark.parametrize('option', ['--repeats', '--threads'])
+def test_numbers_below_one_are_refused(
+    run: Callable[..., None], capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    with pytest.raises(SystemExit):
+        run(option, '0')
+    assert f'{option}: expected a number >= 1, got 0' in capsys.readouterr().err
