@@ -15,6 +15,7 @@ from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # read when numpy and torch are imported: a run has one core
 
+from mmengine.logging import MMLogger
 from rich.console import Console
 
 from mmkd_plugin.study.plan import load_study
@@ -60,6 +61,7 @@ def main() -> None:
     """Run or report; ended from outside, it ends its trainings first."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = parse_args()
+    MMLogger.get_current_instance().setLevel('WARNING')  # it tells of every environment variable in a config
     if args.command == 'report':
         write_report(args.studies, args.results)
     else:

@@ -48,7 +48,7 @@ class Row:
 def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
     """A table for each setting, the part of an arm's name before its slash; an arm without one stands in all of them.
 
-    Of an arm only the runs of one config count: that of its newest line for the report.
+    Of an arm only the runs of one config count: that of its newest line for the report. What has no line is left out.
     """
     settings = dict.fromkeys(name.rpartition('/')[0] for name in study.arms)
     if len(settings) > 1:
@@ -71,7 +71,7 @@ def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
             for name in names
             if runs[name]
         ]
-    return result
+    return {setting: rows for setting, rows in result.items() if rows}
 
 
 def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:

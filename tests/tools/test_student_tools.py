@@ -1,0 +1,152 @@
+"""test.py, export_student.py and inspect_taps.py, on a distillation run of toy size."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import load_checkpoint
+
+from mmkd_plugin.inspect_taps import tap_points
+from mmkd_plugin.networks import build_network, network_config
+from mmkd_plugin.student import as_student, export_student, load_student, network_of
+
+REPOSITORY = Path(__file__).parents[2]
+NETWORK = """
+def network(depth):
+    return dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(type='mmkd_plugin.CifarResNet', depth=depth, in_channels=1, base_channels=4, shortcut='conv'),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=16))
+"""
+CONFIG = (
+    NETWORK
+    + """
+default_scope = 'mmpretrain'
+data_preprocessor = dict(num_classes=10, mean=[8.0], std=[4.0], to_rgb=False)
+model = dict(
+    type='mmkd_plugin.Distiller', student=network(8),
+    teachers=[dict(name='big', model=network(14), checkpoint='nowhere.pth')],
+    methods=dict(kd=dict(type='SoftTarget')))
+_data = dict(type='mmkd_plugin.Digits', pipeline=[dict(type='PackInputs')])
+test_dataloader = dict(
+    batch_size=100, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(split='test', **_data))
+test_evaluator = dict(type='Accuracy', topk=(1,))
+test_cfg = dict()
+custom_hooks = [dict(type='mmkd_plugin.EvaluateTeachers')]
+"""
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / 'distill.py').write_text(CONFIG)
+    return tmp_path / 'distill.py'
+
+
+@pytest.fixture
+def checkpoint(config: Path, tmp_path: Path) -> Path:
+    """As a distillation run writes it."""
+    student = network_of(str(config)).state_dict()
+    state = {f'student.{name}': value for name, value in student.items()} | {'teacher_scores': torch.zeros(1)}
+    torch.save({'meta': {'epoch': 3}, 'state_dict': state, 'optimizer': {}}, tmp_path / 'epoch_3.pth')
+    return tmp_path / 'epoch_3.pth'
+
+
+def test_a_distillation_config_becomes_its_students(config: Path) -> None:
+    cfg = Config.fromfile(config)
+    assert as_student(cfg)
+    assert cfg.model.type == 'mmpretrain.ImageClassifier'
+    assert cfg.model.data_preprocessor.mean == [8.0]
+    assert cfg.custom_hooks == []
+    assert not as_student(cfg)
+
+
+def test_the_exported_student_loads_into_the_stock_model_key_by_key(
+    config: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    out = export_student(str(checkpoint), tmp_path / 'out/student.pth')
+    stock = build_network(network_config(str(config), 'model'), 'model')
+    load_checkpoint(stock, str(out), strict=True)
+    trained = torch.load(checkpoint, weights_only=True)['state_dict']
+    for name, value in stock.state_dict().items():
+        assert torch.equal(value, trained[f'student.{name}'])
+    assert torch.load(out, weights_only=True).keys() == {'meta', 'state_dict'}
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['student.pth']
+
+
+def test_the_name_may_end_with_the_files_hash(checkpoint: Path, tmp_path: Path) -> None:
+
+    out = export_student(str(checkpoint), tmp_path / 'student.pth', hashed=True)
+    assert out.name == f'student-{hashlib.sha256(out.read_bytes()).hexdigest()[:8]}.pth'
+
+
+def test_both_kinds_of_checkpoint_load_into_the_student(config: Path, checkpoint: Path, tmp_path: Path) -> None:
+    out = export_student(str(checkpoint), tmp_path / 'student.pth')
+    networks = [network_of(str(config)) for _ in range(2)]
+    for network, path in zip(networks, (checkpoint, out), strict=True):
+        load_student(network, str(path))
+    for first, second in zip(*(network.state_dict().values() for network in networks), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_another_networks_checkpoint_is_an_error(config: Path, checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match='checkpoint: expected the weights of this student'):
+        load_student(network_of(str(config), 'big'), str(checkpoint))
+
+
+def test_networks_by_name(config: Path) -> None:
+    assert len(network_of(str(config), 'big').backbone.layer1) == 2
+    with pytest.raises(ValueError, match=r"--network: expected one of \['student', 'big'\], got 'small'"):
+        network_of(str(config), 'small')
+
+
+def test_taps_are_listed_with_shapes_and_obstacles() -> None:
+    config = dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(type='ResNet', depth=18, num_stages=4, out_indices=(0, 3)),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=512),
+    )
+    model = build_network(network_config(config, 'model'), 'model')
+    points = {point.tap: point for point in tap_points(model, (3, 32, 32))}
+    assert points['backbone.layer2'].shape == (1, 128, 4, 4)
+    assert points['backbone[1]'].shape == (1, 512, 1, 1)
+    assert 'backbone' not in points  # two maps: one must be named
+    assert points['head'].shape == (1, 10)
+    assert 'in place' in points['backbone.bn1'].obstacle  # by ReLU(inplace=True)
+    assert points['backbone.layer1.0.relu'].obstacle == 'runs 2 times in a forward'
+    assert points['backbone.layer1.0'].obstacle == ''
+
+
+def run_tool(name: str, *arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / 'tools' / name, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(REPOSITORY)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_student_is_tested_without_its_teachers(config: Path, checkpoint: Path, tmp_path: Path) -> None:
+    told = run_tool('test.py', config, checkpoint, '--work-dir', tmp_path / 'w', '--out', tmp_path / 'predictions.pkl')
+    assert 'accuracy/top1' in told
+    assert (tmp_path / 'predictions.pkl').exists()
+
+
+@pytest.mark.slow
+def test_command_lines(config: Path, checkpoint: Path, tmp_path: Path) -> None:
+    assert 'tensors' in run_tool('export_student.py', checkpoint, tmp_path / 'student.pth')
+    table = run_tool('inspect_taps.py', config, '--network', 'big', '--shape', 1, 8, 8, '--depth', 2)
+    assert 'backbone.layer3' in table
+    assert '(1, 16, 2, 2)' in table
+    assert 'backbone.layer3.0' not in table
