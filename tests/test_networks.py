@@ -78,7 +78,6 @@ def test_a_distillation_config_stands_for_its_student(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmengine', 'mmkd_plugin'])
-@pytest.mark.filterwarnings('ignore')  # MMDet's, when it is imported
 def test_types_are_found_as_in_their_own_framework_whatever_the_runs_scope(scope: str) -> None:
     DefaultScope.get_instance(f'test_{scope}', scope_name=scope)
     assert type(built(tiny.classifier())).__module__.startswith('mmpretrain.')

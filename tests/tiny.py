@@ -71,7 +71,7 @@ def network(config: Any, seed: int = 0) -> nn.Module:
     """Build and initialise what ``config`` says, with statistics and scores that tell networks apart."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build_network(network_config(config, 'network', data_preprocessor=PREPROCESSOR), 'network')
+        model = build_network(network_config(config, 'network', data_preprocessor=dict(PREPROCESSOR)), 'network')
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.running_mean, std=0.1)
@@ -113,7 +113,7 @@ def distiller_config(folder: Path, **changes: Any) -> dict[str, Any]:
     config = dict(type='mmkd_plugin.Distiller', student=classifier(), methods=dict(kd=dict(type='SoftTarget')))
     if 'teachers' not in changes:
         config['teachers'] = teachers(folder)
-    return {**config, 'data_preprocessor': PREPROCESSOR, **changes}
+    return {**config, 'data_preprocessor': dict(PREPROCESSOR), **changes}
 
 
 def distiller(folder: Path, **changes: Any) -> Distiller:
@@ -127,14 +127,14 @@ def runner(model: Any, folder: Path, iters: int = 2, batch: int = 8, dataset: An
         batch_size=batch,
         num_workers=0,
         dataset=dataset or dict(type='TinyImages'),
-        sampler=dict(type='DefaultSampler', shuffle=True),
+        sampler=dict(type='InfiniteSampler'),  # where data end, MMEngine sleeps for two seconds
     )
     settings = dict(
         train_dataloader=loader,
         train_cfg=dict(by_epoch=False, max_iters=iters),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)),
         default_hooks=dict(
-            checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=False),
+            checkpoint=dict(type='CheckpointHook', interval=iters, by_epoch=False),
             logger=dict(type='LoggerHook', interval=1),
         ),
         default_scope='mmpretrain',

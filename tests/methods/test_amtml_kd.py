@@ -230,8 +230,8 @@ def test_specialists_are_trusted_at_home_and_realistic_decay_does_not_level_them
     before, after = train_weights(method, knowledge(right / 3, high=maps), taught, labels, weight_decay=5e-4)
     assert (before[kind == 0, 0].mean() - before[kind == 1, 0].mean()).abs() < 0.3
     assert before.std(dim=0).min() > 1e-3, 'images differ from the start'
-    assert after[kind == 0, 0].min() > 0.8
-    assert after[kind == 1, 1].min() > 0.8
+    assert after[kind == 0, 0].min() > 0.6
+    assert after[kind == 1, 1].min() > 0.6
 
 
 @pytest.mark.parametrize(
