@@ -68,10 +68,11 @@ def build_network(config: ConfigDict, key: str) -> nn.Module:
         ValueError: If the host refuses the config; its own words are kept.
     """
     try:
-        return ROOT_MODELS.build(config)  # type: ignore[no-any-return]
+        network: nn.Module = ROOT_MODELS.build(config)
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
         message = error.args[0] if error.args else error
         raise ValueError(f'{key}: expected a model that its framework can build, got {message}') from error
+    return network
 
 
 def _read_config(path: str, key: str) -> Config:

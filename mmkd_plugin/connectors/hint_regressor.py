@@ -44,7 +44,8 @@ class HintRegressor(nn.Module):
         weight = self.weight[:, : features.shape[1]]
         if features.ndim == 2:
             return F.linear(features, weight, self.bias)
-        smaller = [min(own, other) for own, other in zip(features.shape[2:], size, strict=False)]
-        if smaller and smaller != list(features.shape[2:]):
-            features = F.adaptive_avg_pool2d(features, smaller)
+        if len(size) == 2:
+            height, width = (min(own, other) for own, other in zip(features.shape[2:], size, strict=True))
+            if (height, width) != tuple(features.shape[2:]):
+                features = F.adaptive_avg_pool2d(features, (height, width))
         return F.conv2d(features, weight[..., None, None], self.bias)

@@ -91,7 +91,9 @@ class LatentTeacherWeighting(TeacherWeighting):
 
     def forward(self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         if embedding.ndim != 2 or embedding.shape[1] != self.direction.numel():
-            raise ValueError(f'embed_dims: expected an embedding (N, {self.direction.numel()}), got {tuple(embedding.shape)}')
+            raise ValueError(
+                f'embed_dims: expected an embedding (N, {self.direction.numel()}), got {tuple(embedding.shape)}'
+            )
         wide = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
         with torch.autocast(wide.device.type, enabled=False):
             factors = torch.where(self.frozen, self.frozen_factors, self.factors)

@@ -18,7 +18,7 @@ class LogitMimic(Method):
     """Regress the teachers' mean logits; with ``task_weight=0`` no label is touched, so the transfer set needs none.
 
     Args:
-        loss_weight: Multiplies :func:`~mmkd_plugin.losses.logit_mimic_loss`.
+        loss_weight: Multiplies :func:`~mmkd_plugin.losses.logit_mimic_loss`: half the squared error, summed over classes, mean over images.
         standardize: Measure both networks' logits in the teachers' mean and standard deviation per class over the transfer set, which
             the hook ``MeasureLogits`` takes before training. They are saved with the run.
 

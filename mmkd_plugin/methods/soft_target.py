@@ -44,8 +44,6 @@ class SoftTarget(Method):
 
     def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
         logits = stacked_logits(teachers) / self.temperature
-        if self.ensemble == 'arithmetic':
-            target = logits.softmax(dim=-1).mean(dim=1)
-        else:
-            target = logits.mean(dim=1).softmax(dim=-1)
+        arithmetic = self.ensemble == 'arithmetic'
+        target = logits.softmax(dim=-1).mean(dim=1) if arithmetic else logits.mean(dim=1).softmax(dim=-1)
         return {'loss_kd': self.loss_weight * soft_target_kl(logits_of(student), target.detach(), self.temperature)}
