@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from mmengine import dist, fileio
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import Tensor, nn
 
 STUDENT_PREFIX = 'student.'
@@ -30,8 +31,8 @@ def allow_runner_checkpoints() -> None:
     """Let ``torch.load(weights_only=True)`` read what MMEngine's Runner itself writes, and nothing beyond.
 
     Since torch 2.6 the Runner cannot resume from its own checkpoints: their message hub holds ``HistoryBuffer`` and numpy
-    scalars. These types carry numbers. A ``HistoryBuffer`` also names its own methods through ``getattr``; the stand-in
-    that we allow under this name answers for these methods alone.
+    scalars. These types carry numbers. A ``HistoryBuffer`` also names its own methods through ``getattr``, and a one-cycle
+    schedule its curve; the stand-in that we allow under this name answers for these alone.
     """
     numbers = (np.bool_, np.int32, np.int64, np.uint8, np.uint32, np.float16, np.float32, np.float64)
     makers: dict[str, Any] = {'scalar': np.float64(0).__reduce__()[0], '_reconstruct': np.array(0).__reduce__()[0]}
@@ -45,15 +46,22 @@ def allow_runner_checkpoints() -> None:
             np.dtype,
             *sorted({type(np.dtype(number)) for number in numbers}, key=str),
             *named,
-            (_history_method, 'builtins.getattr'),
+            # Its name is all a checkpoint needs of this class: nothing that can be called stands behind it.
+            (_ONE_CYCLE, f'{OneCycleParamScheduler.__module__}.{OneCycleParamScheduler.__name__}'),
+            (_named_function, 'builtins.getattr'),
         ]
     )
 
 
-def _history_method(owner: object, name: str) -> object:
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise pickle.UnpicklingError(f'a checkpoint may not ask for the attribute {name!r} of {owner!r}')
-    return getattr(HistoryBuffer, name)
+_ONE_CYCLE: Any = object()
+
+
+def _named_function(owner: object, name: str) -> object:
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(HistoryBuffer, name)
+    if owner is _ONE_CYCLE and name in ('_annealing_cos', '_annealing_linear'):
+        return getattr(OneCycleParamScheduler, name)
+    raise pickle.UnpicklingError(f'a checkpoint may not ask for the attribute {name!r} of {owner!r}')
 
 
 def load_file(path: str, key: str) -> LoadedFile:

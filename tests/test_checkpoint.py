@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleLR
 from torch import Tensor, nn
 
 from mmkd_plugin.checkpoint import load_file, load_weights, student_checkpoint
@@ -219,3 +220,12 @@ def test_a_damaged_download_says_where_it_is_kept(tmp_path: Path, server: Thread
         ValueError, match=rf'damaged or truncated file {url} \(kept as {tmp_path}/hub/checkpoints/.*a.pth'
     ):
         load_file(url, 'key')
+
+
+@pytest.mark.parametrize('strategy', ['cos', 'linear'])
+def test_a_one_cycle_schedule_names_its_curve_and_is_read(tmp_path: Path, strategy: str) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1, momentum=0.9)
+    schedule = OneCycleLR(optimizer, eta_max=0.2, total_steps=10, anneal_strategy=strategy)
+    torch.save(schedule.state_dict(), tmp_path / 'schedule.pth')
+    state = load_file(str(tmp_path / 'schedule.pth'), 'key').content
+    assert state['anneal_func'] is schedule.anneal_func
