@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,6 +55,29 @@ class TeacherInputs(BaseDataPreprocessor):
             with _replayed(state):
                 teacher_inputs.append(contract(raw, training)['inputs'])
         return {**batch, 'teacher_inputs': teacher_inputs}
+
+
+def share_inputs(run: nn.Module, contracts: Sequence[nn.Module]) -> tuple[nn.Module, list[int | None]]:
+    """Let teachers of one input contract share one preprocessed batch.
+
+    Args:
+        run: The student's preprocessor.
+        contracts: Each teacher's.
+
+    Returns:
+        The preprocessor of the run, and for each teacher the number of its batch among ``teacher_inputs``, None for the student's.
+    """
+    distinct: list[nn.Module] = []
+    numbers: list[int | None] = []
+    for contract in contracts:
+        if same_contract(contract, run):
+            numbers.append(None)
+            continue
+        known = next((number for number, one in enumerate(distinct) if same_contract(one, contract)), len(distinct))
+        if known == len(distinct):
+            distinct.append(contract)
+        numbers.append(known)
+    return (TeacherInputs(run, distinct) if distinct else run), numbers
 
 
 def same_contract(one: nn.Module, other: nn.Module) -> bool:

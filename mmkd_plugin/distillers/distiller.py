@@ -1,7 +1,7 @@
 """One student, any number of teachers, any number of methods."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,16 +10,15 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmkd_plugin.checks import no_nan, under, weight
+from mmkd_plugin.distillers.connect import connect
 from mmkd_plugin.distillers.methods import active_methods
 from mmkd_plugin.hosts import host_of
 from mmkd_plugin.knowledge import Knowledge
 from mmkd_plugin.methods import Method
 from mmkd_plugin.networks import build_network, network_config
-from mmkd_plugin.probe import find_shape, probe
 from mmkd_plugin.registry import MODELS
-from mmkd_plugin.taps import FeatureTaps
 from mmkd_plugin.teacher import Teacher, build_teachers
-from mmkd_plugin.teacher_inputs import TeacherInputs, same_contract
+from mmkd_plugin.teacher_inputs import share_inputs
 
 
 @MODELS.register_module()
@@ -83,7 +82,9 @@ class Distiller(BaseModel):
             self.methods = active_methods(methods)
             if self.methods:
                 self.teachers = build_teachers(teachers, contract)
-                self._connect(probe_shape)
+                self._taps = connect(network, self.host, self.teachers, dict(self._methods()), probe_shape)
+                contracts = [cast(nn.Module, teacher.model.data_preprocessor) for teacher in self.teachers]
+                self.data_preprocessor, self._input_of = share_inputs(self.data_preprocessor, contracts)
             elif not teachers:
                 raise ValueError('teachers: expected a list of at least one teacher, got none')
         if not task_weight and not self.methods:
@@ -93,52 +94,6 @@ class Distiller(BaseModel):
         hashes = [list(teacher.sha256) for teacher in self.teachers]
         self.register_buffer('teacher_sha256', torch.tensor(hashes, dtype=torch.uint8).reshape(len(hashes), 32))
         self.register_buffer('teacher_scores', torch.full((len(self.teachers),), torch.nan))
-
-    def _connect(self, probe_shape: Sequence[int] | None) -> None:
-        """Tap every network for the union of what the methods want, and let the methods see the shapes."""
-        methods = [cast(Method, method) for method in self.methods.values()]
-        needs_scores = any(method.needs_scores for method in methods)
-        if needs_scores and self.host.score_tap is None:
-            raise ValueError(
-                f'student: expected a model whose class scores are known, got {type(self.student).__name__}: use methods on taps alone'
-            )
-        score_taps = [self.host.score_tap] if needs_scores and self.host.score_tap else []
-        taps = [tap for method in methods for tap in method.student_taps]
-        self._taps = FeatureTaps(self.student, [*taps, *score_taps], 'student taps')
-        for index, teacher in enumerate(self.teachers):
-            wanted: list[str] = []
-            for name, method in zip(self.methods, methods, strict=True):
-                with under(f'methods.{name}'):
-                    wanted.extend(method.taps_of_teacher(index, len(self.teachers)))
-            teacher.tap(wanted, needs_scores)
-        shape = find_shape(self.student, self.host, probe_shape)
-        student = probe(self.student, self.host, self._taps, shape)
-        knowledge = [teacher.probe(shape) for teacher in self.teachers]
-        for teacher, seen in zip(self.teachers, knowledge, strict=True):
-            if needs_scores:
-                _require_same_classes(teacher, student, seen)
-        for name, method in zip(self.methods, methods, strict=True):
-            with under(f'methods.{name}'):
-                method.bind(student, knowledge)
-        self._share_inputs()
-
-    def _share_inputs(self) -> None:
-        """Let teachers of the same input contract share one preprocessed batch; number the batches that differ from the student's."""
-        run = self.data_preprocessor
-        contracts: list[nn.Module] = []
-        self._input_of: list[int | None] = []
-        for teacher in self.teachers:
-            own = cast(nn.Module, teacher.model.data_preprocessor)
-            if same_contract(own, run):
-                self._input_of.append(None)
-                continue
-            known = next((i for i, contract in enumerate(contracts) if same_contract(contract, own)), None)
-            if known is None:
-                known = len(contracts)
-                contracts.append(own)
-            self._input_of.append(known)
-        if contracts:
-            self.data_preprocessor = TeacherInputs(run, contracts)
 
     def forward(
         self, inputs: Any, data_samples: Any = None, mode: str = 'tensor', teacher_inputs: Sequence[Any] = ()
@@ -163,7 +118,7 @@ class Distiller(BaseModel):
             losses = self._task(inputs, data_samples)
         student = self._knowledge(features)
         teachers = self.ask_teachers({'inputs': inputs, 'teacher_inputs': teacher_inputs})
-        for name, method in self.methods.items():
+        for name, method in self._methods():
             with under(f'methods.{name}'):
                 losses.update({f'{name}.{part}': value for part, value in method(student, teachers, labels).items()})
         return losses
@@ -179,8 +134,11 @@ class Distiller(BaseModel):
         """Take the teachers' measured scores, in the order of ``teachers``; methods that map teachers by quality learn their order."""
         self.teacher_scores.copy_(torch.tensor(list(scores)))
         order = sorted(range(len(scores)), key=lambda index: scores[index], reverse=greater_is_better)
-        for method in self.methods.values():
-            cast(Method, method).set_teacher_order(order)
+        for _, method in self._methods():
+            method.set_teacher_order(order)
+
+    def _methods(self) -> Iterator[tuple[str, Method]]:
+        return ((name, cast(Method, method)) for name, method in self.methods.items())
 
     def _task(self, inputs: Any, data_samples: Any) -> dict[str, Any]:
         if not self.task_weight:
@@ -206,7 +164,7 @@ class Distiller(BaseModel):
                     f'task_weight: expected labels in the training data for the task loss (task_weight={self.task_weight}), '
                     'got a batch without; set task_weight=0 to train without labels'
                 )
-            for name, method in self.methods.items():
+            for name, method in self._methods():
                 if method.needs_labels:
                     raise ValueError(f'methods.{name}: expected labels in the training data, got a batch without')
             return None
@@ -224,13 +182,7 @@ class Distiller(BaseModel):
             if changed or len(saved) != len(present):
                 raise ValueError(
                     f'teachers: expected the {len(saved)} checkpoint files that the run began with, got {len(present)}, '
-                    f'of which changed: {", ".join(changed) or "none"}; put the old ones back, or start a new run from the exported student'
+                    f'of which changed: {", ".join(changed) or "none"}; put the old ones back, or start a new run from the '
+                    'exported student'
                 )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _require_same_classes(teacher: Teacher, student: Knowledge, seen: Knowledge) -> None:
-    shapes = [tuple(network.logits.shape) if network.logits is not None else None for network in (student, seen)]
-    if shapes[0] != shapes[1]:
-        own, other = (shape[-1] if shape else 'no' for shape in shapes)
-        raise ValueError(f'{teacher.key}: expected the {own} classes of the student, got {other}')

@@ -21,10 +21,10 @@ def active_methods(configs: Any) -> nn.ModuleDict:
     methods = nn.ModuleDict()
     for name, config in configs.items():
         key = f'methods.{name}'
-        if not str(name).isidentifier() or 'loss' in name or name == 'task':
+        if not str(name).isidentifier() or 'loss' in name or name == 'task' or hasattr(nn.ModuleDict, name):
             raise ValueError(
-                f"{key}: expected a name that is a word, without 'loss' (MMEngine sums every log key that has it) and "
-                f"not 'task', got {name!r}"
+                f"{key}: expected a name that is a word, without 'loss' (MMEngine sums every log key that has it), not "
+                f"'task', and none that torch has for a ModuleDict, got {name!r}"
             )
         if not isinstance(config, Mapping) or 'type' not in config:
             raise ValueError(f'{key}: expected a config with a "type", got {config!r}')

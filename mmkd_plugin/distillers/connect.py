@@ -1,0 +1,62 @@
+"""Before training: taps for what the methods want, one probe forward a network, connectors for the shapes it shows."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from mmkd_plugin.checks import under
+from mmkd_plugin.hosts import Host
+from mmkd_plugin.knowledge import Knowledge
+from mmkd_plugin.methods import Method
+from mmkd_plugin.probe import find_shape, probe
+from mmkd_plugin.taps import FeatureTaps
+from mmkd_plugin.teacher import Teacher
+
+
+def connect(
+    student: nn.Module,
+    host: Host,
+    teachers: Sequence[Teacher],
+    methods: Mapping[str, Method],
+    probe_shape: Sequence[int] | None,
+) -> FeatureTaps:
+    """Tap every network for the union of what the methods want, and bind the methods to the shapes.
+
+    Returns:
+        The student's taps; each teacher keeps its own.
+
+    Raises:
+        ValueError: If a tap, a shape, or the number of classes does not fit; the message begins with the config key.
+    """
+    needs_scores = any(method.needs_scores for method in methods.values())
+    if needs_scores and host.score_tap is None:
+        raise ValueError(
+            f'student: expected a model whose class scores are known, got {type(student).__name__}: use methods on taps '
+            'alone'
+        )
+    wanted = [tap for method in methods.values() for tap in method.student_taps]
+    scores = [host.score_tap] if needs_scores and host.score_tap else []
+    taps = FeatureTaps(student, [*wanted, *scores], 'student taps')
+    for index, teacher in enumerate(teachers):
+        wanted = []
+        for name, method in methods.items():
+            with under(f'methods.{name}'):
+                wanted.extend(method.taps_of_teacher(index, len(teachers)))
+        teacher.tap(wanted, needs_scores)
+    shape = find_shape(student, host, probe_shape)
+    own = probe(student, host, taps, shape)
+    others = [teacher.probe(shape) for teacher in teachers]
+    if needs_scores:
+        for teacher, other in zip(teachers, others, strict=True):
+            _require_same_classes(teacher, own, other)
+    for name, method in methods.items():
+        with under(f'methods.{name}'):
+            method.bind(own, others)
+    return taps
+
+
+def _require_same_classes(teacher: Teacher, student: Knowledge, seen: Knowledge) -> None:
+    own, other = (None if network.logits is None else tuple(network.logits.shape) for network in (student, seen))
+    if own != other:
+        classes = [shape[-1] if shape else 'no' for shape in (own, other)]
+        raise ValueError(f'{teacher.key}: expected the {classes[0]} classes of the student, got {classes[1]}')
