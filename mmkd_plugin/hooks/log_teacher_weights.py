@@ -20,9 +20,9 @@ from mmkd_plugin.registry import HOOKS
 class LogTeacherWeights(Hook):
     """Log each teacher's mean weight and the weights' entropy, and draw the class x teacher table.
 
-    Scalars go to the run's log and visualisation backends as ``<method>/weight/<teacher>`` and ``<method>/weight_entropy`` (in units of log
-    T: 1 is uniform, 0 is one teacher alone an image), the picture as ``<method>_weights`` (MMEngine's local backend makes no sub-folders). Weights are those of the epoch's training steps,
-    over all ranks.
+    Scalars go to the run's log and visualisation backends as ``<method>/weight/<teacher>`` and ``<method>/weight_entropy``
+    (in units of log T: 1 is uniform, 0 is one teacher alone an image), the picture as ``<method>_weights`` (MMEngine's
+    local backend makes no sub-folders). Weights are those of the epoch's training steps, over all ranks.
 
     Args:
         interval: Draw the table every so many epochs, and after the last.
