@@ -1,6 +1,7 @@
 """The distiller in a real Runner."""
 
 import copy
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
 
 METHODS = dict(amtml=tiny.amtml(), kd=dict(type='SoftTarget'))
 VALIDATION = dict(
@@ -235,5 +235,5 @@ def test_the_weighting_of_teachers_moves_and_frozen_it_stays(tmp_path: Path) -> 
         return run.model.methods.amtml.weighting(embedding).detach()
 
     run.train()
-    moved = [not torch.equal(a, b) for a, b in zip(freeze.weightings, freeze.weightings[1:], strict=False)]
+    moved = [not torch.equal(a, b) for a, b in itertools.pairwise(freeze.weightings)]
     assert moved == [True, True, False, False]

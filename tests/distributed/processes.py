@@ -1,0 +1,104 @@
+"""What two processes run: module-level functions, which ``spawn`` can find."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, multiprocessing, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def in_two(folder: Path, questions: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Call ``function(folder / name, *arguments)`` for all ``name: (function, *arguments)`` in two gloo processes; the answers by rank."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(_process, (port, folder, questions), nprocs=2)
+    return [torch.load(folder / f'rank{rank}.pt', weights_only=False) for rank in range(2)]
+
+
+def _process(rank: int, port: int, folder: Path, questions: dict[str, tuple[Any, ...]]) -> None:
+    os.environ.update(
+        MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2'
+    )
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo')
+    try:
+        answers = {name: function(folder / name, *arguments) for name, (function, *arguments) in questions.items()}
+        torch.save(answers, folder / f'rank{rank}.pt')
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def without_batch_statistics(model: nn.Module) -> nn.Module:
+    """Use the running statistics in training too: then an image's output does not depend on its batch."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.train = lambda mode=True, module=module: module
+            module.training = False
+    return model
+
+
+def build(config: dict[str, Any]) -> nn.Module:
+    """The distiller of a config, initialised alike everywhere."""
+    torch.manual_seed(7)
+    model = ROOT_MODELS.build(config)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            nn.init.normal_(module.running_mean, std=0.1)
+    return without_batch_statistics(model)
+
+
+def share(raw: dict[str, Any]) -> dict[str, Any]:
+    """This process's part of a batch."""
+    part = slice(dist.get_rank(), None, dist.get_world_size())
+    return {name: value[part] for name, value in raw.items()}
+
+
+def gradients(folder: Path, config: dict[str, Any]) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Losses and gradients of one batch of 8, divided among the processes."""
+    model = build(config)
+    if dist.get_world_size() > 1:
+        wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
+    else:
+        wrapped = model
+    data = model.data_preprocessor(share(tiny.batch_of(8)), True)
+    total, logged = model.parse_losses(wrapped(**data, mode='loss'))
+    total.backward()
+    return (
+        {name: value.item() for name, value in logged.items()},
+        {name: p.grad.clone() for name, p in model.named_parameters()},
+    )
+
+
+def train(folder: Path, config: dict[str, Any], freeze_before: int | None = None) -> dict[str, Any]:
+    """Four iterations in a Runner; the weighting's answer before each, and the last weights."""
+
+    class Watch(Hook):
+        def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+            distiller = getattr(runner.model, 'module', runner.model)
+            if batch_idx == freeze_before:
+                distiller.methods.amtml.weighting.freeze()
+            answers.append(distiller.methods.amtml.weighting(embedding).detach())
+
+    answers: list[Tensor] = []
+    embedding = torch.linspace(0, 1, 32).reshape(2, 16)
+    run = tiny.runner(
+        config,
+        folder / 'run',
+        iters=5,
+        batch=4,
+        custom_hooks=[Watch()],
+        launcher='pytorch',
+        cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)),
+    )
+    run.train()
+    distiller = getattr(run.model, 'module', run.model)
+    return dict(wrapper=type(run.model).__name__, answers=answers, state=tiny.weights_of(distiller))
