@@ -41,7 +41,11 @@ class TeacherInputs(BaseDataPreprocessor):
         self.student.batch_augments = value
 
     def forward(self, data: Any, training: bool = False) -> Any:
-        """The student's batch; in training also ``teacher_inputs``, one tensor a contract."""
+        """The student's batch; in training also ``teacher_inputs``, one tensor a contract.
+
+        Raises:
+            ValueError: If an augmentation that cuts boxes (CutMix) meets images that a contract pads to another size.
+        """
         if not training:
             return self.student(data, training)
         state = _random_state()
@@ -53,7 +57,10 @@ class TeacherInputs(BaseDataPreprocessor):
                 if hasattr(self.student, shared):
                     setattr(contract, shared, getattr(self.student, shared))
             with _replayed(state):
-                teacher_inputs.append(contract(raw, training)['inputs'])
+                other = contract(raw, training)
+            if other['inputs'].shape != batch['inputs'].shape:
+                _require_same_mixture(batch, other)
+            teacher_inputs.append(other['inputs'])
         return {**batch, 'teacher_inputs': teacher_inputs}
 
 
@@ -95,6 +102,16 @@ def same_contract(one: nn.Module, other: nn.Module) -> bool:
         and buffers[0].keys() == buffers[1].keys()
         and all(torch.equal(buffers[0][name].cpu(), buffers[1][name].cpu()) for name in buffers[0])
     )
+
+
+def _require_same_mixture(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    scores = [[s.gt_score for s in batch['data_samples'] or () if 'gt_score' in s] for batch in (one, other)]
+    if not all(torch.equal(a, b) for a, b in zip(*scores, strict=True)):
+        shapes = [tuple(batch['inputs'].shape) for batch in (one, other)]
+        raise ValueError(
+            f"teachers: expected images padded to the student's {shapes[0]}, where boxes are cut from them (CutMix, ResizeMix), "
+            f'got {shapes[1]}: state a data_preprocessor with the same padding'
+        )
 
 
 def _random_state() -> Mapping[str, Any]:

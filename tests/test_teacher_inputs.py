@@ -182,3 +182,15 @@ def classifier_trained_with_mixup(folder: Path) -> Distiller:
     config = tiny.classifier(train_cfg=dict(augments=[dict(type='Mixup', alpha=1.0)], probs=[0.9]))
     taught = dict(model=config, checkpoint=tiny.checkpoint(folder), data_preprocessor=dict(OTHER, num_classes=4))
     return tiny.distiller(folder, teachers=[taught])
+
+
+@pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
+def test_boxes_cannot_be_cut_alike_from_images_of_two_sizes(tmp_path: Path, augment: str) -> None:
+    student = tiny.classifier(train_cfg=dict(augments=[dict(type=augment, alpha=1.0)]))
+    model = distiller(tmp_path, [PADDED], student=student)
+    if augment == 'Mixup':  # which mixes whole images
+        assert model.data_preprocessor(tiny.batch_of(), True)['teacher_inputs'][0].shape == (8, 3, 12, 12)
+    else:
+        message = r"^teachers: expected images padded to the student's \(8, 3, 8, 8\), .*, got \(8, 3, 12, 12\)"
+        with pytest.raises(ValueError, match=message):
+            model.data_preprocessor(tiny.batch_of(), True)

@@ -65,10 +65,7 @@ def share(raw: dict[str, Any]) -> dict[str, Any]:
 def gradients(folder: Path, config: dict[str, Any]) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Losses and gradients of one batch of 8, divided among the processes."""
     model = build(config)
-    if dist.get_world_size() > 1:
-        wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
-    else:
-        wrapped = model
+    wrapped = MMDistributedDataParallel(model, broadcast_buffers=False) if dist.get_world_size() > 1 else model
     data = model.data_preprocessor(share(tiny.batch_of(8)), True)
     total, logged = model.parse_losses(wrapped(**data, mode='loss'))
     total.backward()
