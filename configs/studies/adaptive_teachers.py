@@ -81,7 +81,6 @@ _teachers = {
 def _distiller(teachers: list, hooks: tuple = (), **method: object) -> dict:
     return {
         'model': dict(
-            _delete_=True,
             type='mmkd_plugin.Distiller',
             student=_network(width=8),
             teachers=teachers,
