@@ -251,6 +251,7 @@ def test_data_without_labels_for_a_method_that_needs_them(tmp_path: Path, amtml:
         tiny.losses_of(model, tiny.batch_of(labels=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('missing', ['mmengine', 'both hosts'])
 def test_hosts_missing(missing: str) -> None:
     names = ['mmpretrain', 'mmdet'] if missing == 'both hosts' else [missing]

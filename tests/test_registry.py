@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def ask(code: str) -> str:
     prelude = 'import warnings; warnings.simplefilter("ignore")\n'
