@@ -159,6 +159,7 @@ def main() -> int:
     console.print(f'\n{(time.monotonic() - began) / 60:.1f} minutes\n')
     console.print(table_of(accuracies))
     console.print(
+        '\nWeights without labels follow what the student believes already: among specialists they may fall below the mean.'
         '\nOne run each on 1,250 test images: two points may be chance. docs/results.md compares over many seeds.'
     )
     console.print('\nWho is trusted where (class × teacher, one picture an epoch):')
