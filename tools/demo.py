@@ -41,9 +41,9 @@ TEACHERS = {
 }
 STUDENTS = {
     'student_alone': 'student alone',
-    'kd_mean': 'student of the mean of the teachers',
-    'amtml_paper': 'student by AMTML-KD, weights without labels (paper)',
-    'amtml_label': 'student by AMTML-KD, weights taught by labels',
+    'kd_mean': 'student by the mean of teachers',
+    'amtml_paper': 'student by AMTML-KD (paper)',
+    'amtml_label': 'student by AMTML-KD (label)',
 }
 
 
@@ -159,7 +159,8 @@ def main() -> int:
     console.print(f'\n{(time.monotonic() - began) / 60:.1f} minutes\n')
     console.print(table_of(accuracies))
     console.print(
-        '\nWeights without labels follow what the student believes already: among specialists they may fall below the mean.'
+        "\nThe paper's weights see no label and follow what the student believes already: among specialists they may fall"
+        '\nbelow the mean of the teachers. The others learn from the labels who is at home where.'
         '\nOne run each on 1,250 test images: two points may be chance. docs/results.md compares over many seeds.'
     )
     console.print('\nWho is trusted where (class × teacher, one picture an epoch):')
