@@ -4,11 +4,13 @@ Importing the package is light. Its modules register themselves when a registry 
 needs no ``custom_imports``: ``type='mmkd_plugin.Distiller'`` is enough.
 """
 
-from mmkd_plugin.checkpoint import allow_runner_checkpoints
 from mmkd_plugin.installed import require_hosts
 from mmkd_plugin.version import __version__
 
 require_hosts()
+
+from mmkd_plugin.checkpoint import allow_runner_checkpoints  # noqa: E402  it needs what was just asked for
+
 allow_runner_checkpoints()
 
 __all__ = ['__version__']

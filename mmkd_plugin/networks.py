@@ -51,7 +51,7 @@ def network_config(
         raise ValueError(f'{key}: expected a model with a "type", got {network!r}')
     own_preprocessor = network.get('data_preprocessor') or config.get('data_preprocessor') or data_preprocessor
     if str(network['type']) in (f'{SCOPE}.Distiller', 'Distiller'):
-        return network_config(network['student'], f'{key}.student', network.get('student_options'), own_preprocessor)
+        return network_config(network['student'], f'{key}.student', network.get('cfg_options'), own_preprocessor)
     network = ConfigDict(network)
     if own_preprocessor is not None:
         network.data_preprocessor = ConfigDict(own_preprocessor)

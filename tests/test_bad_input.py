@@ -80,19 +80,19 @@ def test_a_pickle_that_wants_to_run_code(tmp_path: Path) -> None:
     [
         (
             hint(student='backbone.layer4'),
-            r"^student taps: expected the path of a module of ImageClassifier, got 'backbone\.layer4'; the nearest are "
+            r"^methods\.h\.student_taps: expected the path of a module of ImageClassifier, got 'backbone\.layer4'; the nearest are "
             r"'backbone\.layer3', 'backbone\.layer2', 'backbone\.layer1'",
         ),
         (
             hint(teacher='bakbone.layer1'),
-            r"^teachers\[0\] \(t0\) taps: expected the path of a module of ImageClassifier, got 'bakbone\.layer1'; the nearest are "
-            r"'backbone\.layer1'",
+            r"^methods\.h\.teacher_taps of teachers\[0\] \(t0\): expected the path of a module of ImageClassifier, "
+            r"got 'bakbone\.layer1'; the nearest are 'backbone\.layer1'",
         ),
         (
             hint(student='backbone[1]'),
             r"^student taps: expected one tensor from 'backbone\[1\]', got 1: name one as backbone\[0\]",
         ),
-        (hint(student='backbone.layer3.0.conv1.x'), r"^student taps: .* the nearest are 'backbone\.layer3\.0\.conv1'"),
+        (hint(student='backbone.layer3.0.conv1.x'), r"^methods\.h\.student_taps: .* the nearest are 'backbone\.layer3\.0\.conv1'"),
     ],
 )
 def test_a_tap_that_does_not_exist(tmp_path: Path, methods: dict[str, Any], message: str) -> None:
@@ -215,7 +215,7 @@ def test_numbers_and_words_in_methods(tmp_path: Path, methods: Any, message: str
             dict(student=tiny.classifier(train_cfg=dict(a=[NAN]))),
             r'^student\.train_cfg\.a\[0\]: expected a number, got nan$',
         ),
-        (dict(student_options={'model.a': NAN}), r'^student_options\.model\.a: expected a number, got nan$'),
+        (dict(cfg_options={'model.a': NAN}), r'^cfg_options\.model\.a: expected a number, got nan$'),
         (dict(data_preprocessor=dict(mean=[NAN] * 3)), r'^data_preprocessor\.mean\[0\]: expected a number, got nan$'),
         (
             dict(task_weight=0, methods=dict(kd=dict(type='SoftTarget', loss_weight=0))),

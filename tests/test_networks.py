@@ -64,7 +64,7 @@ def test_a_distillation_config_stands_for_its_student(tmp_path: Path) -> None:
     config = dict(
         type='mmkd_plugin.Distiller',
         student=tiny.classifier(),
-        student_options={'model.head.num_classes': 5},
+        cfg_options={'model.head.num_classes': 5},
         teachers=[dict(model='nowhere', checkpoint='nowhere')],
         methods=dict(kd=dict(type='SoftTarget')),
     )

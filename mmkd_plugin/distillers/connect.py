@@ -34,15 +34,17 @@ def connect(
             f'student: expected a model whose class scores are known, got {type(student).__name__}: use methods on taps '
             'alone'
         )
-    wanted = [tap for method in methods.values() for tap in method.student_taps]
+    wanted: list[list[str]] = [[] for _ in (student, *teachers)]
+    for name, method in methods.items():
+        with under(f'methods.{name}'):  # a tap that does not exist is the fault of who asked for it
+            wanted[0].extend(FeatureTaps(student, method.student_taps, 'student_taps').taps)
+            for index, teacher in enumerate(teachers):
+                asked = method.taps_of_teacher(index, len(teachers))
+                wanted[index + 1].extend(FeatureTaps(teacher.model, asked, f'teacher_taps of {teacher.key}').taps)
     scores = [host.score_tap] if needs_scores and host.score_tap else []
-    taps = FeatureTaps(student, [*wanted, *scores], 'student taps')
-    for index, teacher in enumerate(teachers):
-        wanted = []
-        for name, method in methods.items():
-            with under(f'methods.{name}'):
-                wanted.extend(method.taps_of_teacher(index, len(teachers)))
-        teacher.tap(wanted, needs_scores)
+    taps = FeatureTaps(student, [*wanted[0], *scores], 'student taps')
+    for teacher, asked_of_it in zip(teachers, wanted[1:], strict=True):
+        teacher.tap(asked_of_it, needs_scores)
     shape = find_shape(student, host, probe_shape)
     own = probe(student, host, taps, shape)
     others = [teacher.probe(shape) for teacher in teachers]

@@ -34,7 +34,7 @@ class Distiller(BaseModel):
             :class:`~mmkd_plugin.teacher.Teacher`.
         methods: Methods by name, e.g. ``dict(kd=dict(type='SoftTarget'))``.
         task_weight: Of the student's own losses. At 0 they are not computed, and no label is needed.
-        student_options: Changes to make in ``student``, e.g. ``{'model.head.num_classes': 10}``.
+        cfg_options: Changes to make in ``student``, e.g. ``{'model.head.num_classes': 10}``.
         data_preprocessor: The run's; for the student if its dict has none.
         probe_shape: (channels, height, width) of an input that the student accepts, if the usual ones do not fit.
         init_cfg: As in every MMEngine model.
@@ -53,7 +53,7 @@ class Distiller(BaseModel):
         teachers: Sequence[Mapping[str, Any]],
         methods: Mapping[str, Mapping[str, Any]],
         task_weight: float = 1.0,
-        student_options: Mapping[str, Any] | None = None,
+        cfg_options: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
         probe_shape: Sequence[int] | None = None,
         init_cfg: Any = None,
@@ -63,12 +63,12 @@ class Distiller(BaseModel):
             student=student,
             teachers=teachers,
             methods=methods,
-            student_options=student_options,
+            cfg_options=cfg_options,
             data_preprocessor=data_preprocessor,
         )
         for key, config in given.items():
             no_nan(key, config)
-        student_config = network_config(student, 'student', student_options, data_preprocessor)
+        student_config = network_config(student, 'student', cfg_options, data_preprocessor)
         if not isinstance(student, Mapping) and data_preprocessor is not None:
             student_config.data_preprocessor = ConfigDict(data_preprocessor)  # the run's data are made for the run's
         contract = copy.deepcopy(student_config.get('data_preprocessor'))  # frameworks write into what they build from

@@ -1,5 +1,7 @@
 """Statistics of the teachers' logits over the transfer set."""
 
+from itertools import islice
+
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
@@ -27,7 +29,8 @@ class MeasureLogits(Hook):
             return
         runner.logger.info('Measuring the teachers’ logits over the training set')
         sums = torch.zeros(3, 1, dtype=torch.float64)  # of ones, logits and their squares
-        for data in runner.train_dataloader:
+        loader = runner.train_dataloader
+        for data in islice(loader, len(loader)):  # a sampler of iteration-based runs never ends by itself
             batch = distiller.data_preprocessor(data, True)
             logits = stacked_logits(distiller.ask_teachers(batch)).mean(dim=1).double()
             moments = torch.stack([torch.ones_like(logits), logits, logits.square()])

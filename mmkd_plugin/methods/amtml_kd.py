@@ -30,7 +30,8 @@ class AMTMLKD(Method):
     label's cross-entropy is the student's own loss. The weights' objective is either the ``'paper'``'s, label-free: the
     KL term itself reaches the weighting, which pulls the mixture toward what the student already believes; or
     ``'label'``: the cross-entropy of the mixture with the label teaches the weighting, and the student sees the
-    mixture detached.
+    mixture detached. Under both, as in the authors' code, gradient also reaches the student through the representation
+    that the weights are computed from.
 
     Args:
         temperature: :math:`\tau`.
