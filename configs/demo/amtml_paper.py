@@ -20,7 +20,14 @@ model = dict(
         for digits in ('01234', '34567', '01789')
     ],
     methods=dict(
-        amtml=dict(type='AMTMLKD', temperature=4.0, kd_weight=0.9, angle_weight=0.0, hint_weight=0.0, objective='paper')
+        amtml=dict(
+            type='AMTMLKD',
+            temperature=4.0,
+            kd_weight=0.9,
+            student_groups=['backbone.layer1', 'backbone.layer2', 'backbone.layer3'],
+            teacher_taps='backbone.layer3',
+            objective='paper',
+        )
     ),
     task_weight=0.1,
 )
