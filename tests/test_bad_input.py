@@ -85,14 +85,17 @@ def test_a_pickle_that_wants_to_run_code(tmp_path: Path) -> None:
         ),
         (
             hint(teacher='bakbone.layer1'),
-            r"^methods\.h\.teacher_taps of teachers\[0\] \(t0\): expected the path of a module of ImageClassifier, "
+            r'^methods\.h\.teacher_taps of teachers\[0\] \(t0\): expected the path of a module of ImageClassifier, '
             r"got 'bakbone\.layer1'; the nearest are 'backbone\.layer1'",
         ),
         (
             hint(student='backbone[1]'),
             r"^student taps: expected one tensor from 'backbone\[1\]', got 1: name one as backbone\[0\]",
         ),
-        (hint(student='backbone.layer3.0.conv1.x'), r"^methods\.h\.student_taps: .* the nearest are 'backbone\.layer3\.0\.conv1'"),
+        (
+            hint(student='backbone.layer3.0.conv1.x'),
+            r"^methods\.h\.student_taps: .* the nearest are 'backbone\.layer3\.0\.conv1'",
+        ),
     ],
 )
 def test_a_tap_that_does_not_exist(tmp_path: Path, methods: dict[str, Any], message: str) -> None:
