@@ -16,7 +16,7 @@ help:  ## list these targets
 	@echo 'A machine without GPU downloads less with TORCH_INDEX=https://download.pytorch.org/whl/cpu (at the first make).'
 
 demo: .venv/demo.ready  ## distil a student from three teachers on real images: set-up (no compiler), then under 5 minutes
-	$(RUN) tools/demo.py
+	$(RUN) -W ignore tools/demo.py
 
 format: .venv/lint.ready  ## put the code in its form, and mend what can be mended by itself
 	$(RUN) -m ruff check --fix-only .
