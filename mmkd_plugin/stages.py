@@ -145,7 +145,8 @@ def _decide(stage: Stage, resume: str | None, restart: bool) -> tuple[str, str]:
         return 'skip', f'finished {finished["finished"]}'
     if resume and checkpoint:
         return 'resume', checkpoint
-    for note, what in ((finished, 'finished'), (started, 'interrupted')):
+    # A run that ended before its first checkpoint has nothing to lose, whatever changed since: often the mistake that ended it.
+    for note, what in ((finished, 'finished'), (started if checkpoint else None, 'interrupted')):
         if note and note['config_sha256'] != stage.sha256:
             return 'error', (
                 f'{stage.folder}: {what} with another config. --restart trains it again, --resume goes on from its '

@@ -109,6 +109,17 @@ def test_an_interrupted_stage_with_a_changed_config_is_an_error(two: list[Path])
         train_stages(load_stages(two[:1]))
 
 
+def test_a_stage_that_failed_before_its_first_checkpoint_has_nothing_to_lose(two: list[Path]) -> None:
+    stage = load_stages(two[:1])
+    stage[0].cfg.model.fail_in_step = 1
+    with pytest.raises(RuntimeError, match='told to fail'):
+        train_stages(stage)
+    write_config(two[0], EIGHT)
+    [mended] = load_stages(two[:1])
+    train_stages([mended])
+    assert mended.note('finished.json') is not None
+
+
 def test_the_hash_does_not_depend_on_where_the_work_root_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_config(tmp_path / 'a.py', "teacher = '{{$MMKD_WORK_DIR:work_dirs}}/teacher/epoch_1.pth'")
     digests = set()
