@@ -7,7 +7,7 @@ network three times, trained on all classes from three seeds.
 
 Soft targets weigh 0.9 and labels 0.1. Each arm with a teacher chooses among two candidates (`single` among the three
 teachers) by validation accuracy, on a seed that is not reported. The weight decay of all is the one that labels alone chose,
-5e-3 over 2e-3, on two such seeds. The arms `no_…` are `amtml` with its choice and one part taken away, among specialists.
+5e-3 over 2e-3, on two such seeds. The arms `no_…` are `amtml` with its choice and one part taken away.
 """
 metric = 'accuracy/top1'
 baseline = 'mean'
@@ -141,9 +141,9 @@ for _setting, _three in _teachers.items():
     )
     for _name, (_about, _method) in _methods.items():
         arms[f'{_setting}/{_name}'] = dict(about=_about, options=_distiller(_three, **_method), grid=_temperature)
-for _name, (_about, _change) in _parts.items():
-    arms[f'specialists/{_name}'] = dict(
-        about=_about,
-        options=_distiller(_teachers['specialists'], **{**_latent, **_whole, **_change}),
-        choice_of='specialists/amtml',
-    )
+    for _name, (_about, _change) in _parts.items():
+        arms[f'{_setting}/{_name}'] = dict(
+            about=_about,
+            options=_distiller(_three, **{**_latent, **_whole, **_change}),
+            choice_of=f'{_setting}/amtml',
+        )
