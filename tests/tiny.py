@@ -123,11 +123,13 @@ def distiller(folder: Path, **changes: Any) -> Distiller:
 
 def runner(model: Any, folder: Path, iters: int = 2, batch: int = 8, dataset: Any = None, **changes: Any) -> Runner:
     """A Runner that trains ``iters`` steps and writes a checkpoint at the last."""
+    # Where data end in a run by iterations, MMEngine sleeps for two seconds; a run by epochs must have an end of its data.
+    by_epoch = changes.get('train_cfg', {}).get('by_epoch', False)
     loader = dict(
         batch_size=batch,
         num_workers=0,
         dataset=dataset or dict(type='TinyImages'),
-        sampler=dict(type='InfiniteSampler'),  # where data end, MMEngine sleeps for two seconds
+        sampler=dict(type='DefaultSampler', shuffle=True) if by_epoch else dict(type='InfiniteSampler'),
     )
     settings = dict(
         train_dataloader=loader,

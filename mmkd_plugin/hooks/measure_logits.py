@@ -1,11 +1,13 @@
 """Statistics of the teachers' logits over the transfer set."""
 
-from itertools import islice
+from typing import Any
 
 import torch
 from mmengine import dist
+from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmkd_plugin.hooks.distiller_of import distiller_of
 from mmkd_plugin.methods import LogitMimic
@@ -29,8 +31,7 @@ class MeasureLogits(Hook):
             return
         runner.logger.info('Measuring the teachers’ logits over the training set')
         sums = torch.zeros(3, 1, dtype=torch.float64)  # of ones, logits and their squares
-        loader = runner.train_dataloader
-        for data in islice(loader, len(loader)):  # a sampler of iteration-based runs never ends by itself
+        for data in _one_pass(runner.train_dataloader):
             batch = distiller.data_preprocessor(data, True)
             logits = stacked_logits(distiller.ask_teachers(batch)).mean(dim=1).double()
             moments = torch.stack([torch.ones_like(logits), logits, logits.square()])
@@ -40,3 +41,15 @@ class MeasureLogits(Hook):
         std = (sums[2] / sums[0] - mean.square()).clamp_min(0).sqrt()
         for method in waiting:
             method.set_statistics(mean, std)
+
+
+def _one_pass(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """A loader of the same batches in order: an infinite sampler never ends, and one that is left in mid-way gives no more."""
+    return DataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        sampler=DefaultSampler(loader.dataset, shuffle=False),
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn,
+    )
