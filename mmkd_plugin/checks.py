@@ -20,6 +20,13 @@ def weight(key: str, value: Any) -> float:
     return float(value)
 
 
+def count(key: str, value: Any) -> int:
+    """A whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f'{key}: expected an integer >= 1, got {value!r}')
+    return value
+
+
 def choice(key: str, value: Any, allowed: Collection[str]) -> str:
     """One of several words."""
     if not isinstance(value, str) or value not in allowed:
