@@ -20,13 +20,13 @@ def probe(model: nn.Module, host: Host, taps: FeatureTaps, shape: tuple[int, int
     device = next(model.parameters()).device
     model.eval()
     try:
+        inputs = torch.zeros(1, *shape, device=device)
         with torch.random.fork_rng(devices=[]), torch.no_grad(), taps.record(model) as features:
-            host.run(model, torch.zeros(1, *shape, device=device), scores=True)
+            host.run(model, inputs, scores=True)
     finally:
         for module, training in modes.items():
             module.training = training
-    logits = features.get(host.score_tap) if host.score_tap is not None else None
-    return Knowledge(logits, features)
+    return host.knowledge(model, features, inputs)
 
 
 def find_shape(model: nn.Module, host: Host, stated: Sequence[int] | None) -> tuple[int, int, int]:

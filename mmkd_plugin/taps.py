@@ -2,13 +2,21 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-_TAP = re.compile(r'^(?P<path>[^\[\]]*)(?:\[(?P<index>-?\d+)\])?$')
+_TAP = re.compile(r'^(?P<path>[^\[\]#:]+)(?:#(?P<call>\d+))?(?P<input>:input)?(?:\[(?P<index>-?\d+)\])?$')
+
+
+class _Tap(NamedTuple):
+    path: str
+    call: int | None  # of a module that runs several times in a forward; None: it must run once
+    input: bool  # what goes into the module, not what comes out
+    index: int | None  # of several tensors
 
 
 class _AllRecordedError(Exception):
@@ -19,7 +27,8 @@ class FeatureTaps:
     """Record the outputs of modules by path, leaving the model unedited.
 
     A tap is a module path, ``backbone.layer4``, with an index when the module returns several tensors: ``neck[0]``, ``backbone[-1]``.
-    A tuple of one needs no index.
+    A tuple of one needs no index. ``backbone.layer4.1.relu:input`` is what goes into a module, here a block's map before its last ReLU;
+    where the module runs several times in a forward, ``#`` counts its calls from 0: ``backbone.layer4.1.relu#1:input``.
 
     Args:
         model: The network.
@@ -35,9 +44,9 @@ class FeatureTaps:
         self.taps = tuple(dict.fromkeys(taps))
         self._parsed = {tap: _parse(tap, key) for tap in self.taps}
         known = dict(model.named_modules())
-        for tap, (path, _) in self._parsed.items():
-            if path not in known:
-                nearest = difflib.get_close_matches(path, known, n=5, cutoff=0.0)
+        for tap, parsed in self._parsed.items():
+            if parsed.path not in known:
+                nearest = difflib.get_close_matches(parsed.path, known, n=5, cutoff=0.0)
                 raise ValueError(
                     f'{key}: expected the path of a module of {type(model).__name__}, got {tap!r}; '
                     f'the nearest are {", ".join(repr(name) for name in nearest)}'
@@ -57,25 +66,26 @@ class FeatureTaps:
         """
         features: dict[str, Tensor] = {}
         versions: dict[str, int] = {}
+        calls = dict.fromkeys(self.taps, 0)
 
-        def hook_for(tap: str, index: int | None) -> Any:
-            def hook(module: nn.Module, args: Any, output: Any) -> None:
-                if tap in features:
-                    raise ValueError(
-                        f'{self.key}: expected {tap!r} to be called once in a forward, it was called again: its module is '
-                        'shared between places or scales; tap a module that runs once'
-                    )
-                features[tap] = _pick(output, tap, index, self.key)
-                versions[tap] = features[tap]._version
-                if stop_early and len(features) == len(self.taps):
-                    raise _AllRecordedError
+        def take(tap: str, module: nn.Module, values: Any) -> None:
+            wanted, calls[tap] = self._parsed[tap].call, calls[tap] + 1
+            if wanted is None and tap in features:
+                raise ValueError(
+                    f'{self.key}: expected {tap!r} to be called once in a forward, it was called again: its module is '
+                    f'shared between places or scales; say which call, {_numbered(tap)}, or tap a module that runs once'
+                )
+            if wanted is not None and wanted != calls[tap] - 1:
+                return
+            feature = _pick(values, tap, self._parsed[tap].index, self.key)
+            if self._parsed[tap].input and getattr(module, 'inplace', False):
+                feature = feature.clone()  # what goes in is overwritten by what comes out
+            features[tap] = feature
+            versions[tap] = feature._version
+            if stop_early and len(features) == len(self.taps):
+                raise _AllRecordedError
 
-            return hook
-
-        handles = [
-            model.get_submodule(path).register_forward_hook(hook_for(tap, index))
-            for tap, (path, index) in self._parsed.items()
-        ]
+        handles = [self._hook(model, tap, take) for tap in self.taps]
         try:
             yield features
         except _AllRecordedError:
@@ -85,19 +95,34 @@ class FeatureTaps:
                 handle.remove()
         for tap in self.taps:
             if tap not in features:
-                raise ValueError(f'{self.key}: expected {tap!r} to run in a forward, it was never called')
+                often = f'only called {calls[tap]} times' if calls[tap] else 'never called'
+                raise ValueError(f'{self.key}: expected {tap!r} to run in a forward, it was {often}')
             if features[tap]._version != versions[tap]:
                 raise ValueError(
                     f'{self.key}: expected the output of {tap!r} to stay as it was recorded, it was changed in place by a later '
                     'layer (often ReLU(inplace=True)); tap that later layer'
                 )
 
+    def _hook(self, model: nn.Module, tap: str, take: Callable[[str, nn.Module, Any], None]) -> RemovableHandle:
+        module = model.get_submodule(self._parsed[tap].path)
+        if self._parsed[tap].input:
+            return module.register_forward_pre_hook(lambda module, args: take(tap, module, args))
+        return module.register_forward_hook(lambda module, args, output: take(tap, module, output))
 
-def _parse(tap: str, key: str) -> tuple[str, int | None]:
+
+def _parse(tap: str, key: str) -> _Tap:
     match = _TAP.match(tap) if isinstance(tap, str) else None
-    if match is None or not match['path']:
-        raise ValueError(f"{key}: expected a tap such as 'backbone.layer4' or 'neck[0]', got {tap!r}")
-    return match['path'], None if match['index'] is None else int(match['index'])
+    if match is None:
+        raise ValueError(
+            f"{key}: expected a tap such as 'backbone.layer4', 'neck[0]' or 'backbone.layer4.1.relu#1:input', got {tap!r}"
+        )
+    call, index = (None if match[name] is None else int(match[name]) for name in ('call', 'index'))
+    return _Tap(match['path'], call, match['input'] is not None, index)
+
+
+def _numbered(tap: str) -> str:
+    path = re.split(r'[:\[]', tap)[0]
+    return repr(f'{path}#0{tap.removeprefix(path)}')
 
 
 def _pick(output: Any, tap: str, index: int | None, key: str) -> Tensor:

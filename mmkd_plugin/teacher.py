@@ -1,6 +1,7 @@
 """A teacher: loaded strictly, frozen for good, run at least cost."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -76,18 +77,29 @@ class Teacher:
         scores = [self.host.score_tap] if needs_scores and self.host.score_tap is not None else []
         self.taps = FeatureTaps(self.model, [*taps, *scores], f'{self.key} taps')
 
-    def probe(self, shape: tuple[int, int, int]) -> Knowledge:
-        """Its knowledge of one image of zeros, for shapes.
+    def probe(self, shape: tuple[int, int, int], norms: Sequence[str] = ()) -> Knowledge:
+        """Its knowledge of one image of zeros, for shapes, and the scale and shift of the layers at ``norms``.
 
         Raises:
-            ValueError: If it does not run on the student's input shape.
+            ValueError: If it does not run on the student's input shape, or a layer has no scale and shift.
         """
         try:
-            return probe(self.model, self.host, self.taps, shape)
+            seen = probe(self.model, self.host, self.taps, shape)
+            return replace(seen, norms={path: self._norm(path) for path in norms})
         except RuntimeError as error:
             raise ValueError(
                 f"{self.key}: expected a network that runs on the student's input {shape}: {error}"
             ) from error
+
+    def _norm(self, path: str) -> tuple[torch.Tensor, torch.Tensor]:
+        FeatureTaps(self.model, [path], f'{self.key} norm')  # the path exists
+        layer = self.model.get_submodule(path)
+        scale, shift = getattr(layer, 'weight', None), getattr(layer, 'bias', None)
+        if not (isinstance(scale, torch.Tensor) and isinstance(shift, torch.Tensor) and scale.ndim == 1):
+            raise ValueError(
+                f'{self.key} norm: expected a BatchNorm layer with scale and shift, got {type(layer).__name__} at {path!r}'
+            )
+        return scale, shift
 
     @torch.no_grad()
     def __call__(self, inputs: torch.Tensor) -> Knowledge:
@@ -97,8 +109,7 @@ class Teacher:
         self._follow(inputs.device)
         with self.taps.record(self.model, stop_early=not self.needs_scores) as features:
             self.host.run(self.model, inputs, self.needs_scores)
-        logits = features[self.host.score_tap] if self.needs_scores and self.host.score_tap else None
-        return Knowledge(logits, features)
+        return self.host.knowledge(self.model, features, inputs)
 
     @torch.no_grad()
     def predict(self, data: Any, device: torch.device) -> Any:

@@ -35,26 +35,43 @@ def connect(
             'alone'
         )
     wanted: list[list[str]] = [[] for _ in (student, *teachers)]
+    norms: list[list[str]] = [[] for _ in teachers]
     for name, method in methods.items():
         with under(f'methods.{name}'):  # a tap that does not exist is the fault of who asked for it
             wanted[0].extend(FeatureTaps(student, method.student_taps, 'student_taps').taps)
             for index, teacher in enumerate(teachers):
                 asked = method.taps_of_teacher(index, len(teachers))
                 wanted[index + 1].extend(FeatureTaps(teacher.model, asked, f'teacher_taps of {teacher.key}').taps)
+                norms[index].extend(method.norms_of_teacher(index, len(teachers)))
     scores = [host.score_tap] if needs_scores and host.score_tap else []
     taps = FeatureTaps(student, [*wanted[0], *scores], 'student taps')
     for teacher, asked_of_it in zip(teachers, wanted[1:], strict=True):
         teacher.tap(asked_of_it, needs_scores)
     shape = find_shape(student, host, probe_shape)
     own = probe(student, host, taps, shape)
-    others = [teacher.probe(shape) for teacher in teachers]
+    others = [teacher.probe(shape, paths) for teacher, paths in zip(teachers, norms, strict=True)]
     if needs_scores:
         for teacher, other in zip(teachers, others, strict=True):
             _require_same_classes(teacher, own, other)
     for name, method in methods.items():
         with under(f'methods.{name}'):
             method.bind(own, others)
+            _require_trained(method, teachers)
     return taps
+
+
+def _require_trained(method: Method, teachers: Sequence[Teacher]) -> None:
+    if method.apart is not None:
+        raise ValueError(
+            f'pairs: expected a checkpoint for {type(method.apart).__name__} (train it first, in a stage of its own: '
+            'mmkd_plugin.ParaphraserTrainer), got none; untrained, its target would be random'
+        )
+    for index, sha256 in method.files_of_teachers.items():
+        if teachers[index].sha256 != sha256:
+            raise ValueError(
+                f'pairs: expected a checkpoint trained on the file of {teachers[index].key}, {teachers[index].checkpoint} '
+                f'(SHA-256 {teachers[index].sha256.hex()[:8]}…), got those of another teacher ({sha256.hex()[:8]}…)'
+            )
 
 
 def _require_same_classes(teacher: Teacher, student: Knowledge, seen: Knowledge) -> None:

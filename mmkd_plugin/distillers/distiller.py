@@ -116,7 +116,7 @@ class Distiller(BaseModel):
             return self._task(inputs, data_samples)
         with self._taps.record(self.student) as features:
             losses = self._task(inputs, data_samples)
-        student = self._knowledge(features)
+        student = self.host.knowledge(self.student, features, inputs)
         teachers = self.ask_teachers({'inputs': inputs, 'teacher_inputs': teacher_inputs})
         for name, method in self._methods():
             with under(f'methods.{name}'):
@@ -153,9 +153,6 @@ class Distiller(BaseModel):
         if isinstance(value, (list, tuple)):
             return [self.task_weight * item for item in value]
         return self.task_weight * value
-
-    def _knowledge(self, features: Mapping[str, Tensor]) -> Knowledge:
-        return Knowledge(features.get(self.host.score_tap) if self.host.score_tap else None, features)
 
     def _labels(self, data_samples: Any) -> Tensor | None:
         if self.host.missing_labels(data_samples):

@@ -1,9 +1,11 @@
 """What the distiller asks of a framework's model; this one serves a model that no host knows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+from mmkd_plugin.knowledge import Knowledge
 
 
 class Host:
@@ -21,6 +23,10 @@ class Host:
             scores: Whether the class scores are wanted as well.
         """
         model(inputs, None, mode='tensor')  # by position: frameworks call what comes with the inputs by many names
+
+    def knowledge(self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any) -> Knowledge:
+        """What a forward of ``model`` on ``inputs`` said, from what its taps recorded."""
+        return Knowledge(features.get(self.score_tap) if self.score_tap else None, features)
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
         """The batch's labels, (N,) indices or (N, C) probabilities; None if it has none or they are unknown."""

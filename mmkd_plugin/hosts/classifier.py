@@ -1,12 +1,13 @@
 """MMPretrain's classifiers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmkd_plugin.hosts.base import Host
+from mmkd_plugin.knowledge import Knowledge
 
 
 class ClassifierHost(Host):
@@ -25,6 +26,14 @@ class ClassifierHost(Host):
         else:
             model.extract_feat(inputs)  # type: ignore[operator]
 
+    def knowledge(self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any) -> Knowledge:
+        """The tokens (N, L, C) of a vision transformer become the map (N, C, H, W) that they stand for; others stay as they are."""
+        backbone = getattr(model, 'backbone', None)
+        if hasattr(backbone, 'patch_embed'):
+            extra = getattr(backbone, 'num_extra_tokens', 0)
+            features = {tap: _as_map(value, extra, inputs.shape[2:]) for tap, value in features.items()}
+        return super().knowledge(model, features, inputs)
+
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
         if self.missing_labels(data_samples):
             return None
@@ -37,3 +46,14 @@ class ClassifierHost(Host):
 
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
         return not data_samples or any('gt_label' not in s and 'gt_score' not in s for s in data_samples)
+
+
+def _as_map(tokens: Tensor, extra: int, size: Sequence[int]) -> Tensor:
+    """Put the tokens of patches in their rows; class and other extra tokens come first, and are no places."""
+    if tokens.ndim != 3:
+        return tokens
+    count = tokens.shape[1] - extra
+    height = round((count * size[0] / size[1]) ** 0.5)
+    if height < 1 or count % height:
+        return tokens
+    return tokens[:, extra:].transpose(1, 2).unflatten(2, (height, count // height))

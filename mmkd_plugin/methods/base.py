@@ -1,7 +1,7 @@
 """What a method is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -31,6 +31,10 @@ class Method(nn.Module, ABC):
         """What it wants recorded of teacher ``index`` of ``count``; :attr:`teacher_taps` unless teachers differ."""
         return self.teacher_taps
 
+    def norms_of_teacher(self, index: int, count: int) -> tuple[str, ...]:
+        """Paths of the normalisation layers of teacher ``index`` whose scale and shift :meth:`bind` wants to see."""
+        return ()
+
     def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:
         """Build connectors for the shapes of one probe image; called once, before the optimizer is built.
 
@@ -40,6 +44,20 @@ class Method(nn.Module, ABC):
 
     def set_teacher_order(self, order: Sequence[int]) -> None:
         """Learn the measured order of the teachers, best first, as indices."""
+
+    @property
+    def files_of_teachers(self) -> Mapping[int, bytes]:
+        """SHA-256 of the checkpoint file, by teacher, that a loaded connector was trained on: the run must have the same."""
+        return {}
+
+    @property
+    def apart(self) -> nn.Module | None:
+        """Connectors that learn from the teachers' knowledge alone, by a loss and an optimizer of their own; None if there are none.
+
+        They are no children of the method, which only reads them. Called with the teachers' knowledge, without gradient, they give
+        a dict of losses and facts, as :meth:`forward` does. A distiller with frozen teachers has nobody to train them, and refuses.
+        """
+        return None
 
     @abstractmethod
     def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
