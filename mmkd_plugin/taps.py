@@ -95,15 +95,14 @@ class FeatureTaps:
                 handle.remove()
         for tap in self.taps:
             if tap not in features:
-                often = f'only called {calls[tap]} times' if calls[tap] else 'never called'
-                raise ValueError(f'{self.key}: expected {tap!r} to run in a forward, it was {often}')
+                raise ValueError(f'{self.key}: expected {tap!r} to run in a forward, it was {_often(calls[tap])}')
             if features[tap]._version != versions[tap]:
                 raise ValueError(
                     f'{self.key}: expected the output of {tap!r} to stay as it was recorded, it was changed in place by a later '
                     'layer (often ReLU(inplace=True)); tap that later layer'
                 )
 
-    def _hook(self, model: nn.Module, tap: str, take: Callable[[str, nn.Module, Any], None]) -> RemovableHandle:
+    def _hook(self, model: nn.Module, tap: str, take: Callable[[str, nn.Module, Any], Any]) -> RemovableHandle:
         module = model.get_submodule(self._parsed[tap].path)
         if self._parsed[tap].input:
             return module.register_forward_pre_hook(lambda module, args: take(tap, module, args))
@@ -143,3 +142,46 @@ def _pick(output: Any, tap: str, index: int | None, key: str) -> Tensor:
     if not isinstance(output, Tensor):
         raise ValueError(f'{key}: expected a tensor from {tap!r}, got {type(output).__name__}')
     return output
+
+
+@contextmanager
+def replaced(model: nn.Module, tap: str, function: Callable[[Tensor], Tensor], key: str = 'tap') -> Iterator[None]:
+    """Let the layers behind a tap read ``function(feature)`` in its place while the model runs inside the ``with``.
+
+    A module that runs several times is changed in all its calls, unless the tap says which.
+
+    Raises:
+        ValueError: If the tap names no module, gives no single tensor, or was never reached.
+    """
+    taps = FeatureTaps(model, [tap], key)
+    wanted = taps._parsed[tap]
+    calls, changed = 0, False
+
+    def exchange(tap: str, module: nn.Module, values: Any) -> Any:
+        nonlocal calls, changed
+        calls += 1
+        if wanted.call not in (None, calls - 1):
+            return None
+        changed = True
+        return _put(values, wanted.index, function(_pick(values, tap, wanted.index, key)))
+
+    handle = taps._hook(model, tap, exchange)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not changed:
+        raise ValueError(f'{key}: expected {tap!r} to run in a forward, it was {_often(calls)}')
+
+
+def _put(output: Any, index: int | None, feature: Tensor) -> Any:
+    """The inverse of :func:`_pick`."""
+    if isinstance(output, Tensor):
+        return feature
+    items = list(output)
+    items[index or 0] = feature
+    return type(output)(*items) if hasattr(output, '_fields') else type(output)(items)
+
+
+def _often(calls: int) -> str:
+    return f'only called {calls} times' if calls else 'never called'

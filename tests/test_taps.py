@@ -1,10 +1,11 @@
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mmkd_plugin.taps import FeatureTaps
+from mmkd_plugin.taps import FeatureTaps, replaced
 
 
 class Net(nn.Module):
@@ -157,3 +158,63 @@ def test_taps_of_one_model_record_its_copy() -> None:
     with taps.record(copy) as features:
         copy(torch.ones(2, 3))
     torch.testing.assert_close(features['first'], copy.first(torch.ones(2, 3)))
+
+
+class Two(NamedTuple):
+    one: Tensor
+    two: Tensor
+
+
+class Sum(nn.Module):
+    """Adds up what ``inner`` returns, called twice: first on x, then on the sum."""
+
+    def __init__(self, inner: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.inner = _Returns(inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            y = self.inner(x)
+            x = y if isinstance(y, Tensor) else sum(y)
+        return x
+
+
+@pytest.mark.parametrize(
+    ('inner', 'tap', 'expected'),
+    [
+        # x = 1; every call adds 1 (to the sum of what a tuple holds); ten times what is tapped is read instead
+        (lambda x: x + 1, 'inner', 10 * (10 * (1 + 1) + 1)),
+        (lambda x: x + 1, 'inner#0', 10 * (1 + 1) + 1),
+        (lambda x: x + 1, 'inner#1', 10 * (1 + 1 + 1)),
+        (lambda x: x + 1, 'inner:input', 10 * (10 * 1 + 1) + 1),
+        (lambda x: x + 1, 'inner#1:input', 10 * (1 + 1) + 1),
+        (lambda x: x + 1, 'inner#1:input[0]', 10 * (1 + 1) + 1),
+        (lambda x: (x + 1,), 'inner#1', 10 * (1 + 1 + 1)),
+        (lambda x: (x, x + 1), 'inner#0[-1]', 2 * (1 + 10 * (1 + 1)) + 1),
+        (lambda x: [x, x + 1], 'inner#0[0]', 2 * (10 * 1 + 1 + 1) + 1),
+        (lambda x: Two(x, x + 1), 'inner#0[1]', 2 * (1 + 10 * (1 + 1)) + 1),
+    ],
+)
+def test_layers_behind_a_tap_read_something_else(inner: Callable[[Tensor], object], tap: str, expected: float) -> None:
+    net = Sum(inner)
+    plain = net(torch.ones(1))
+    with replaced(net, tap, lambda feature: 10 * feature):
+        assert net(torch.ones(1)).tolist() == [expected]
+    assert torch.equal(net(torch.ones(1)), plain)
+
+
+def test_a_tap_to_replace_that_is_wrong() -> None:
+    net = Net()
+    for tap, message in [
+        ('fist', r"^tap: expected the path of a module of Net, got 'fist'"),
+        ('pair', r"^tap: expected one tensor from 'pair', got 2"),
+        ('deep#3', r"^tap: expected 'deep#3' to run in a forward, it was only called 1 times"),
+    ]:
+        with pytest.raises(ValueError, match=message), replaced(net, tap, torch.zeros_like):
+            net(torch.ones(2, 3))
+    never = r"^tap: expected 'deep' to run in a forward, it was never called"
+    with pytest.raises(ValueError, match=never), replaced(net, 'deep', torch.zeros_like):
+        net(torch.ones(2, 3), use=('first',))
+    with pytest.raises(RuntimeError, match='shapes'), replaced(net, 'first', torch.zeros_like):
+        net(torch.ones(2, 5))
+    assert not hooks(net)
