@@ -1,5 +1,7 @@
 """Networks of the papers that the hosts lack."""
 
 from mmkd_plugin.backbones.cifar_resnet import CifarResNet
+from mmkd_plugin.backbones.cifar_vgg import CifarVGG
+from mmkd_plugin.backbones.cifar_wide_resnet import CifarWideResNet
 
-__all__ = ['CifarResNet']
+__all__ = ['CifarResNet', 'CifarVGG', 'CifarWideResNet']

@@ -14,7 +14,7 @@ HE_INIT = [dict(type='Kaiming', layer='Conv2d'), dict(type='Constant', val=1, la
 
 
 class ResidualBlock(BaseModule):
-    """Two 3x3 convolutions around a shortcut; the output follows the last ReLU.
+    """Two 3x3 convolutions around a shortcut; the output follows the last ReLU, ``relu2``, whose input is the sum.
 
     Args:
         in_channels: Channels of the input (N, in_channels, H, W).
@@ -30,12 +30,13 @@ class ResidualBlock(BaseModule):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = _make_shortcut(in_channels, channels, stride, shortcut)
+        self.relu2 = nn.ReLU()  # a module, so that its input may be tapped; not in place: bn2 may be tapped too
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return F.relu(out + self.shortcut(x))  # not in place: bn2 may be tapped
+        return self.relu2(out + self.shortcut(x))
 
 
 class PadShortcut(nn.Module):

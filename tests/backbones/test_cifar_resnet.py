@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmkd_plugin.backbones import CifarResNet
 
@@ -59,6 +60,27 @@ def test_stages_are_modules_that_give_the_maps() -> None:
     maps = net(torch.randn(1, 3, 32, 32))
     for name, expected in zip(('layer1', 'layer2', 'layer3'), maps, strict=True):
         assert seen[name] is expected
+
+
+def test_map_before_the_last_relu_can_be_tapped() -> None:
+    net = CifarResNet(8, out_indices=(0, 1, 2)).eval()
+    seen: dict[str, Tensor] = {}
+    for name in ('layer1', 'layer2', 'layer3'):
+        activation = net.get_submodule(f'{name}.0.relu2')
+        activation.register_forward_pre_hook(lambda module, args, name=name: seen.update({name: args[0]}))
+    maps = net(torch.randn(1, 3, 32, 32))
+    for name, expected in zip(('layer1', 'layer2', 'layer3'), maps, strict=True):
+        assert torch.equal(seen[name].relu(), expected)
+        assert seen[name].min() < 0
+        assert seen[name]._version == 0, 'it is not changed in place'
+
+
+def test_a_block_against_the_equation() -> None:
+    block: Any = CifarResNet(8).get_submodule('layer2.0')
+    x = torch.randn(2, 16, 8, 8)
+    residual = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))
+    assert torch.equal(block(x), F.relu(residual + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))))
+    assert not [name for name in block.state_dict() if 'relu' in name], 'older checkpoints load'
 
 
 def test_padding_shortcut_keeps_the_image_between_zeros() -> None:
