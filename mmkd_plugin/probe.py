@@ -29,7 +29,9 @@ def probe(model: nn.Module, host: Host, taps: FeatureTaps, shape: tuple[int, int
     return host.knowledge(model, features, inputs)
 
 
-def find_shape(model: nn.Module, host: Host, stated: Sequence[int] | None) -> tuple[int, int, int]:
+def find_shape(
+    model: nn.Module, host: Host, stated: Sequence[int] | None, who: str = 'student'
+) -> tuple[int, int, int]:
     """An input shape (C, H, W) that ``model`` runs on: the stated one, or the first of some usual ones.
 
     Raises:
@@ -52,7 +54,7 @@ def find_shape(model: nn.Module, host: Host, stated: Sequence[int] | None) -> tu
         else:
             return shape
     raise ValueError(
-        f'probe_shape: expected the (channels, height, width) of an input that the student accepts, tried {candidates}: {failure}'
+        f'probe_shape: expected the (channels, height, width) of an input that the {who} accepts, tried {candidates}: {failure}'
     )
 
 

@@ -117,6 +117,12 @@ class Teacher:
         self._follow(device)
         return self.model.val_step(data)  # type: ignore[operator]
 
+    @torch.no_grad()
+    def predict_inputs(self, inputs: torch.Tensor, data_samples: Any) -> Any:
+        """Predict a preprocessed batch."""
+        self._follow(inputs.device)
+        return self.model(inputs, data_samples, mode='predict')
+
     def _follow(self, device: torch.device) -> None:
         if next(self.model.parameters()).device != device:
             self.model.to(device)
@@ -134,16 +140,26 @@ def build_teachers(configs: Any, run_preprocessor: Mapping[str, Any] | None) -> 
         raise ValueError(f'teachers: expected a list of at least one teacher, got {configs!r}')
     teachers: list[Teacher] = []
     for index, config in enumerate(configs):
-        if not isinstance(config, Mapping) or 'model' not in config:
-            raise ValueError(f'teachers[{index}]: expected dict(name=…, model=…, checkpoint=…), got {config!r}')
-        known = {'name', 'model', 'checkpoint', 'cfg_options', 'data_preprocessor'}
-        if unknown := sorted(config.keys() - known):
-            raise ValueError(f'teachers[{index}]: expected the keys {sorted(known)}, got also {unknown}')
-        name = str(config.get('name', f'teacher{index}'))
-        if name in {teacher.name for teacher in teachers}:
-            raise ValueError(f'teachers[{index}].name: expected a name of its own, got {name!r} again')
-        options = {key: value for key, value in config.items() if key != 'name'}
-        teachers.append(
-            Teacher(**options, name=name, run_preprocessor=run_preprocessor, key=f'teachers[{index}] ({name})')
-        )
+        teacher = build_teacher(config, run_preprocessor, f'teachers[{index}]', f'teacher{index}')
+        if teacher.name in {other.name for other in teachers}:
+            raise ValueError(f'teachers[{index}].name: expected a name of its own, got {teacher.name!r} again')
+        teachers.append(teacher)
     return teachers
+
+
+def build_teacher(
+    config: Any, run_preprocessor: Mapping[str, Any] | None, key: str, default_name: str = 'teacher'
+) -> Teacher:
+    """Build one teacher from its dict.
+
+    Raises:
+        ValueError: If something is wrong with it; the message begins with the key.
+    """
+    if not isinstance(config, Mapping) or 'model' not in config:
+        raise ValueError(f'{key}: expected dict(name=…, model=…, checkpoint=…), got {config!r}')
+    known = {'name', 'model', 'checkpoint', 'cfg_options', 'data_preprocessor'}
+    if unknown := sorted(config.keys() - known):
+        raise ValueError(f'{key}: expected the keys {sorted(known)}, got also {unknown}')
+    name = str(config.get('name', default_name))
+    options = {key: value for key, value in config.items() if key != 'name'}
+    return Teacher(**options, name=name, run_preprocessor=run_preprocessor, key=f'{key} ({name})')

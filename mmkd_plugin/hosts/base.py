@@ -28,6 +28,10 @@ class Host:
         """What a forward of ``model`` on ``inputs`` said, from what its taps recorded."""
         return Knowledge(features.get(self.score_tap) if self.score_tap else None, features)
 
+    def put_back(self, output: Tensor, feature: Tensor) -> Tensor:
+        """A feature such as :meth:`knowledge` gives, in the form of the module's ``output`` that it was made of."""
+        return feature
+
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
         """The batch's labels, (N,) indices or (N, C) probabilities; None if it has none or they are unknown."""
         return None

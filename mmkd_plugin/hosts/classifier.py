@@ -34,6 +34,13 @@ class ClassifierHost(Host):
             features = {tap: _as_map(value, extra, inputs.shape[2:]) for tap, value in features.items()}
         return super().knowledge(model, features, inputs)
 
+    def put_back(self, output: Tensor, feature: Tensor) -> Tensor:
+        """A map becomes tokens again where it was made of tokens; class and other extra tokens stay as they are in ``output``."""
+        if output.ndim != 3 or feature.ndim != 4:
+            return feature
+        patches = feature.flatten(2).transpose(1, 2)
+        return torch.cat([output[:, : output.shape[1] - patches.shape[1]], patches], dim=1)
+
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
         if self.missing_labels(data_samples):
             return None
