@@ -76,7 +76,7 @@ def test_an_unknown_path_lists_the_nearest() -> None:
         FeatureTaps(Net(), ['fist'], 'student taps')
 
 
-@pytest.mark.parametrize('tap', ['', '[0]', 'first[', 'first[a]', 'first[0][1]', 3, None])
+@pytest.mark.parametrize('tap', ['', '[0]', 'first[', 'first[a]', 'first[0][1]', 'first#', 'first#-1', 'first:output', 'first[0]:input', 3, None])
 def test_what_is_no_tap_is_refused(tap: object) -> None:
     with pytest.raises(ValueError, match=r'^taps: expected a tap such as'):
         FeatureTaps(Net(), [tap])
@@ -106,6 +106,42 @@ def test_called_twice_is_an_error_unlike_once_in_each_of_two_forwards() -> None:
     assert not hooks(net)
     record(net, 'deep')
     record(net, 'deep')
+
+
+def test_a_number_takes_one_of_several_calls() -> None:
+    net = Net()
+    features = record(net, 'deep#0', 'deep#1', use=('first', 'deep', 'deep'))
+    torch.testing.assert_close(features['deep#1'], features['deep#0'] + 1)
+    with pytest.raises(ValueError, match=r"^taps: expected 'deep#2' to run in a forward, it was only called 2 times"):
+        record(net, 'deep#2', use=('first', 'deep', 'deep'))
+    with pytest.raises(ValueError, match=r"called again: .* say which call, 'deep#0:input', or"):
+        record(net, 'deep:input', use=('first', 'deep', 'deep'))
+
+
+def test_what_goes_into_a_module_is_recorded_with_its_gradient() -> None:
+    net = Net()
+    features = record(net, 'deep:input', 'first')
+    torch.testing.assert_close(features['deep:input'], features['first'])
+    features['deep:input'].sum().backward()
+    assert net.first.bias.grad.tolist() == [2.0] * 4
+    assert not sum(len(module._forward_pre_hooks) for module in net.modules())
+
+
+def test_what_goes_into_a_layer_that_works_in_place_stays_as_it_was() -> None:
+    net = Net()
+    expected = net.first(torch.ones(2, 3)).detach()
+    assert expected.min() < 0
+    features = record(net, 'act:input', 'act', use=('first', 'act'))
+    torch.testing.assert_close(features['act:input'], expected)
+    torch.testing.assert_close(features['act'], expected.relu())
+    features['act:input'].sum().backward()
+    assert net.first.bias.grad.tolist() == [2.0] * 4
+
+
+def test_an_input_tap_stops_before_its_module() -> None:
+    net = Net()
+    assert set(record(net, 'deep:input', stop_early=True)) == {'deep:input'}
+    assert net.deep.calls == 0
 
 
 def test_never_called_is_an_error() -> None:

@@ -64,6 +64,40 @@ def test_without_scores_the_head_does_not_run() -> None:
     assert calls == ['neck']
 
 
+@pytest.mark.parametrize('size', [(8, 8), (8, 16)])
+def test_a_transformers_tokens_are_the_map_that_they_stand_for(size: tuple[int, int]) -> None:
+    config = small_vit()
+    config['backbone'].update(img_size=size, out_type='featmap')
+    model = tiny.network({**config, 'head': None, 'neck': None}).eval()
+    taps = FeatureTaps(model, ['backbone.ln1', 'backbone'])
+    inputs = torch.randn(2, 3, *size)
+    with taps.record(model) as features:
+        model(inputs, mode='tensor')
+    assert features['backbone.ln1'].shape == (2, 1 + size[0] * size[1] // 16, 8)
+    knowledge = host_of(model).knowledge(model, features, inputs)
+    assert torch.equal(knowledge.features['backbone.ln1'], features['backbone']), 'as the backbone itself shapes it'
+
+
+def test_a_hierarchical_transformers_too() -> None:
+    backbone = dict(
+        type='SwinTransformer', arch=dict(embed_dims=4, depths=[1, 1], num_heads=[1, 1]), img_size=16, patch_size=2,
+        window_size=4, out_indices=(0, 1),
+    )  # fmt: skip
+    model = tiny.network(dict(type='ImageClassifier', backbone=backbone)).eval()
+    inputs = torch.randn(2, 3, 16, 16)
+    with FeatureTaps(model, ['backbone.stages.1[0]', 'backbone.norm1', 'backbone[1]']).record(model) as features:
+        model(inputs, mode='tensor')
+    seen = host_of(model).knowledge(model, features, inputs).features
+    assert seen['backbone.stages.1[0]'].shape == (2, 8, 4, 4)
+    assert torch.equal(seen['backbone.norm1'], features['backbone[1]'])
+
+
+def test_tokens_of_another_number_stay_tokens() -> None:
+    model = tiny.network(small_vit())
+    seen = host_of(model).knowledge(model, {'x': torch.zeros(2, 8, 8)}, torch.zeros(2, 3, 8, 12))
+    assert seen.features['x'].shape == (2, 8, 8)
+
+
 def test_labels_are_indices_or_mixed_probabilities_or_none() -> None:
     host = host_of(tiny.network(tiny.classifier()))
     samples = [DataSample().set_gt_label(label) for label in (2, 0)]
