@@ -3,7 +3,7 @@
 import copy
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,17 @@ class Study:
     prepare: Mapping[str, Stage]
     arms: Mapping[str, Arm]
 
+    def waves(self) -> list[list[str]]:
+        """Names of ``prepare``, those that can be trained side by side together: a stage waits for those whose folder it names."""
+        waves: list[list[str]] = []
+        depth: dict[str, int] = {}
+        for name, stage in self.prepare.items():
+            needed = [depth[other] + 1 for other in _named(config_text(stage.cfg), depth)]
+            depth[name] = max(needed, default=0)
+            waves += [[]] * (depth[name] + 1 - len(waves))
+            waves[depth[name]] = [*waves[depth[name]], name]
+        return waves
+
 
 def load_study(path: Path) -> Study:
     """Read a study file.
@@ -77,7 +88,9 @@ def load_study(path: Path) -> Study:
     raw = Config.fromfile(path).to_dict()
     keys = {'question', 'about', 'metric', 'baseline', 'seeds', 'tune_seeds', 'prepare', 'arms', 'config', 'options'}
     _check_keys(raw, keys, {'question', 'baseline', 'seeds', 'arms'}, str(path))
-    prepare = {name: _stage(name, stage, path.parent, root) for name, stage in raw.get('prepare', {}).items()}
+    prepare: dict[str, Stage] = {}
+    for name, stage in raw.get('prepare', {}).items():  # in order: a stage may need those before it
+        prepare[name] = _stage(name, stage, path.parent, root, prepare)
     arms = {name: _arm(name, raw, path.parent, prepare) for name in raw['arms']}
     if raw['baseline'] not in {name.rpartition('/')[2] for name in arms}:
         raise ValueError(f'baseline: expected one of the arms {list(arms)}, got {raw["baseline"]!r}')
@@ -102,12 +115,21 @@ def load_study(path: Path) -> Study:
     )
 
 
-def _stage(name: str, stage: dict[str, Any], here: Path, root: Path) -> Stage:
+def _stage(name: str, stage: dict[str, Any], here: Path, root: Path, earlier: Mapping[str, Stage]) -> Stage:
     _check_keys(stage, {'config', 'options'}, {'config'}, f'prepare.{name}')
     cfg = _config(here / stage['config'], stage.get('options', {}))
-    digest = sha256(config_text(cfg))
+    digest = _digest(config_text(cfg), earlier)
     cfg.work_dir = str(root / name)
     return Stage(cfg, digest)
+
+
+def _digest(text: str, prepare: Mapping[str, Stage]) -> str:
+    """Of a config and of the stages that it names: a changed teacher makes another run."""
+    return sha256('\n'.join([text, *(prepare[name].sha256 for name in _named(text, prepare))]))
+
+
+def _named(text: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if f'/{name}/' in text]
 
 
 def _arm(name: str, study: dict[str, Any], here: Path, prepare: Mapping[str, Stage]) -> Arm:
@@ -122,9 +144,7 @@ def _arm(name: str, study: dict[str, Any], here: Path, prepare: Mapping[str, Sta
     candidates = {}
     for candidate, chosen in _combinations(study['arms'][chosen_by].get('grid', {}), f'arms.{chosen_by}.grid').items():
         cfg = _config(here / config, study.get('options', {}), arm.get('options', {}), chosen)
-        text = config_text(cfg)
-        teachers = [stage.sha256 for stage_name, stage in prepare.items() if f'/{stage_name}/' in text]
-        candidates[candidate] = Candidate(cfg, sha256('\n'.join([text, *teachers])))
+        candidates[candidate] = Candidate(cfg, _digest(config_text(cfg), prepare))
     return Arm(name, arm.get('about', ''), candidates, chosen_by)
 
 

@@ -111,7 +111,8 @@ class StudyRunner:
         bar = progress.add_task('', total=sum(missing for missing, _ in self.counts().values()))
         preload(candidate.cfg for arm in self._arms for candidate in arm.candidates.values())
         with progress:
-            for tasks in (self._prepare_tasks, self._tune_tasks, self._report_tasks):
+            waves = [partial(self._prepare_tasks, names) for names in self.study.waves()]
+            for tasks in (*waves, self._tune_tasks, self._report_tasks):
                 for outcome in run_forked(tasks(), self.jobs, tick=progress.refresh):
                     progress.advance(bar)
                     progress.console.print(self._told(outcome), highlight=False, soft_wrap=True)
@@ -120,8 +121,9 @@ class StudyRunner:
                 self._failed.append(f'{arm.name}: not reported, for its tuning is not complete')
         return self._failed
 
-    def _prepare_tasks(self) -> Iterator[Task]:
-        for name, stage in self.study.prepare.items():
+    def _prepare_tasks(self, names: Sequence[str]) -> Iterator[Task]:
+        for name in names:
+            stage = self.study.prepare[name]
             if prepared(stage):
                 continue
             yield Task(f'prepare {name}', self._folder / f'prepare {name}.log', partial(prepare, stage))

@@ -100,6 +100,21 @@ def test_teachers_are_trained_first_and_once(study_file: Path) -> None:
     assert keys(study_file) == [('taught', 0)] * 2 + [('taught', 1)] * 2  # by the first teacher, and by the second
 
 
+def test_a_stage_waits_for_the_one_whose_checkpoint_it_names(study_file: Path) -> None:
+    first = '{{$MMKD_WORK_DIR:work_dirs}}/first/epoch_1.pth'
+    stages = (
+        f"prepare = dict(first=dict(config='toy.py'), second=dict(config='toy.py', options=dict(load_from='{first}')))"
+    )
+    taught = "arms = dict(plain=dict(options={'load_from': '{{$MMKD_WORK_DIR:work_dirs}}/second/epoch_1.pth'}))"
+    assert run(study_file, stages, taught, seeds=[0]) == []
+    study = load_study(study_file)
+    assert study.waves() == [['first'], ['second']]
+    run(study_file, "prepare['first']['options'] = {'randomness.seed': 3}", seeds=[0])
+    changed = load_study(study_file)
+    assert changed.prepare['second'].sha256 != study.prepare['second'].sha256, 'its teacher is another one'
+    assert keys(study_file) == [('plain', 0)] * 2
+
+
 def test_validation_chooses_among_candidates_on_seeds_of_its_own(study_file: Path) -> None:
     # A step of 0 never leaves the initial guess; the other candidate learns.
     tuned = "arms['tuned'] = dict(grid={'optim_wrapper.optimizer.lr': [0.0, 0.1]})"
