@@ -57,7 +57,7 @@ def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
     result = {}
     for setting in settings:
         names = [name for name in study.arms if name.rpartition('/')[0] in ('', setting)]
-        baseline = next((name for name in names if name.rpartition('/')[2] == study.baseline), None)
+        baseline = next((name for name in names if name.rpartition('/')[2] == study.baseline_of(setting)), None)
         scores = {name: {line['seed']: line['test'][study.metric] for line in runs[name]} for name in names}
         result[setting] = [
             Row(

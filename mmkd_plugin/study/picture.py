@@ -21,7 +21,7 @@ def draw(study: Study, tables: Mapping[str, Sequence[Row]], path: Path) -> None:
     )  # fmt: skip
     for (scores, differences), (setting, rows) in zip(panels, tables.items(), strict=True):
         for place, row in enumerate(rows):
-            is_baseline = row.arm == study.baseline
+            is_baseline = row.arm == study.baseline_of(setting)
             scores.plot(list(row.scores.values()), [place] * len(row.scores), '.', color='0.7')
             scores.plot(row.mean, place, 'D' if is_baseline else 'o', color='black')
             if row.difference:
@@ -37,8 +37,9 @@ def draw(study: Study, tables: Mapping[str, Sequence[Row]], path: Path) -> None:
             panel.grid(axis='x', alpha=0.3)
             panel.spines[['top', 'right']].set_visible(False)
         scores.set_title(setting, loc='left', fontweight='bold')
+        differences.set_title(f'minus {study.baseline_of(setting)}', loc='left')
     panels[-1][0].set_xlabel(f'test {study.metric}: seeds, and their mean')
-    panels[-1][1].set_xlabel(f'minus {study.baseline}: mean and 95% interval')
+    panels[-1][1].set_xlabel('mean and 95% interval')
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -59,11 +59,15 @@ class Study:
     question: str
     about: str
     metric: str
-    baseline: str
+    baseline: str | Mapping[str, str]
     seeds: tuple[int, ...]
     tune_seeds: tuple[int, ...]
     prepare: Mapping[str, Stage]
     arms: Mapping[str, Arm]
+
+    def baseline_of(self, setting: str) -> str:
+        """The arm, without its setting, that the others of a table are compared with."""
+        return self.baseline if isinstance(self.baseline, str) else self.baseline[setting]
 
     def waves(self) -> list[list[str]]:
         """Names of ``prepare``, those that can be trained side by side together: a stage waits for those whose folder it names."""
@@ -92,8 +96,7 @@ def load_study(path: Path) -> Study:
     for name, stage in raw.get('prepare', {}).items():  # in order: a stage may need those before it
         prepare[name] = _stage(name, stage, path.parent, root, prepare)
     arms = {name: _arm(name, raw, path.parent, prepare) for name in raw['arms']}
-    if raw['baseline'] not in {name.rpartition('/')[2] for name in arms}:
-        raise ValueError(f'baseline: expected one of the arms {list(arms)}, got {raw["baseline"]!r}')
+    _check_baseline(raw['baseline'], arms)
     tune_seeds = tuple(raw.get('tune_seeds', ()))
     if both := sorted(set(raw['seeds']) & set(tune_seeds)):
         raise ValueError(f'tune_seeds: expected seeds that are not reported, got {both} in seeds as well')
@@ -113,6 +116,18 @@ def load_study(path: Path) -> Study:
         prepare=prepare,
         arms=arms,
     )
+
+
+def _check_baseline(baseline: str | Mapping[str, str], arms: Mapping[str, Arm]) -> None:
+    if isinstance(baseline, str):
+        found = baseline in {name.rpartition('/')[2] for name in arms}
+    else:
+        settings = {name.rpartition('/')[0] for name in arms} - {''}
+        found = baseline.keys() == settings and all(
+            {arm, f'{where}/{arm}'} & arms.keys() for where, arm in baseline.items()
+        )
+    if not found:
+        raise ValueError(f'baseline: expected one of the arms {list(arms)}, or one for each table, got {baseline!r}')
 
 
 def _stage(name: str, stage: dict[str, Any], here: Path, root: Path, earlier: Mapping[str, Stage]) -> Stage:

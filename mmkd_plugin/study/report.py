@@ -40,7 +40,7 @@ def study_text(study: Study, lines: Sequence[Line], folder: str) -> str:
     named = ', '.join(f'{name} {" / ".join(values)}' for name, values in versions.items() if values)
     parts = [f'## {study.name}', f'**{study.question}**', study.about.strip()]
     for setting, rows in found.items():
-        parts += [f'### {setting}' if setting else '', table(rows, study.baseline, study.metric)]
+        parts += [f'### {setting}' if setting else '', table(rows, study.baseline_of(setting), study.metric)]
     parts += [f'![{study.name}]({folder}/{study.name}.png)']
     parts += [f'{len(lines)} runs, tuning included, {seconds / 3600:.1f} hours of one core each; {named}.']
     return '\n\n'.join(part for part in parts if part) + '\n'

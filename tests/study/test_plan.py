@@ -79,6 +79,10 @@ def test_a_changed_teacher_makes_other_runs_of_the_arms_that_name_it_alone(study
         ('del question', 'study.py: expected keys'),
         ("arms['plain']['option'] = {}", "arms.plain: expected keys from .* got .*'option'"),
         ("baseline = 'nobody'", "baseline: expected one of the arms .* got 'nobody'"),
+        (
+            "baseline = dict(here='plain')",
+            r"baseline: expected one of the arms .*, or one for each table, got \{'here'",
+        ),
         ('seeds = [0, 100]', r'tune_seeds: expected seeds that are not reported, got \[100\]'),
         ('del tune_seeds', r"tune_seeds: expected some, for the arms \['tuned', 'alike'\]"),
         ('del config', r'arms.plain.config: expected a config'),

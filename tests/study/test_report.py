@@ -75,6 +75,17 @@ def test_a_table_a_setting_and_an_arm_without_one_in_all(study_file: Path) -> No
     assert (mean.mean, mean.std) == pytest.approx((70.5, 0.5**0.5))
 
 
+def test_a_table_may_have_a_baseline_of_its_own(study_file: Path) -> None:
+    text = study_file.read_text().replace("baseline = 'mean'", "baseline = dict(weak='alone', strong='mean')")
+    study_file.write_text(text)
+    lines = [line(arm, seed, 70.0 + seed) for arm in ('alone', 'weak/mean', 'strong/mean') for seed in (0, 1)]
+    found = tables(load_study(study_file), lines)
+    assert {setting: [row.arm for row in rows if row.difference is None] for setting, rows in found.items()} == {
+        'weak': ['alone'],
+        'strong': ['mean'],
+    }
+
+
 def test_only_reported_lines_of_an_arms_newest_config_count(study_file: Path) -> None:
     lines = [
         line('alone', 0, 10.0, config_sha256='once'),
