@@ -22,7 +22,7 @@ class ChannelSplit(nn.Module):
     Raises:
         ValueError: If the ratio is not between 0 and 1, leaves a part empty, or is one half of odd channels; if a map has other channels.
 
-    Source: Huang et al., Revisiting Knowledge Distillation, CVPR 2021, section 3.2.
+    Source: Huang et al., Revisiting Knowledge Distillation, CVPR 2021.
     """
 
     inherit_index: Tensor

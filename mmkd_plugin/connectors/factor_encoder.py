@@ -26,7 +26,7 @@ class FactorEncoder(nn.Module):
         ValueError: If an argument is out of range, or a map has other channels.
 
     Source: Kim et al., Paraphrasing Complex Network, NeurIPS 2018, section 3.2 (code: Jangho-Kim/Factor-Transfer-pytorch); Huang et al.,
-    Revisiting Knowledge Distillation, CVPR 2021, section 3.2.
+    Revisiting Knowledge Distillation, CVPR 2021.
     """
 
     def __init__(self, in_channels: int, factor_channels: int, norm: str | None = 'bn') -> None:

@@ -32,8 +32,8 @@ class Paraphraser(nn.Module):
     Raises:
         ValueError: If an argument is out of range, or a map or a factor has other channels.
 
-    Source: Kim et al., Paraphrasing Complex Network, NeurIPS 2018, section 3.1; Huang et al., Revisiting Knowledge Distillation, CVPR 2021,
-    section 3.2 (code: aliyun/Revisiting-Knowledge-Distillation-an-Inheritance-and-Exploration-Framework).
+    Source: Kim et al., Paraphrasing Complex Network, NeurIPS 2018, section 3.1; Huang et al., Revisiting Knowledge Distillation,
+    CVPR 2021 (code: aliyun/Revisiting-Knowledge-Distillation-an-Inheritance-and-Exploration-Framework).
     """
 
     def __init__(
