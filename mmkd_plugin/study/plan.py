@@ -149,7 +149,7 @@ def _named(text: str, names: Iterable[str]) -> list[str]:
 
 def _arm(name: str, study: dict[str, Any], here: Path, prepare: Mapping[str, Stage]) -> Arm:
     arm = study['arms'][name]
-    _check_keys(arm, {'config', 'options', 'grid', 'choice_of', 'about'}, set(), f'arms.{name}')
+    _check_keys(arm, {'config', 'options', 'grid', 'choice_of', 'override', 'about'}, set(), f'arms.{name}')
     config = arm.get('config', study.get('config'))
     if config is None:
         raise ValueError(f'arms.{name}.config: expected a config, here or for the whole study, got none')
@@ -158,7 +158,7 @@ def _arm(name: str, study: dict[str, Any], here: Path, prepare: Mapping[str, Sta
         raise ValueError(f'arms.{name}.choice_of: expected another arm, and no grid beside it, got {chosen_by!r}')
     candidates = {}
     for candidate, chosen in _combinations(study['arms'][chosen_by].get('grid', {}), f'arms.{chosen_by}.grid').items():
-        cfg = _config(here / config, study.get('options', {}), arm.get('options', {}), chosen)
+        cfg = _config(here / config, study.get('options', {}), arm.get('options', {}), chosen, arm.get('override', {}))
         candidates[candidate] = Candidate(cfg, _digest(config_text(cfg), prepare))
     return Arm(name, arm.get('about', ''), candidates, chosen_by)
 

@@ -34,6 +34,13 @@ def change(file: Path, *lines: str) -> Path:
     return file
 
 
+def test_an_override_takes_back_what_was_chosen(study_file: Path) -> None:
+    change(study_file, "arms['alike']['override'] = {'model.dropout': 0.25}")
+    arms = load_study(study_file).arms
+    assert [arms[name].candidates['lr=0.3, model=wet'].cfg.model.dropout for name in ('tuned', 'alike')] == [0.5, 0.25]
+    assert arms['alike'].candidates['lr=0.3, model=wet'].cfg.optim_wrapper.optimizer.lr == 0.3
+
+
 def test_options_are_laid_over_the_arms_config_the_studys_first(study_file: Path) -> None:
     study = load_study(study_file)
     plain = study.arms['plain'].candidates[''].cfg
