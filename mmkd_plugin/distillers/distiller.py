@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmkd_plugin.checks import no_nan, under, weight
 from mmkd_plugin.distillers.connect import connect
 from mmkd_plugin.distillers.methods import active_methods
+from mmkd_plugin.distillers.task import labels_for, task_losses
 from mmkd_plugin.hosts import host_of
 from mmkd_plugin.knowledge import Knowledge
 from mmkd_plugin.methods import Method
@@ -111,7 +112,7 @@ class Distiller(BaseModel):
         """
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
-        labels = self._labels(data_samples)
+        labels = labels_for(self.host, data_samples, self.task_weight, dict(self._methods()))
         if not self.methods:
             return self._task(inputs, data_samples)
         with self._taps.record(self.student) as features:
@@ -141,31 +142,7 @@ class Distiller(BaseModel):
         return ((name, cast(Method, method)) for name, method in self.methods.items())
 
     def _task(self, inputs: Any, data_samples: Any) -> dict[str, Any]:
-        if not self.task_weight:
-            self.host.run(self.student, inputs, scores=True)
-            return {}
-        losses = self.student(inputs, data_samples, mode='loss')
-        return {f'task.{name}': self._scaled(name, value) for name, value in losses.items()}
-
-    def _scaled(self, name: str, value: Any) -> Any:
-        if 'loss' not in name or self.task_weight == 1.0:
-            return value
-        if isinstance(value, (list, tuple)):
-            return [self.task_weight * item for item in value]
-        return self.task_weight * value
-
-    def _labels(self, data_samples: Any) -> Tensor | None:
-        if self.host.missing_labels(data_samples):
-            if self.task_weight:
-                raise ValueError(
-                    f'task_weight: expected labels in the training data for the task loss (task_weight={self.task_weight}), '
-                    'got a batch without; set task_weight=0 to train without labels'
-                )
-            for name, method in self._methods():
-                if method.needs_labels:
-                    raise ValueError(f'methods.{name}: expected labels in the training data, got a batch without')
-            return None
-        return self.host.labels(data_samples)
+        return task_losses(self.student, self.host, inputs, data_samples, self.task_weight)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         saved = state_dict.get(f'{prefix}teacher_sha256')

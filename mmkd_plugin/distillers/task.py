@@ -1,0 +1,53 @@
+"""A network's own losses, and the labels, of one batch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmkd_plugin.hosts import Host
+from mmkd_plugin.methods import Method
+
+
+def task_losses(network: nn.Module, host: Host, inputs: Any, data_samples: Any, weight: float) -> dict[str, Any]:
+    """The network's own losses as ``task.<name>``, weighted; facts stay as they are.
+
+    At weight 0 they are not computed, and no label is needed: the network runs for its taps.
+
+    Args:
+        network: As it is called: bare, or wrapped for several processes.
+        host: Of the network.
+        inputs: The preprocessed batch, (N, C, H, W).
+        data_samples: The host's.
+        weight: Of the losses.
+    """
+    if not weight:
+        host.run(network, inputs, scores=True)
+        return {}
+    losses = network(inputs, data_samples, mode='loss')
+    return {f'task.{name}': _weighted(name, value, weight) for name, value in losses.items()}
+
+
+def labels_for(host: Host, data_samples: Any, task_weight: float, methods: Mapping[str, Method]) -> Tensor | None:
+    """The labels of a batch, None if it has none.
+
+    Raises:
+        ValueError: If it has none, and the task loss or a method needs them.
+    """
+    if not host.missing_labels(data_samples):
+        return host.labels(data_samples)
+    if task_weight:
+        raise ValueError(
+            f'task_weight: expected labels in the training data for the task loss (task_weight={task_weight}), got a batch '
+            'without; set task_weight=0 to train without labels'
+        )
+    for name, method in methods.items():
+        if method.needs_labels:
+            raise ValueError(f'methods.{name}: expected labels in the training data, got a batch without')
+    return None
+
+
+def _weighted(name: str, value: Any, weight: float) -> Any:
+    if 'loss' not in name or weight == 1.0:
+        return value
+    return [weight * item for item in value] if isinstance(value, (list, tuple)) else weight * value
