@@ -1,20 +1,46 @@
 """Losses: one equation a file, a pure function of tensors and a registered module around it."""
 
 from mmkd_plugin.losses.angle import AngleLoss, angle_loss
+from mmkd_plugin.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
+from mmkd_plugin.losses.cka import LinearCKA, linear_cka
 from mmkd_plugin.losses.distance import DistanceLoss, distance_loss
+from mmkd_plugin.losses.exploration import ExplorationLoss, exploration_loss
+from mmkd_plugin.losses.factor_distance import FactorDistance, factor_cosine, factor_distance
+from mmkd_plugin.losses.factor_transfer import FactorTransferLoss, factor_transfer_loss
 from mmkd_plugin.losses.hint import HintLoss, hint_loss
+from mmkd_plugin.losses.inheritance import InheritanceLoss, inheritance_loss
 from mmkd_plugin.losses.logit_mimic import LogitMimicLoss, logit_mimic_loss
+from mmkd_plugin.losses.overhaul import OverhaulLoss, overhaul_loss, overhaul_margin
+from mmkd_plugin.losses.reconstruction import ReconstructionLoss, reconstruction_loss
 from mmkd_plugin.losses.soft_target import SoftTargetKL, soft_target_kl
 
 __all__ = [
     'AngleLoss',
+    'AttentionTransferLoss',
     'DistanceLoss',
+    'ExplorationLoss',
+    'FactorDistance',
+    'FactorTransferLoss',
     'HintLoss',
+    'InheritanceLoss',
+    'LinearCKA',
     'LogitMimicLoss',
+    'OverhaulLoss',
+    'ReconstructionLoss',
     'SoftTargetKL',
     'angle_loss',
+    'attention_transfer_loss',
     'distance_loss',
+    'exploration_loss',
+    'factor_cosine',
+    'factor_distance',
+    'factor_transfer_loss',
     'hint_loss',
+    'inheritance_loss',
+    'linear_cka',
     'logit_mimic_loss',
+    'overhaul_loss',
+    'overhaul_margin',
+    'reconstruction_loss',
     'soft_target_kl',
 ]

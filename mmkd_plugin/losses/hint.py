@@ -1,10 +1,10 @@
 """Hints: a feature map of the student, usually behind a regressor, follows a feature map of the teacher."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_plugin.checks import weight
+from mmkd_plugin.losses.comparable import comparable
 from mmkd_plugin.registry import MODELS
 
 
@@ -28,18 +28,7 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Source: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, eq. 3; Liu et al., Adaptive Multi-Teacher
     Multi-level Knowledge Distillation, 2020.
     """
-    maps = student.ndim == teacher.ndim == 4
-    same = student.shape[:2] == teacher.shape[:2] if maps else student.ndim == 2 and student.shape == teacher.shape
-    if not same:
-        raise ValueError(
-            'hint_loss compares (N, C, H, W) with (N, C, H, W), or (N, C) with (N, C), of the same N and C: '
-            f'got student {tuple(student.shape)}, teacher {tuple(teacher.shape)}'
-        )
-    dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
-    student, teacher = student.to(dtype), teacher.detach().to(dtype)
-    if maps and student.shape != teacher.shape:
-        size = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
-        student, teacher = F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
+    student, teacher = comparable('hint_loss', student, teacher)
     return F.mse_loss(student, teacher)
 
 

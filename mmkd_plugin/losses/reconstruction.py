@@ -1,0 +1,60 @@
+"""Reconstruction: what a paraphraser's decoder makes of the factor is the map that its encoder was given."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmkd_plugin.checks import choice, weight
+from mmkd_plugin.losses.comparable import widened
+from mmkd_plugin.registry import MODELS
+
+DISTANCES = ('l1', 'l2')
+
+
+def reconstruction_loss(reconstruction: Tensor, target: Tensor, distance: str = 'l1') -> Tensor:
+    r"""Mean absolute or mean squared error of the reconstruction.
+
+    .. math:: L_{rec} = \frac{1}{NCHW} \| f_T - R(f_T) \|_1 \quad \text{or} \quad \frac{1}{NCHW} \| f_T - R(f_T) \|_2^2
+
+    Args:
+        reconstruction: R(f_T), (N, C, H, W) or (N, C). Receives the gradient.
+        target: f_T, the teacher's map, of the same shape: an autoencoder that changes the size is in error. Receives none.
+        distance: 'l1', as both authors' codes have it; 'l2', as both papers do.
+
+    Returns:
+        A scalar in float32 or wider, whatever the autocast: a mean over all elements (the papers sum).
+
+    Raises:
+        ValueError: If the shapes differ or the distance is unknown.
+
+    Source: Kim et al., Paraphrasing Complex Network: Network Compression via Factor Transfer, NeurIPS 2018; Huang et al.,
+    Revisiting Knowledge Distillation: An Inheritance and Exploration Framework, CVPR 2021.
+    """
+    choice('distance', distance, DISTANCES)
+    if reconstruction.ndim not in (2, 4) or reconstruction.shape != target.shape:
+        raise ValueError(
+            'reconstruction_loss compares (N, C, H, W) with (N, C, H, W), or (N, C) with (N, C): '
+            f'got reconstruction {tuple(reconstruction.shape)}, target {tuple(target.shape)}'
+        )
+    reconstruction, target = widened(reconstruction, target)
+    return F.l1_loss(reconstruction, target) if distance == 'l1' else F.mse_loss(reconstruction, target)
+
+
+@MODELS.register_module()
+class ReconstructionLoss(nn.Module):
+    """:func:`reconstruction_loss` with a weight, for configs.
+
+    Args:
+        loss_weight: Multiplies the loss.
+        distance: See :func:`reconstruction_loss`.
+
+    Raises:
+        ValueError: If the weight or the word is out of range.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, distance: str = 'l1') -> None:
+        super().__init__()
+        self.loss_weight = weight('loss_weight', loss_weight)
+        self.distance = choice('distance', distance, DISTANCES)
+
+    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        return self.loss_weight * reconstruction_loss(reconstruction, target, self.distance)
