@@ -55,5 +55,15 @@ def under(key: str) -> Iterator[None]:
         raise ValueError(f'{key}.{error}') from error
 
 
+@contextmanager
+def arguments(key: str) -> Iterator[None]:
+    """Where a config becomes arguments: as :func:`under`, and one that is not known is an error of the same kind."""
+    try:
+        with under(key):
+            yield
+    except TypeError as error:
+        raise ValueError(f'{key}: expected other arguments: {error}') from error
+
+
 def _finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,9 +1,23 @@
 """Methods: from knowledge to losses."""
 
 from mmkd_plugin.methods.amtml_kd import AMTMLKD
+from mmkd_plugin.methods.attention_transfer import AttentionTransfer
 from mmkd_plugin.methods.base import Method
+from mmkd_plugin.methods.factor_transfer import FactorTransfer
 from mmkd_plugin.methods.hint import Hint
+from mmkd_plugin.methods.ie_kd import IEKD
 from mmkd_plugin.methods.logit_mimic import LogitMimic
+from mmkd_plugin.methods.overhaul import Overhaul
 from mmkd_plugin.methods.soft_target import SoftTarget
 
-__all__ = ['AMTMLKD', 'Hint', 'LogitMimic', 'Method', 'SoftTarget']
+__all__ = [
+    'AMTMLKD',
+    'IEKD',
+    'AttentionTransfer',
+    'FactorTransfer',
+    'Hint',
+    'LogitMimic',
+    'Method',
+    'Overhaul',
+    'SoftTarget',
+]
