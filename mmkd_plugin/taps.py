@@ -4,7 +4,8 @@ import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -12,7 +13,8 @@ from torch.utils.hooks import RemovableHandle
 _TAP = re.compile(r'^(?P<path>[^\[\]#:]+)(?:#(?P<call>\d+))?(?P<input>:input)?(?:\[(?P<index>-?\d+)\])?$')
 
 
-class _Tap(NamedTuple):
+@dataclass(frozen=True)
+class _Tap:
     path: str
     call: int | None  # of a module that runs several times in a forward; None: it must run once
     input: bool  # what goes into the module, not what comes out

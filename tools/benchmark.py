@@ -16,10 +16,13 @@ from pathlib import Path
 
 import torch
 from benchmarks.angle import measure_angle
+from benchmarks.ie_kd import measure_ie_kd
 from benchmarks.measure import Result
 from benchmarks.steps import measure_steps
 
-SUBJECTS: dict[str, Callable[[torch.device, int, bool], list[Result]]] = dict(angle=measure_angle, steps=measure_steps)
+SUBJECTS: dict[str, Callable[[torch.device, int, bool], list[Result]]] = dict(
+    angle=measure_angle, steps=measure_steps, ie_kd=measure_ie_kd
+)
 
 
 def parse_args() -> argparse.Namespace:

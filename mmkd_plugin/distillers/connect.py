@@ -66,7 +66,7 @@ def _require_trained(method: Method, teachers: Sequence[Teacher]) -> None:
             f'pairs: expected a checkpoint for {type(method.apart).__name__} (train it first, in a stage of its own: '
             'mmkd_plugin.ParaphraserTrainer), got none; untrained, its target would be random'
         )
-    for index, sha256 in method.files_of_teachers.items():
+    for index, sha256 in method.files_of_teachers:
         if teachers[index].sha256 != sha256:
             raise ValueError(
                 f'pairs: expected a checkpoint trained on the file of {teachers[index].key}, {teachers[index].checkpoint} '

@@ -1,7 +1,7 @@
 """What a method is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -46,9 +46,9 @@ class Method(nn.Module, ABC):
         """Learn the measured order of the teachers, best first, as indices."""
 
     @property
-    def files_of_teachers(self) -> Mapping[int, bytes]:
-        """SHA-256 of the checkpoint file, by teacher, that a loaded connector was trained on: the run must have the same."""
-        return {}
+    def files_of_teachers(self) -> Sequence[tuple[int, bytes]]:
+        """For each loaded connector its teacher's index, and the SHA-256 of the file that it was trained on: the run must have the same."""
+        return ()
 
     @property
     def apart(self) -> nn.Module | None:

@@ -1,7 +1,7 @@
 """The teachers' factors: from paraphrasers that were trained before, or that learn along."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class FactorTargets(nn.Module):
             raise ValueError(
                 f'paraphraser: expected none where pairs have a checkpoint, which says its own, got {paraphraser!r}'
             )
-        self._trained = all(given)
+        self._given = all(given)
         self.trained = nn.ModuleList()
         self._apart: tuple[Paraphrasers, ...] = ()  # in a tuple, so that it is no child: somebody else trains it
 
@@ -73,9 +73,10 @@ class FactorTargets(nn.Module):
         return self._apart[0] if self._apart else None
 
     @property
-    def files_of_teachers(self) -> Mapping[int, bytes]:
+    def files_of_teachers(self) -> list[tuple[int, bytes]]:
         """See :attr:`Method.files_of_teachers`."""
-        return {pair.get('index', 0): one.teacher_sha256 for pair, one in zip(self._pairs, self.trained, strict=False)}
+        trained = [cast(FrozenParaphraser, one) for one in self.trained]
+        return [(pair.get('index', 0), one.teacher_sha256) for pair, one in zip(self._pairs, trained, strict=False)]
 
     def bind(self, channels: Sequence[int]) -> list[int]:
         """Load or build, for the teachers' channels; give each pair's factor channels.
@@ -83,20 +84,21 @@ class FactorTargets(nn.Module):
         Raises:
             ValueError: If a checkpoint is of no paraphraser, or of one for another tap or other channels.
         """
-        if not self._trained:
+        if not self._given:
             with arguments('paraphraser'):
                 learning = [Paraphraser(count, **self._config) for count in channels]
             self._apart = (Paraphrasers(self._pairs, learning),)
             return [one.factor_channels for one in learning]
+        factor_channels = []
         for number, (pair, count) in enumerate(zip(self._pairs, channels, strict=True)):
             key = f'pairs[{number}].checkpoint'
-            self.trained.append(FrozenParaphraser.load(pair['checkpoint'], key, tap=pair['teacher'], in_channels=count))
-        return [one.factor_channels for one in self.trained]
+            one = FrozenParaphraser.load(pair['checkpoint'], key, tap=pair['teacher'], in_channels=count)
+            self.trained.append(one)
+            factor_channels.append(one.factor_channels)
+        return factor_channels
 
     @torch.no_grad()
     def factor(self, number: int, feature: Tensor) -> Tensor:
         """Of the pair ``number`` the factor (N, c, H, W) of its teacher's map (N, C, H, W), without gradient."""
-        if self._apart:
-            paraphraser = self._apart[0].paraphrasers[number]
-            return paraphraser.encode(feature)  # type: ignore[operator,union-attr,no-any-return]
-        return self.trained[number].encode(feature)  # type: ignore[operator,union-attr,no-any-return]
+        paraphrasers = self._apart[0].paraphrasers if self._apart else self.trained
+        return cast(Paraphraser | FrozenParaphraser, paraphrasers[number]).encode(feature)

@@ -58,7 +58,7 @@ class FactorTransfer(PairedMethod):
         return self.targets.apart
 
     @property
-    def files_of_teachers(self) -> Mapping[int, bytes]:
+    def files_of_teachers(self) -> Sequence[tuple[int, bytes]]:
         return self.targets.files_of_teachers
 
     def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:

@@ -109,8 +109,8 @@ class IEKD(PairedMethod):
         return self.compared.targets.apart if isinstance(self.compared, ComparedFactors) else None
 
     @property
-    def files_of_teachers(self) -> Mapping[int, bytes]:
-        return self.compared.targets.files_of_teachers if isinstance(self.compared, ComparedFactors) else {}
+    def files_of_teachers(self) -> Sequence[tuple[int, bytes]]:
+        return self.compared.targets.files_of_teachers if isinstance(self.compared, ComparedFactors) else ()
 
     def norms_of_teacher(self, index: int, count: int) -> tuple[str, ...]:
         return self.compared.norms_of_teacher(index) if isinstance(self.compared, ComparedOverhaul) else ()

@@ -1,7 +1,7 @@
 """Running a study: the teachers, then tuning, then the arms, several trainings at once, each result written as it comes."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,8 +111,9 @@ class StudyRunner:
         bar = progress.add_task('', total=sum(missing for missing, _ in self.counts().values()))
         preload(candidate.cfg for arm in self._arms for candidate in arm.candidates.values())
         with progress:
-            waves = [partial(self._prepare_tasks, names) for names in self.study.waves()]
-            for tasks in (*waves, self._tune_tasks, self._report_tasks):
+            phases: list[Callable[[], Iterator[Task]]] = [partial(self._prepare_tasks, w) for w in self.study.waves()]
+            phases += [self._tune_tasks, self._report_tasks]
+            for tasks in phases:
                 for outcome in run_forked(tasks(), self.jobs, tick=progress.refresh):
                     progress.advance(bar)
                     progress.console.print(self._told(outcome), highlight=False, soft_wrap=True)

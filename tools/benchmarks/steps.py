@@ -44,22 +44,23 @@ def _whole_over_parts(
     methods: dict[str, Any], depth: int, teacher_depths: Sequence[int], batch: int, device: torch.device, repeats: int
 ) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
-        teachers = [_teacher(teacher_depth, Path(folder)) for teacher_depth in teacher_depths]
-        config = dict(type='mmkd_plugin.Distiller', student=_classifier(depth), teachers=teachers, methods=methods)
+        teachers = [untrained_teacher(teacher_depth, Path(folder)) for teacher_depth in teacher_depths]
+        config = dict(type='mmkd_plugin.Distiller', student=classifier(depth), teachers=teachers, methods=methods)
         distiller = MODELS.build(dict(config, probe_shape=(3, 32, 32))).to(device).train()
     distiller.set_teacher_scores([float(teacher_depth) for teacher_depth in teacher_depths])
-    student = MODELS.build(_classifier(depth)).to(device).train()
-    data = _batch(batch)
+    student = MODELS.build(classifier(depth)).to(device).train()
+    data = batch_of(batch)
     inputs = student.data_preprocessor(data, training=True)['inputs']
-    tasks = dict(whole=_step(distiller, data), student=_step(student, data))
+    tasks = dict(whole=step(distiller, data), student=step(student, data))
     for teacher in distiller.teachers:
-        tasks[teacher.name] = _forward(teacher.model.to(device), inputs)
+        tasks[teacher.name] = forward(teacher.model.to(device), inputs)
     seconds = seconds_in_turns(tasks, repeats, device)
     whole = seconds.pop('whole')
     return [total / sum(parts) for total, *parts in zip(whole, *seconds.values(), strict=True)]
 
 
-def _classifier(depth: int) -> dict[str, Any]:
+def classifier(depth: int) -> dict[str, Any]:
+    """A CIFAR ResNet in MMPretrain's classifier."""
     return dict(
         type='ImageClassifier',
         data_preprocessor=dict(num_classes=CLASSES, mean=[125.3, 123.0, 113.9], std=[51.6, 50.8, 51.3], to_rgb=False),
@@ -69,25 +70,28 @@ def _classifier(depth: int) -> dict[str, Any]:
     )
 
 
-def _teacher(depth: int, folder: Path) -> dict[str, Any]:
+def untrained_teacher(depth: int, folder: Path) -> dict[str, Any]:
     """Untrained: its answers cost as much."""
-    name, model = f'resnet{depth}', _classifier(depth)
+    name, model = f'resnet{depth}', classifier(depth)
     checkpoint = folder / f'{name}.pth'
     torch.save(dict(state_dict=MODELS.build(model).state_dict()), checkpoint)
     return dict(name=name, model=model, checkpoint=str(checkpoint))
 
 
-def _batch(size: int) -> dict[str, Any]:
+def batch_of(size: int) -> dict[str, Any]:
+    """Noise of CIFAR's size, as the data loader collates it."""
     from mmpretrain.structures import DataSample
 
     images = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8)
     return dict(inputs=list(images), data_samples=[DataSample().set_gt_label(i % CLASSES) for i in range(size)])
 
 
-def _step(model: Any, data: dict[str, Any]) -> Callable[[], object]:
+def step(model: Any, data: dict[str, Any]) -> Callable[[], object]:
+    """A training step with its optimizer's."""
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4))
     return lambda: model.train_step(dict(data), optimizer)
 
 
-def _forward(model: Any, inputs: torch.Tensor) -> Callable[[], object]:
-    return torch.no_grad()(lambda: model(inputs, mode='tensor'))
+def forward(model: Any, inputs: torch.Tensor) -> Callable[[], object]:
+    """A forward without gradient."""
+    return torch.no_grad()(lambda: model(inputs))
