@@ -1,0 +1,156 @@
+question = 'Does exploring add anything to inheriting, and either to soft targets?'
+about = """
+Data: DistortedMNIST, one fixed view of 2,500 training images; 1,250 to validate, 1,250 to test. Student: ResNet-8 with 19,810
+parameters. Teacher: ResNet-14, twice as wide, trained once on fresh distortions; its paraphraser (factor rate 0.5) once on the
+student's images. The seeds of the study are the student's. All methods look at the last stage of both networks.
+
+Each arm chooses among three candidates (the weight of its losses, or the temperature) by validation accuracy, on a seed that is
+not reported; labels alone choose their weight decay, which all arms then have. **by_itself**: a method beside the labels, which
+weigh 1. **with_kd**: the same beside soft targets that weigh 0.9, at the temperature that `kd` chose, and labels that weigh 0.1.
+**controls**: `ie_ft` of the first table with its choice and one thing changed.
+"""
+metric = 'accuracy/top1'
+baseline = dict(by_itself='alone', with_kd='kd', controls='ie_ft')
+seeds = list(range(10))
+tune_seeds = [100]
+
+config = '../_base_/distorted_mnist.py'
+_epochs = 12
+options = {
+    'train_cfg': dict(max_epochs=_epochs, val_interval=_epochs),
+    'default_hooks.logger.interval': 1000,
+}
+
+
+def _network(depth: int, width: int) -> dict:
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(
+            type='mmkd_plugin.CifarResNet',
+            depth=depth,
+            in_channels=1,
+            base_channels=width,
+            stem_stride=2,
+            shortcut='conv',
+        ),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=4 * width, loss=dict(type='CrossEntropyLoss')),
+    )
+
+
+_student = _network(depth=8, width=8)
+_root = '{{$MMKD_WORK_DIR:work_dirs}}'
+_taught_by = dict(
+    name='resnet14', model=_network(depth=14, width=16), checkpoint=_root + '/inherit_explore_teacher/epoch_50.pth'
+)
+_last_epoch_only = dict(interval=50, save_optimizer=False, save_param_scheduler=False)
+prepare = dict(
+    inherit_explore_teacher=dict(
+        config=config,
+        options={
+            'model': _taught_by['model'],
+            'train_dataloader.dataset.fresh': True,
+            'randomness.seed': 0,
+            'optim_wrapper.optimizer': dict(lr=0.1, weight_decay=5e-4),
+            'train_cfg': dict(max_epochs=50, val_interval=50),
+            'default_hooks.checkpoint': _last_epoch_only,
+        },
+    ),
+    inherit_explore_paraphraser=dict(
+        config=config,
+        options={
+            'model': dict(
+                type='mmkd_plugin.ParaphraserTrainer',
+                teacher=_taught_by,
+                tap='backbone.layer3',
+                paraphraser=dict(factor_rate=0.5),
+            ),
+            'randomness.seed': 0,
+            'optim_wrapper.optimizer': dict(lr=0.1, weight_decay=5e-4),
+            'train_cfg': dict(max_epochs=30, val_interval=30),
+            'default_hooks.checkpoint': {**_last_epoch_only, 'interval': 30},
+        },
+    ),
+)
+
+# The methods. A weight is written into every key that a method has for it.
+_maps = dict(student='backbone.layer3', teacher='backbone.layer3')
+_factors = dict(**_maps, checkpoint=_root + '/inherit_explore_paraphraser/epoch_30.pth')
+_before_relu = dict(
+    student='backbone.layer3.0.relu2:input',
+    teacher='backbone.layer3.1.relu2:input',
+    norm='backbone.layer3.1.bn2',
+)
+
+
+def _pair(inherit: float, explore: float) -> dict:
+    return dict(inherit_weight=inherit, explore_weight=explore)
+
+
+_methods = dict(
+    hint=('FitNets: regress the map', dict(type='Hint', pairs=[_maps]), 'loss_weight', [0.5, 2.0, 8.0]),
+    at=('attention transfer', dict(type='AttentionTransfer', pairs=[_maps]), 'loss_weight', [10.0, 100.0, 1000.0]),
+    ft=('factor transfer', dict(type='FactorTransfer', pairs=[_factors]), 'loss_weight', [50.0, 150.0, 500.0]),
+    od=('overhaul', dict(type='Overhaul', pairs=[_before_relu]), 'loss_weight', [0.3, 1.0, 3.0]),
+    ie_at=('attention: half inherits, half explores', dict(type='IEKD', knowledge='attention', pairs=[_maps]), None,
+           [_pair(10.0, 10.0), _pair(100.0, 100.0), _pair(100.0, 10.0)]),
+    ie_ft=('factors: half inherits, half explores', dict(type='IEKD', pairs=[_factors]), None,
+           [_pair(50.0, 50.0), _pair(150.0, 150.0), _pair(150.0, 15.0)]),
+    ie_od=('overhaul: half inherits, half explores', dict(type='IEKD', knowledge='overhaul', pairs=[_before_relu]), None,
+           [_pair(1.0, 15.0), _pair(1.0, 50.0), _pair(3.0, 15.0)]),
+)  # fmt: skip
+_kd = dict(type='SoftTarget', temperature=4.0, loss_weight=0.9)
+
+
+def _distiller(task_weight: float, **methods: dict) -> dict:
+    return {
+        'model': dict(
+            type='mmkd_plugin.Distiller',
+            student=_student,
+            teachers=[_taught_by],
+            methods=methods,
+            task_weight=task_weight,
+        )
+    }
+
+
+def _grid(key: str | None, values: list) -> dict:
+    if key is not None:
+        return {f'model.methods.feature.{key}': values}
+    return {'model.methods.feature': {f'{v["inherit_weight"]:g}/{v["explore_weight"]:g}': v for v in values}}
+
+
+arms = {
+    'alone': dict(
+        about='labels alone',
+        options={'model': _student},
+        grid={'optim_wrapper.optimizer.weight_decay': [2e-3, 5e-3, 1e-2]},
+    ),
+    'by_itself/kd': dict(
+        about='soft targets',
+        options=_distiller(0.1, kd=_kd),
+        grid={'model.methods.kd.temperature': [2.0, 4.0, 8.0]},
+    ),
+}
+for _name, (_about, _method, _key, _values) in _methods.items():
+    arms[f'by_itself/{_name}'] = dict(about=_about, options=_distiller(1.0, feature=_method), grid=_grid(_key, _values))
+arms['with_kd/kd'] = dict(about='soft targets', options=_distiller(0.1, kd=_kd))
+for _name, (_about, _method, _key, _values) in _methods.items():
+    arms[f'with_kd/{_name}'] = dict(
+        about=f'soft targets, and {_about}', options=_distiller(0.1, kd=_kd, feature=_method), grid=_grid(_key, _values)
+    )
+_changes = dict(
+    ie_ft=('factors: half inherits, half explores', dict()),
+    no_exploration=('the other half is left alone', dict(explore_weight=0.0)),
+    no_inheritance=('one half explores, the other is left alone', dict(inherit_weight=0.0)),
+    toward=('both halves inherit', dict(explore_direction='toward')),
+    halves=('split into first and second half', dict(split=dict(mode='halves'))),
+    from_student=('away from what the student inherited, not from the teacher', dict(explore_target='student')),
+)
+for _name, (_about, _change) in _changes.items():
+    arms[f'controls/{_name}'] = dict(
+        about=_about,
+        options=_distiller(1.0, feature=_methods['ie_ft'][1]),
+        override={'model.methods.feature': _change},
+        choice_of='by_itself/ie_ft',
+    )

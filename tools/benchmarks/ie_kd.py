@@ -1,0 +1,88 @@
+"""A training step of IE-KD against the sum of its parts, and what a teacher saves that stops after its deepest tap."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS, init_default_scope
+
+from benchmarks.measure import Result, ratio, seconds_in_turns
+from benchmarks.steps import batch_of, classifier, forward, step, untrained_teacher
+
+DEEP, SHALLOW = 'backbone.layer3', 'backbone.layer1'
+
+
+def measure_ie_kd(device: torch.device, repeats: int, quick: bool) -> list[Result]:
+    """At CIFAR's size, with factors; then a teacher that is tapped after its first stage alone."""
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    depth, teacher_depth, batch = (8, 14, 16) if quick else (20, 56, 128)
+    distiller = _distiller(depth, teacher_depth, DEEP).to(device).train()
+    data = batch_of(batch)
+    inputs = distiller.data_preprocessor(data, training=True)['inputs']
+    teacher = distiller.teachers[0].model.to(device)
+    tasks = dict(
+        whole=step(distiller, data),
+        student=step(MODELS.build(classifier(depth)).to(device).train(), data),
+        teacher=forward(teacher.backbone, inputs),
+        encoders=_encoders_step(distiller, inputs),
+    )
+    seconds = seconds_in_turns(tasks, repeats, device)
+    whole = seconds.pop('whole')
+    rounds = [total / sum(parts) for total, *parts in zip(whole, *seconds.values(), strict=True)]
+    name = f'IE-KD step, ResNet-{teacher_depth} to {depth}, batch {batch}: of its parts'
+    return [
+        ratio(name, rounds, at_most=None if quick else 1.05),
+        _stopping_early(depth, teacher_depth, inputs, device, repeats),
+    ]
+
+
+def _stopping_early(depth: int, teacher_depth: int, inputs: torch.Tensor, device: torch.device, repeats: int) -> Result:
+    """A teacher tapped after its first stage, as the distiller asks it, against its whole forward."""
+    teacher = _distiller(depth, teacher_depth, SHALLOW).teachers[0]
+    tasks = dict(early=lambda: teacher(inputs), whole=forward(teacher.model.to(device), inputs))
+    seconds = seconds_in_turns(tasks, repeats, device)
+    rounds = [early / whole for early, whole in zip(seconds['early'], seconds['whole'], strict=True)]
+    return ratio(f'ResNet-{teacher_depth} tapped at {SHALLOW}: of its whole forward', rounds)
+
+
+def _distiller(depth: int, teacher_depth: int, tap: str) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        teacher = untrained_teacher(teacher_depth, Path(folder))
+        paraphraser = Path(folder) / 'paraphraser.pth'
+        trainer = MODELS.build(dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teacher, tap=tap))
+        torch.save(dict(state_dict=trainer.state_dict()), paraphraser)
+        pairs = [dict(student=tap, teacher=tap, checkpoint=str(paraphraser))]
+        return MODELS.build(
+            dict(
+                type='mmkd_plugin.Distiller',
+                student=classifier(depth),
+                teachers=[teacher],
+                methods=dict(ie=dict(type='IEKD', pairs=pairs)),
+                probe_shape=(3, 32, 32),
+            )
+        )
+
+
+def _encoders_step(distiller: Any, inputs: torch.Tensor) -> Callable[[], object]:
+    """The paraphraser's encoder forward, both student encoders forward and backward, and their optimizer's step."""
+    compared = distiller.methods.ie.compared
+    encoders = [compared.encoders[part][0] for part in ('inherit', 'explore')]
+    optimizer = torch.optim.SGD(
+        [p for encoder in encoders for p in encoder.parameters()], lr=1e-3, momentum=0.9, weight_decay=5e-4
+    )
+    wrapper = OptimWrapper(optimizer)
+    with torch.no_grad():
+        target = distiller.teachers[0].model.backbone(inputs)[-1]
+        size = distiller.student.backbone(inputs)[-1].shape
+    halves = [torch.randn(size[0], size[1] // 2, *size[2:], device=inputs.device, requires_grad=True) for _ in encoders]
+
+    def run() -> None:
+        factor = compared.of_teacher(0, target)
+        losses = [(encoder(half) * factor).mean() for encoder, half in zip(encoders, halves, strict=True)]
+        wrapper.update_params(sum(losses[1:], losses[0]))
+
+    return run
