@@ -71,7 +71,7 @@ def gradients(folder: Path, config: dict[str, Any]) -> tuple[dict[str, float], d
     total.backward()
     return (
         {name: value.item() for name, value in logged.items()},
-        {name: p.grad.clone() for name, p in model.named_parameters()},
+        {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad},
     )
 
 
