@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from distributed import processes
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
-
-from distributed import processes
 
 TAP = 'backbone.layer3'
 BEFORE_RELU = dict(student=f'{TAP}.0.relu2:input', teacher=f'{TAP}.0.relu2:input', norm=f'{TAP}.0.bn2')
@@ -146,3 +145,24 @@ def test_two_processes_train_without_unused_parameters(tmp_path: Path) -> None:
     _, alone = processes.gradients(tmp_path, config)
     for name, value in alone.items():
         torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_maps_before_the_relu_of_a_stock_network_whose_blocks_share_one(tmp_path: Path) -> None:
+    stock = dict(
+        type='ImageClassifier',
+        backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=8, stem_channels=8),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=4, in_channels=64, loss=dict(type='CrossEntropyLoss')),
+    )
+    taught_by = [dict(name='stock', model=stock, checkpoint=tiny.checkpoint(tmp_path, stock))]
+    tap = 'backbone.layer4.1.relu#1:input'
+    pairs = [dict(student=tap, teacher=tap, norm='backbone.layer4.1.bn2')]
+    every = dict(od=dict(type='Overhaul', pairs=pairs), ie=dict(type='IEKD', knowledge='overhaul', pairs=pairs))
+    distiller = tiny.distiller(tmp_path, student=stock, teachers=taught_by, methods=every)
+    inputs = distiller.data_preprocessor(tiny.batch_of(), True)['inputs']
+    teacher = distiller.teachers[0]
+    assert teacher(inputs).features[tap].min() < 0
+    torch.testing.assert_close(teacher(inputs).features[tap].relu(), teacher.model.backbone(inputs)[-1])
+    losses = tiny.losses_of(distiller)
+    sum(value for name, value in losses.items() if 'loss' in name).backward()
+    assert distiller.student.backbone.conv1.weight.grad.abs().sum() > 0
