@@ -18,7 +18,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # read when numpy and torch are i
 from mmengine.logging import MMLogger
 from rich.console import Console
 
-from mmkd_plugin.study.plan import load_study
+from mmkd_plugin.study.load import load_study
 from mmkd_plugin.study.report import write_report
 from mmkd_plugin.study.run import StudyRunner, default_jobs
 

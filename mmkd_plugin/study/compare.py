@@ -27,7 +27,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm in one table. ``scores`` are test metrics by seed."""
+    """One arm in one table. ``scores`` are test metrics by seed, ``columns`` the study's further ones that its lines have."""
 
     arm: str
     about: str
@@ -35,14 +35,11 @@ class Row:
     scores: Mapping[int, float]
     seconds: float
     difference: Difference | None
+    columns: Mapping[str, list[float]]
 
     @property
     def mean(self) -> float:
         return float(np.mean(list(self.scores.values())))
-
-    @property
-    def std(self) -> float:
-        return float(np.std(list(self.scores.values()), ddof=1)) if len(self.scores) > 1 else float('nan')
 
 
 def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
@@ -58,7 +55,7 @@ def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
     for setting in settings:
         names = [name for name in study.arms if name.rpartition('/')[0] in ('', setting)]
         baseline = next((name for name in names if name.rpartition('/')[2] == study.baseline_of(setting)), None)
-        scores = {name: {line['seed']: line['test'][study.metric] for line in runs[name]} for name in names}
+        scores = {name: {line['seed']: line['test'][study.arms[name].metric] for line in runs[name]} for name in names}
         result[setting] = [
             Row(
                 arm=name.rpartition('/')[2],
@@ -67,6 +64,11 @@ def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
                 scores=scores[name],
                 seconds=float(np.median([line['seconds'] for line in runs[name]])),
                 difference=None if baseline in (None, name) else paired_difference(scores[name], scores[baseline]),
+                columns={
+                    head: [line['test'][metric] for line in runs[name]]
+                    for head, metric in study.columns.items()
+                    if all(metric in line['test'] for line in runs[name])
+                },
             )
             for name in names
             if runs[name]

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from mmkd_plugin.study.compare import Row, tables
 from mmkd_plugin.study.lines import Line, read_lines
+from mmkd_plugin.study.load import load_study
 from mmkd_plugin.study.picture import draw
-from mmkd_plugin.study.plan import Study, load_study
+from mmkd_plugin.study.plan import Study
 
 HEAD = """# Results
 
@@ -40,7 +43,10 @@ def study_text(study: Study, lines: Sequence[Line], folder: str) -> str:
     named = ', '.join(f'{name} {" / ".join(values)}' for name, values in versions.items() if values)
     parts = [f'## {study.name}', f'**{study.question}**', study.about.strip()]
     for setting, rows in found.items():
-        parts += [f'### {setting}' if setting else '', table(rows, study.baseline_of(setting), study.metric)]
+        parts += [
+            f'### {setting}' if setting else '',
+            table(rows, study.baseline_of(setting), study.metric, list(study.columns)),
+        ]
     parts += [f'![{study.name}]({folder}/{study.name}.png)']
     parts += [f'{len(lines)} runs, tuning included, {seconds / 3600:.1f} hours of one core each; {named}.']
     return '\n\n'.join(part for part in parts if part) + '\n'
@@ -49,17 +55,27 @@ def study_text(study: Study, lines: Sequence[Line], folder: str) -> str:
 SHOWN = ('mmkd_plugin', 'torch', 'mmengine', 'mmpretrain', 'mmdet')
 
 
-def table(rows: Sequence[Row], baseline: str, metric: str) -> str:
+def table(rows: Sequence[Row], baseline: str, metric: str, columns: Sequence[str] = ()) -> str:
     """The arms of one setting, as a Markdown table."""
-    lines = [
-        f'| arm | | n | test {metric} | Δ to {baseline} | chosen by validation | s a run |',
-        '|---|---|---|---|---|---|---|',
-    ]
+    heads = ['arm', '', 'n', f'test {metric}', f'Δ to {baseline}', *columns, 'chosen by validation', 's a run']
+    lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
     for row in rows:
-        spread = f' ± {row.std:.2f}' if len(row.scores) > 1 else ''
-        cells = [row.arm, row.about, len(row.scores), f'{row.mean:.2f}{spread}', _difference(row), row.candidate]
-        lines.append('| ' + ' | '.join(map(str, [*cells, f'{row.seconds:.0f}'])) + ' |')
+        found = [_mean_and_spread(row.columns[name]) if name in row.columns else '' for name in columns]
+        cells = [
+            row.arm,
+            row.about,
+            len(row.scores),
+            _mean_and_spread(list(row.scores.values())),
+            _difference(row),
+            *found,
+        ]
+        lines.append('| ' + ' | '.join(map(str, [*cells, row.candidate, f'{row.seconds:.0f}'])) + ' |')
     return '\n'.join(lines)
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    spread = f' ± {np.std(values, ddof=1):.2f}' if len(values) > 1 else ''
+    return f'{np.mean(values):.2f}{spread}'
 
 
 def _difference(row: Row) -> str:

@@ -76,7 +76,7 @@ class StudyRunner:
             keys = [(arm.chosen_by, seed, candidate.sha256) for seed in self.study.tune_seeds]
             if not all(key in lines for key in keys):
                 return None
-            scores[name] = mean_metric([lines[key] for key in keys], 'val', self.study.metric)
+            scores[name] = mean_metric([lines[key] for key in keys], 'val', arm.metric)
         return max(scores, key=scores.__getitem__)
 
     def missing(self, runs: list[Run]) -> list[Run]:
@@ -151,8 +151,9 @@ class StudyRunner:
         if line is None:
             return f'{name}: ready, {outcome.seconds:.0f} s'
         append_line(self.lines, {'study': self.study.name, **line, 'jobs': self.jobs, 'versions': self._versions})
-        splits = [split for split in ('val', 'test') if self.study.metric in line.get(split, {})]
-        found = '  '.join(f'{split} {line[split][self.study.metric]:.2f}' for split in splits)
+        metric = self.study.arms[line['arm']].metric
+        splits = [split for split in ('val', 'test') if metric in line.get(split, {})]
+        found = '  '.join(f'{split} {line[split][metric]:.2f}' for split in splits)
         return f'{name}: {found}  {outcome.seconds:.0f} s'
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from toys import write_config
 
-from mmkd_plugin.study.plan import load_study
+from mmkd_plugin.study.load import load_study
 
 STUDY = """
 question = 'Does momentum help?'

@@ -6,7 +6,7 @@ import pytest
 from toys import write_config
 
 from mmkd_plugin.study.compare import paired_difference, tables
-from mmkd_plugin.study.plan import load_study
+from mmkd_plugin.study.load import load_study
 from mmkd_plugin.study.report import write_report
 
 STUDY = """
@@ -72,7 +72,22 @@ def test_a_table_a_setting_and_an_arm_without_one_in_all(study_file: Path) -> No
     alone, mean = found['weak']
     assert alone.difference is not None
     assert mean.difference is None
-    assert (mean.mean, mean.std) == pytest.approx((70.5, 0.5**0.5))
+    assert mean.mean == pytest.approx(70.5)
+
+
+def test_an_arm_may_have_a_metric_of_its_own_and_tables_further_columns(study_file: Path, tmp_path: Path) -> None:
+    more = "arms['weak/new']['metric'] = 'mean/toy'\ncolumns = dict(both='both/toy')\n"
+    study_file.write_text(study_file.read_text() + more)
+    two = {'mean/toy': 75.0, 'both/toy': 80.0}
+    lines = [line('weak/mean', seed, 70.0) for seed in (0, 1)]
+    lines += [line('weak/new', seed, 0.0, test={name: value + seed for name, value in two.items()}) for seed in (0, 1)]
+    (tmp_path / 'study.jsonl').write_text(''.join(json.dumps(each) + '\n' for each in lines))
+    text = write_report([study_file], tmp_path).read_text()
+    assert '| arm |  | n | test toy/accuracy | Δ to mean | both | chosen by validation | s a run |' in text
+    assert '| mean |  | 2 | 70.00 ± 0.00 |  |  |  | 10 |' in text
+    assert (
+        '| new | ours | 2 | 75.50 ± 0.71 | +5.50 [−0.85, +11.85] | 80.50 ± 0.71 |  | 10 |' in text
+    )  # t(0.975), 1: 12.706
 
 
 def test_a_table_may_have_a_baseline_of_its_own(study_file: Path) -> None:

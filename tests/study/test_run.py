@@ -6,7 +6,7 @@ from toys import write_config
 
 from mmkd_plugin.stages import work_root
 from mmkd_plugin.study.lines import read_lines
-from mmkd_plugin.study.plan import load_study
+from mmkd_plugin.study.load import load_study
 from mmkd_plugin.study.run import StudyRunner
 
 STUDY = """
