@@ -1,11 +1,13 @@
 """What one peer learns from the others."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
 from mmkd_plugin.checks import under
 from mmkd_plugin.knowledge import Knowledge
+from mmkd_plugin.methods import Method
 
 
 class Lessons(nn.Module):
@@ -19,10 +21,14 @@ class Lessons(nn.Module):
         super().__init__()
         self.methods = methods
 
+    def by_name(self) -> dict[str, Method]:
+        """The methods."""
+        return {name: cast(Method, method) for name, method in self.methods.items()}
+
     def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
         """The losses and facts of all methods as ``<method>.<name>``."""
         losses: dict[str, Tensor] = {}
-        for name, method in self.methods.items():
+        for name, method in self.by_name().items():
             with under(f'methods.{name}'):
                 parts = method(student, teachers, labels)
             losses.update({f'{name}.{part}': value for part, value in parts.items()})

@@ -13,6 +13,8 @@ class Host:
 
     #: The tap whose tensor is the class scores, in the student's training forward and in :meth:`run`; None if unknown.
     score_tap: str | None = None
+    #: Whether predictions of several such models have a mean.
+    can_average: bool = False
 
     def run(self, model: nn.Module, inputs: Any, scores: bool) -> None:
         """Run a network for its taps, without labels, at least cost: as teacher, for a probe, or as label-free student.
@@ -39,3 +41,7 @@ class Host:
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
         """Whether the task loss cannot be computed on this batch for lack of labels; an unknown model is left to say so itself."""
         return False
+
+    def average(self, predictions: Sequence[Sequence[Any]]) -> list[Any]:
+        """The mean of several models' predictions of one batch, as one model's; only where :attr:`can_average`."""
+        raise NotImplementedError

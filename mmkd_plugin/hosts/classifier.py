@@ -1,5 +1,6 @@
 """MMPretrain's classifiers."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ class ClassifierHost(Host):
     def __init__(self, model: nn.Module) -> None:
         head = getattr(model, 'head', None)
         self.score_tap = 'head' if head is not None else 'model' if hasattr(model, 'model') else None
+        single = sys.modules['mmpretrain.models.heads'].ClsHead  # imported by the package of any classifier
+        self.can_average = isinstance(head, single) or (head is None and self.score_tap is not None)
 
     def run(self, model: nn.Module, inputs: Any, scores: bool) -> None:
         if scores or not hasattr(model, 'backbone'):
@@ -53,6 +56,14 @@ class ClassifierHost(Host):
 
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
         return not data_samples or any('gt_label' not in s and 'gt_score' not in s for s in data_samples)
+
+    def average(self, predictions: Sequence[Sequence[Any]]) -> list[Any]:
+        """The mean of their class probabilities; heads that give several labels an image have none."""
+        averaged = []
+        for same in zip(*predictions, strict=True):
+            score = torch.stack([sample.pred_score for sample in same]).mean(dim=0)
+            averaged.append(same[0].clone().set_pred_score(score).set_pred_label(score.argmax(dim=0, keepdim=True)))
+        return averaged
 
 
 def _as_map(tokens: Tensor, extra: int, size: Sequence[int]) -> Tensor:

@@ -1,0 +1,128 @@
+"""Before training: every peer is tapped for what it learns by and for what the others ask of it, and its methods see the shapes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from mmkd_plugin.checks import under
+from mmkd_plugin.distillers.peers import Peer
+from mmkd_plugin.knowledge import Knowledge
+from mmkd_plugin.methods import Method
+from mmkd_plugin.probe import find_shape, probe
+from mmkd_plugin.taps import FeatureTaps
+
+
+@dataclass(frozen=True)
+class PeerTaps:
+    """What is recorded of a peer.
+
+    Args:
+        all: When it learns: for its own methods, and for the others if they take their lesson from the same forward.
+        asked: When it is asked by the others alone.
+        needs_scores: Whether class scores are among both.
+    """
+
+    all: FeatureTaps
+    asked: FeatureTaps
+    needs_scores: bool
+
+
+def connect_peers(
+    peers: Sequence[Peer],
+    networks: Sequence[nn.Module],
+    methods: Mapping[str, Mapping[str, Method]],
+    probe_shape: Sequence[int] | None,
+) -> dict[str, PeerTaps]:
+    """Tap every peer for the union of what all methods want of it, and bind the methods to the shapes.
+
+    Args:
+        peers: In order.
+        networks: Theirs.
+        methods: Every learner's own instances, by its name.
+        probe_shape: (channels, height, width) of an input that the peers accept, if the usual ones do not fit.
+
+    Returns:
+        The taps by peer.
+
+    Raises:
+        ValueError: If a tap, a shape, or the number of classes does not fit; the message begins with the config key.
+    """
+    needs_scores = any(method.needs_scores for own in methods.values() for method in own.values())
+    taps = {
+        peer.name: _taps(number, peers, networks[number], methods, needs_scores) for number, peer in enumerate(peers)
+    }
+    if not any(methods.values()):
+        return taps
+    shape = find_shape(networks[0], peers[0].host, probe_shape)
+    seen = [_probe(peer, network, taps[peer.name].all, shape) for peer, network in zip(peers, networks, strict=True)]
+    if needs_scores:
+        for peer, knowledge in zip(peers[1:], seen[1:], strict=True):
+            _require_same_classes(peer, knowledge, seen[0])
+    for number, peer in enumerate(peers):
+        for name, method in methods[peer.name].items():
+            with under(f'methods.{name}'):
+                method.bind(seen[number], [*seen[:number], *seen[number + 1 :]])
+                _require_changing_teachers(method, len(peers) - 1)
+    return taps
+
+
+def _taps(
+    number: int,
+    peers: Sequence[Peer],
+    network: nn.Module,
+    methods: Mapping[str, Mapping[str, Method]],
+    needs_scores: bool,
+) -> PeerTaps:
+    peer = peers[number]
+    if needs_scores and peer.host.score_tap is None:
+        raise ValueError(
+            f'{peer.key}: expected a model whose class scores are known, got {type(network).__name__}: use methods on taps alone'
+        )
+    own: list[str] = []
+    asked: list[str] = []
+    for learner, other in enumerate(peers):
+        for name, method in methods[other.name].items():
+            with under(f'methods.{name}'):
+                if other is peer:
+                    own += FeatureTaps(network, method.student_taps, f'student_taps of {peer.key}').taps
+                else:
+                    index = number - (number > learner)
+                    wanted = method.taps_of_teacher(index, len(peers) - 1)
+                    asked += FeatureTaps(network, wanted, f'teacher_taps of {peer.key}').taps
+    if needs_scores and peer.host.score_tap:
+        asked.append(peer.host.score_tap)
+    return PeerTaps(
+        FeatureTaps(network, [*own, *asked], f'{peer.key} taps'),
+        FeatureTaps(network, asked, f'{peer.key} taps'),
+        needs_scores,
+    )
+
+
+def _probe(peer: Peer, network: nn.Module, taps: FeatureTaps, shape: tuple[int, int, int]) -> Knowledge:
+    try:
+        return probe(network, peer.host, taps, shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f'{peer.key}: expected a network that runs on the input {shape} of the first: {error}'
+        ) from error
+
+
+def _require_same_classes(peer: Peer, seen: Knowledge, first: Knowledge) -> None:
+    found, expected = (None if one.logits is None else tuple(one.logits.shape) for one in (seen, first))
+    if found != expected:
+        classes = [shape[-1] if shape else 'no' for shape in (expected, found)]
+        raise ValueError(f'{peer.key}: expected the {classes[0]} classes of the first peer, got {classes[1]}')
+
+
+def _require_changing_teachers(method: Method, teachers: int) -> None:
+    """What was measured on a finished teacher means nothing of a network that is still learning."""
+    if method.files_of_teachers:
+        raise ValueError(
+            'pairs: expected no checkpoint among peers, which are still learning: leave it out, and the paraphraser learns along'
+        )
+    if any(method.norms_of_teacher(index, teachers) for index in range(teachers)):
+        raise ValueError(
+            f'type: expected a method that can learn from a network in training, got {type(method).__name__}, which takes margins '
+            'from the normalisation layers of a finished teacher'
+        )
