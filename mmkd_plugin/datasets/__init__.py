@@ -1,8 +1,9 @@
-"""Real images for tests, demo and studies, as MMPretrain data sets; nothing is downloaded."""
+"""Real images for tests, demo and studies, as data sets of MMPretrain and MMDet; nothing is downloaded."""
 
+from mmkd_plugin.datasets.digit_scenes import DigitScenes
 from mmkd_plugin.installed import has
 
-__all__: list[str] = []
+__all__ = ['DigitScenes']
 
 if has('mmpretrain'):  # with MMDet alone there is no classification to feed
     from mmkd_plugin.datasets.digits import Digits

