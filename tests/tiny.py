@@ -121,6 +121,27 @@ def distiller(folder: Path, **changes: Any) -> Distiller:
     return ROOT_MODELS.build(distiller_config(folder, **changes))
 
 
+def mutual_config(*names: str, **changes: Any) -> dict[str, Any]:
+    """Peers a and b, or those named, of different depths, in deep mutual learning unless changed."""
+    peers = [dict(name=name, model=classifier(depth=8 + 6 * (index % 2))) for index, name in enumerate(names or 'ab')]
+    config = dict(
+        type='mmkd_plugin.MutualDistiller', peers=peers, methods=dict(dml=dict(type='SoftTarget', temperature=1.0))
+    )
+    return {**config, 'data_preprocessor': dict(PREPROCESSOR), **changes}
+
+
+def inherit_explore(**changes: Any) -> dict[str, Any]:
+    """IE-KD between the peers' last maps, with paraphrasers that learn along."""
+    pairs = [dict(student='backbone.layer3', teacher='backbone.layer3')]
+    return dict(ie={**dict(type='IEKD', pairs=pairs), **changes})
+
+
+def peer_optimizers(**changes: Any) -> dict[str, Any]:
+    """One shared optimizer config."""
+    optimizer = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)
+    return dict(constructor='mmkd_plugin.PeerOptimWrappers', optimizer=optimizer, **changes)
+
+
 def runner(model: Any, folder: Path, iters: int = 2, batch: int = 8, dataset: Any = None, **changes: Any) -> Runner:
     """A Runner that trains ``iters`` steps and writes a checkpoint at the last."""
     # Where data end in a run by iterations, MMEngine sleeps for two seconds; a run by epochs must have an end of its data.
