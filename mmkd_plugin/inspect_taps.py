@@ -44,7 +44,7 @@ def tap_points(model: nn.Module, shape: Sequence[int] | None = None) -> list[Tap
             handles.append(module.register_forward_hook(record))
     try:
         with torch.no_grad():
-            host.run(model.eval(), torch.zeros(1, *shape), scores=True)
+            host.run(model.eval(), torch.zeros(1, *shape, device=next(model.parameters()).device), scores=True)
     finally:
         for handle in handles:
             handle.remove()
@@ -65,10 +65,11 @@ def _points(path: str, module: nn.Module, calls: list[tuple[Any, tuple[int, ...]
 
 
 def _tensors(path: str, output: Any) -> list[tuple[str, Tensor]]:
-    """The tensors of an output by tap; a tuple of one needs no index, other outputs have none."""
+    """The tensors of an output by tap, lists in a tuple included; a tuple of one needs no index, other outputs have none."""
     if isinstance(output, Tensor):
         return [(path, output)]
     if not isinstance(output, (tuple, list)):
         return []
-    tensors = [(f'{path}[{i}]', item) for i, item in enumerate(output) if isinstance(item, Tensor)]
-    return [(path, tensors[0][1])] if len(output) == 1 and tensors else tensors
+    if len(output) == 1 and isinstance(output[0], Tensor):
+        return [(path, output[0])]
+    return [found for i, item in enumerate(output) for found in _tensors(f'{path}[{i}]', item)]

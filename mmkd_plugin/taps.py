@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-_TAP = re.compile(r'^(?P<path>[^\[\]#:]+)(?:#(?P<call>\d+))?(?P<input>:input)?(?:\[(?P<index>-?\d+)\])?$')
+_TAP = re.compile(r'^(?P<path>[^\[\]#:]+)(?:#(?P<call>\d+))?(?P<input>:input)?(?P<index>(?:\[-?\d+\])*)$')
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class _Tap:
     path: str
     call: int | None  # of a module that runs several times in a forward; None: it must run once
     input: bool  # what goes into the module, not what comes out
-    index: int | None  # of several tensors
+    index: tuple[int, ...]  # of several tensors, level by level
 
 
 class _AllRecordedError(Exception):
@@ -28,23 +28,29 @@ class _AllRecordedError(Exception):
 class FeatureTaps:
     """Record the outputs of modules by path, leaving the model unedited.
 
-    A tap is a module path, ``backbone.layer4``, with an index when the module returns several tensors: ``neck[0]``, ``backbone[-1]``.
-    A tuple of one needs no index. ``backbone.layer4.1.relu:input`` is what goes into a module, here a block's map before its last ReLU;
-    where the module runs several times in a forward, ``#`` counts its calls from 0: ``backbone.layer4.1.relu#1:input``.
+    A tap is a module path, ``backbone.layer4``, with an index when the module returns several tensors: ``neck[0]``, ``backbone[-1]``,
+    of lists in a tuple ``bbox_head[0][2]``. A tuple of one needs no index. ``backbone.layer4.1.relu:input`` is what goes into a module,
+    here a block's map before its last ReLU; where the module runs several times in a forward, ``#`` counts its calls from 0:
+    ``backbone.layer4.1.relu#1:input``.
 
     Args:
         model: The network.
         taps: What to record; repeated taps are recorded once.
         key: The config key that named them, for messages.
+        optional: Those of ``taps`` whose module need not run in every forward.
 
     Raises:
         ValueError: If a tap names no module of the model; the message lists the nearest paths.
     """
 
-    def __init__(self, model: nn.Module, taps: Sequence[str], key: str = 'taps') -> None:
+    def __init__(
+        self, model: nn.Module, taps: Sequence[str], key: str = 'taps', optional: Collection[str] = ()
+    ) -> None:
         self.key = key
-        self.taps = tuple(dict.fromkeys(taps))
-        self._parsed = {tap: _parse(tap, key) for tap in self.taps}
+        self.optional = frozenset(optional)
+        parsed_taps = [_parse(tap, key) for tap in taps]  # first of all: what is no tap may not be hashable
+        self._parsed = dict(zip(taps, parsed_taps, strict=True))
+        self.taps = tuple(self._parsed)
         known = dict(model.named_modules())
         for tap, parsed in self._parsed.items():
             if parsed.path not in known:
@@ -63,8 +69,8 @@ class FeatureTaps:
             stop_early: Leave the ``with`` body as soon as every tap has been recorded: what lies deeper does not run.
 
         Raises:
-            ValueError: If a tap was never reached, was called twice, gave no single tensor, or was changed in place after it
-                was recorded.
+            ValueError: If a tap that is not optional was never reached, or one was called twice, gave no single tensor, or was
+                changed in place after it was recorded.
         """
         features: dict[str, Tensor] = {}
         versions: dict[str, int] = {}
@@ -96,6 +102,8 @@ class FeatureTaps:
             for handle in handles:
                 handle.remove()
         for tap in self.taps:
+            if tap not in features and tap in self.optional:
+                continue
             if tap not in features:
                 raise ValueError(f'{self.key}: expected {tap!r} to run in a forward, it was {_often(calls[tap])}')
             if features[tap]._version != versions[tap]:
@@ -117,8 +125,8 @@ def _parse(tap: str, key: str) -> _Tap:
         raise ValueError(
             f"{key}: expected a tap such as 'backbone.layer4', 'neck[0]' or 'backbone.layer4.1.relu#1:input', got {tap!r}"
         )
-    call, index = (None if match[name] is None else int(match[name]) for name in ('call', 'index'))
-    return _Tap(match['path'], call, match['input'] is not None, index)
+    index = tuple(int(number) for number in re.findall(r'-?\d+', match['index']))
+    return _Tap(match['path'], None if match['call'] is None else int(match['call']), match['input'] is not None, index)
 
 
 def _numbered(tap: str) -> str:
@@ -126,24 +134,33 @@ def _numbered(tap: str) -> str:
     return repr(f'{path}#0{tap.removeprefix(path)}')
 
 
-def _pick(output: Any, tap: str, index: int | None, key: str) -> Tensor:
-    if isinstance(output, (tuple, list)):
-        if index is None and len(output) == 1:
-            output = output[0]
-        elif index is None or not -len(output) <= index < len(output):
+def _pick(output: Any, tap: str, index: tuple[int, ...], key: str) -> Tensor:
+    name = tap.split('[')[0]
+    for depth, number in enumerate(index, start=1):
+        if isinstance(output, Tensor) and number in (0, -1) and depth == len(index):
+            break  # one tensor where others give several
+        if not isinstance(output, (tuple, list)):
             raise ValueError(
-                f'{key}: expected one tensor from {tap!r}, got {len(output)}: name one as '
-                f'{tap.split("[")[0]}[0] … {tap.split("[")[0]}[{len(output) - 1}]'
+                f'{key}: expected several tensors from {tap!r}, got {type(output).__name__}: leave the index out'
             )
-        else:
-            output = output[index]
-    elif index is not None and not (isinstance(output, Tensor) and index in (0, -1)):
-        raise ValueError(
-            f'{key}: expected several tensors from {tap!r}, got {type(output).__name__}: leave the index out'
-        )
+        if not -len(output) <= number < len(output):
+            raise ValueError(_one_of(output, name, tap, key))
+        name, output = f'{name}[{number}]', output[number]
+    while isinstance(output, (tuple, list)):
+        if len(output) != 1:
+            raise ValueError(_one_of(output, name, tap, key))
+        output = output[0]
     if not isinstance(output, Tensor):
         raise ValueError(f'{key}: expected a tensor from {tap!r}, got {type(output).__name__}')
     return output
+
+
+def _one_of(outputs: Sequence[Any], name: str, tap: str, key: str) -> str:
+    inner = '' if not outputs or isinstance(outputs[0], Tensor) else '[0]'
+    return (
+        f'{key}: expected one tensor from {tap!r}, got {len(outputs)}: name one as {name}[0]{inner} … '
+        f'{name}[{len(outputs) - 1}]{inner}'
+    )
 
 
 @contextmanager
@@ -176,12 +193,13 @@ def replaced(model: nn.Module, tap: str, function: Callable[[Tensor], Tensor], k
         raise ValueError(f'{key}: expected {tap!r} to run in a forward, it was {_often(calls)}')
 
 
-def _put(output: Any, index: int | None, feature: Tensor) -> Any:
+def _put(output: Any, index: tuple[int, ...], feature: Tensor) -> Any:
     """The inverse of :func:`_pick`."""
     if isinstance(output, Tensor):
         return feature
     items = list(output)
-    items[index or 0] = feature
+    place, *rest = index or (0,)
+    items[place] = _put(items[place], tuple(rest), feature)
     return type(output)(*items) if hasattr(output, '_fields') else type(output)(items)
 
 

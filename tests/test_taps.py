@@ -18,6 +18,7 @@ class Net(nn.Module):
         self.pair = _Returns(lambda x: (x, 2 * x))
         self.single = _Returns(lambda x: (x,))
         self.words = _Returns(lambda x: {'x': x})
+        self.lists = _Returns(lambda x: ([x, 3 * x], [x]))
         self.deep = _Returns(lambda x: x + 1)
 
     def forward(self, x: Tensor, use: tuple[str, ...] = ('first', 'pair', 'single', 'words', 'deep')) -> Tensor:
@@ -66,6 +67,12 @@ def test_an_index_picks_of_several_and_a_tuple_of_one_needs_none() -> None:
     assert features['single'] is features['single[0]'] is features['single[-1]']
 
 
+def test_lists_in_a_tuple_have_an_index_each() -> None:
+    features = record(Net(), 'first', 'lists[0][0]', 'lists[0][-1]', 'lists[1]', use=('first', 'lists'))
+    assert features['lists[0][0]'] is features['lists[1]'] is features['first']
+    torch.testing.assert_close(features['lists[0][-1]'], 3 * features['first'])
+
+
 def test_repeated_taps_are_recorded_once() -> None:
     taps = FeatureTaps(Net(), ['first', 'deep', 'first'])
     assert taps.taps == ('first', 'deep')
@@ -76,7 +83,24 @@ def test_an_unknown_path_lists_the_nearest() -> None:
         FeatureTaps(Net(), ['fist'], 'student taps')
 
 
-@pytest.mark.parametrize('tap', ['', '[0]', 'first[', 'first[a]', 'first[0][1]', 'first#', 'first#-1', 'first:output', 'first[0]:input', 3, None])
+@pytest.mark.parametrize(
+    'tap',
+    [
+        '',
+        '[0]',
+        'first[',
+        'first[a]',
+        'first[0][',
+        'first[0]1',
+        'first#',
+        'first#-1',
+        'first:output',
+        'first[0]:input',
+        3,
+        None,
+        ['first'],
+    ],
+)
 def test_what_is_no_tap_is_refused(tap: object) -> None:
     with pytest.raises(ValueError, match=r'^taps: expected a tap such as'):
         FeatureTaps(Net(), [tap])
@@ -86,6 +110,9 @@ def test_what_is_no_tap_is_refused(tap: object) -> None:
     ('tap', 'message'),
     [
         ('pair', r"one tensor from 'pair', got 2: name one as pair\[0\] … pair\[1\]"),
+        ('lists', r"one tensor from 'lists', got 2: name one as lists\[0\]\[0\] … lists\[1\]\[0\]"),
+        ('lists[0]', r"one tensor from 'lists\[0\]', got 2: name one as lists\[0\]\[0\] … lists\[0\]\[1\]"),
+        ('first[0][1]', r"several tensors from 'first\[0\]\[1\]', got Tensor: leave the index out"),
         ('pair[2]', r"one tensor from 'pair\[2\]', got 2: name one as pair\[0\] … pair\[1\]"),
         ('pair[-3]', r"one tensor from 'pair\[-3\]', got 2"),
         ('first[1]', r"several tensors from 'first\[1\]', got Tensor: leave the index out"),
@@ -95,7 +122,7 @@ def test_what_is_no_tap_is_refused(tap: object) -> None:
 def test_an_output_that_is_not_one_tensor_is_named(tap: str, message: str) -> None:
     net = Net()
     with pytest.raises(ValueError, match=f'^taps: expected {message}'):
-        record(net, tap)
+        record(net, tap, use=('first', 'pair', 'words', 'lists'))
     assert not hooks(net)
 
 
@@ -147,6 +174,14 @@ def test_an_input_tap_stops_before_its_module() -> None:
 def test_never_called_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"^taps: expected 'deep' to run in a forward, it was never called"):
         record(Net(), 'first', 'deep', use=('first',))
+
+
+def test_what_is_optional_may_not_run() -> None:
+    taps = FeatureTaps(Net(), ['first', 'deep'], optional=['deep'])
+    net = Net()
+    with taps.record(net) as features:
+        net(torch.ones(2, 3), ('first',))
+    assert list(features) == ['first']
 
 
 @pytest.mark.parametrize('gradient', [True, False])

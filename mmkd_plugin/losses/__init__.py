@@ -2,6 +2,7 @@
 
 from mmkd_plugin.losses.angle import AngleLoss, angle_loss
 from mmkd_plugin.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
+from mmkd_plugin.losses.binary_soft_target import BinarySoftTargetKL, binary_soft_target_kl
 from mmkd_plugin.losses.cka import LinearCKA, linear_cka
 from mmkd_plugin.losses.distance import DistanceLoss, distance_loss
 from mmkd_plugin.losses.exploration import ExplorationLoss, exploration_loss
@@ -17,6 +18,7 @@ from mmkd_plugin.losses.soft_target import SoftTargetKL, soft_target_kl
 __all__ = [
     'AngleLoss',
     'AttentionTransferLoss',
+    'BinarySoftTargetKL',
     'DistanceLoss',
     'ExplorationLoss',
     'FactorDistance',
@@ -30,6 +32,7 @@ __all__ = [
     'SoftTargetKL',
     'angle_loss',
     'attention_transfer_loss',
+    'binary_soft_target_kl',
     'distance_loss',
     'exploration_loss',
     'factor_cosine',

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_plugin.checks import weight
+from mmkd_plugin.losses.weighted_mean import weighted_mean
 from mmkd_plugin.registry import MODELS
 
 
-def logit_mimic_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def logit_mimic_loss(student_logits: Tensor, teacher_logits: Tensor, weights: Tensor | None = None) -> Tensor:
     r"""Half the squared distance between the logits, mean over the images.
 
     .. math:: L = \frac{1}{2N} \sum_n \| g_n - z_n \|^2
@@ -17,12 +18,13 @@ def logit_mimic_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Args:
         student_logits: g, class scores before softmax, (N, C). Receives the gradient.
         teacher_logits: z, of the same images, (N, C). Receives none. If logits are standardised, both are, before.
+        weights: What each row counts instead of 1/N, (N,).
 
     Returns:
         A scalar in float32 or wider, whatever the autocast.
 
     Raises:
-        ValueError: If the shapes differ or are not (N, C).
+        ValueError: If the shapes differ or are not (N, C), or (N,) of the weights.
 
     Source: Ba & Caruana, Do Deep Nets Really Need to be Deep?, NIPS 2014, eq. 1.
     """
@@ -33,7 +35,7 @@ def logit_mimic_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         )
     dtype = torch.promote_types(torch.promote_types(student_logits.dtype, teacher_logits.dtype), torch.float32)
     difference = student_logits.to(dtype) - teacher_logits.detach().to(dtype)
-    return difference.square().sum() / (2 * len(difference))
+    return 0.5 * weighted_mean(difference.square().sum(dim=1), weights)
 
 
 @MODELS.register_module()

@@ -5,13 +5,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_plugin.checks import choice, positive, weight
+from mmkd_plugin.losses.weighted_mean import weighted_mean
 from mmkd_plugin.registry import MODELS
 
 REDUCTIONS = ('batchmean', 'mean')
 
 
 def soft_target_kl(
-    student_logits: Tensor, target_probs: Tensor, temperature: float, reduction: str = 'batchmean'
+    student_logits: Tensor,
+    target_probs: Tensor,
+    temperature: float,
+    reduction: str = 'batchmean',
+    weights: Tensor | None = None,
 ) -> Tensor:
     r"""Divergence of the student's softened prediction from softened targets, scaled by the squared temperature.
 
@@ -27,13 +32,14 @@ def soft_target_kl(
             replaced by a large finite one.
         temperature: What the student's logits are divided by.
         reduction: 'batchmean', a mean over the N images; 'mean', over the N*C entries, as in the code of AMTML-KD's authors.
+        weights: What each row counts instead of 1/N, (N,): the places of detectors do not all teach the same.
 
     Returns:
         A scalar in float32 or wider, whatever the autocast.
 
     Raises:
-        ValueError: If the shapes differ or are not (N, C), the temperature is not a finite number > 0, or the reduction is
-            unknown.
+        ValueError: If the shapes differ or are not (N, C), or (N,) of the weights, the temperature is not a finite number > 0, or
+            the reduction is unknown.
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015, section 2; Liu et al., Adaptive Multi-Teacher
     Multi-level Knowledge Distillation, 2020 (the mean over N*C: github.com/FLHonker/AMTML-KD-code).
@@ -49,8 +55,9 @@ def soft_target_kl(
     target = target_probs.to(dtype)
     log_student = F.log_softmax(student_logits.to(dtype) / temperature, dim=1)
     log_target = target.clamp_min(torch.finfo(dtype).tiny).log()  # F.kl_div would give targets of 0 the gradient NaN
-    divergence = target * (log_target - log_student)
-    return temperature**2 * (divergence.sum() / len(target) if reduction == 'batchmean' else divergence.mean())
+    divergence = (target * (log_target - log_student)).sum(dim=1)
+    scale = temperature**2 if reduction == 'batchmean' else temperature**2 / student_logits.shape[1]
+    return scale * weighted_mean(divergence, weights)
 
 
 @MODELS.register_module()

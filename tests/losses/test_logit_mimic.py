@@ -72,3 +72,9 @@ def test_module_is_the_weighted_function() -> None:
     student, teacher = torch.randn(4, 3), torch.randn(4, 3)
     expected = 2.5 * logit_mimic_loss(student, teacher)
     torch.testing.assert_close(LogitMimicLoss(loss_weight=2.5)(student, teacher), expected)
+
+
+def test_rows_may_count_differently() -> None:
+    # Half the squares: 1/2 * 4 and 1/2 * 9, weighed by 3 and 1/3.
+    loss = logit_mimic_loss(torch.tensor([[2.0], [0.0]]), torch.tensor([[0.0], [3.0]]), torch.tensor([3.0, 1 / 3]))
+    assert loss.item() == pytest.approx(3 * 2.0 + 4.5 / 3)

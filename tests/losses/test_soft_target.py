@@ -127,3 +127,17 @@ def test_module_is_the_weighted_function() -> None:
     student, target = torch.randn(4, 3), probabilities(4, 3, dtype=torch.float32)
     expected = 2.5 * soft_target_kl(student, target, 3.0, reduction='mean')
     torch.testing.assert_close(SoftTargetKL(3.0, loss_weight=2.5, reduction='mean')(student, target), expected)
+
+
+def test_rows_may_count_differently() -> None:
+    student, target = torch.randn(3, 4, dtype=torch.float64), probabilities(3, 4)
+    each = [soft_target_kl(student[i : i + 1], target[i : i + 1], 2.0).item() for i in range(3)]
+    weighted = soft_target_kl(student, target, 2.0, weights=torch.tensor([0.5, 0.0, 2.0]))
+    assert weighted.item() == pytest.approx(0.5 * each[0] + 2.0 * each[2], rel=1e-12)
+    mean = soft_target_kl(student, target, 2.0, 'mean', weights=torch.tensor([0.5, 0.0, 2.0]))
+    assert mean.item() == pytest.approx(weighted.item() / 4, rel=1e-12)
+    nothing = soft_target_kl(torch.zeros(0, 4, requires_grad=True), torch.zeros(0, 4), 2.0, weights=torch.zeros(0))
+    nothing.backward()
+    assert nothing.item() == 0.0
+    with pytest.raises(ValueError, match=r'^weights: expected one for each of 3 rows, got \(4,\)'):
+        soft_target_kl(student, target, 2.0, weights=torch.ones(4))
