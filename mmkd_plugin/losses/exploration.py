@@ -19,9 +19,10 @@ def exploration_loss(
 
     .. math:: L_{exp} = - \left\| \frac{F_{exp}}{\|F_{exp}\|_2} - \frac{F_T}{\|F_T\|_2} \right\|_1
 
-    All are bounded below. A negative distance is least where the factors are opposite: -2/sqrt(D) for 'l1', -4/D for 'l2',
-    -2 for 'cosine'. 'orthogonal', the squared cosine, and 'cka' are least, 0, where they have nothing in common: an opposite
-    factor carries the teacher's knowledge with another sign.
+    All are bounded below: 'l1' by -2/sqrt(D), 'l2' and 'partial_l2' by -4/D, 'cosine' by -2: the factors are opposite then.
+    'orthogonal', the squared cosine, and 'cka' are least, 0, where the factors have nothing in common: an opposite factor
+    carries the teacher's knowledge with another sign. 'l1' is also at rest where all elements of F_exp are of one size and
+    none lies between the teacher's and 0, whatever their signs: it flattens the factor rather than turns it around.
 
     Args:
         student_factor: F_exp, what an encoder makes of the exploring channels, (N, C, H, W) or (N, C). Receives the gradient.
