@@ -30,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The files of the wheel that pip builds, made in a copy so that nothing is written here."""
     folder = tmp_path_factory.mktemp('wheel')
     unwanted = shutil.ignore_patterns(
-        '.*_cache', '.git', '.venv', '__pycache__', 'build', 'dist', 'work_dirs', '*.egg-info'
+        '.*_cache', '.git', '.venv', '__pycache__', 'build', 'data', 'dist', 'work_dirs', '*.egg-info'
     )
     shutil.copytree(ROOT, folder / 'copy', symlinks=True, ignore=unwanted)
     pip = [

@@ -104,7 +104,7 @@ def test_splits_share_no_digit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     real = scene_files.compose
 
     def compose(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, size: int) -> Any:
-        key = next(split for split in SPLITS if not (tmp_path / f"annotations/{split}.json").exists())
+        key = next(split for split in SPLITS if not (tmp_path / f'annotations/{split}.json').exists())
         given.setdefault(key, set()).update(image.tobytes() for image in images)
         assert set(labels) == set(range(10))
         return real(images, labels, rng, size)

@@ -1,0 +1,113 @@
+import itertools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.runner import Runner
+
+pytest.importorskip('mlxtend')
+with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # of the host, about itself
+    pytest.importorskip('mmdet.models')
+
+from mmkd_plugin.datasets.scene_files import write_scenes
+from mmkd_plugin.datasets.scene_recipe import SceneRecipe
+from mmkd_plugin.networks import build_network, network_config
+
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:DeprecationWarning. `num_anchors` is deprecated:UserWarning'
+)  # mmdet's own
+FOLDER = Path(__file__).parents[2] / 'configs/detection/digit_scenes'
+FEW = dict(train=8, val=4, test=2)
+PLAIN = ['student_gfl_r18', 'teacher_gfl_r18']
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp('digit_scenes')
+    write_scenes(folder, SceneRecipe(FEW))
+    return str(folder)
+
+
+def small(name: str, root: str, folder: Path) -> Config:
+    """Two steps on a few scenes, then validation, which takes every box for a detection: there are no others yet."""
+    cfg = Config.fromfile(FOLDER / f'{name}.py')
+    changes: dict[str, Any] = {'work_dir': str(folder), 'log_level': 'WARNING', 'model.test_cfg.score_thr': 0.0}
+    changes |= {'train_cfg.max_iters': 2, 'train_cfg.val_interval': 2, 'default_hooks.checkpoint.interval': 2}
+    changes |= {'param_scheduler.0.end': 1, 'param_scheduler.1.begin': 1, 'train_dataloader.batch_size': 4}
+    for split in ('val', 'test'):
+        changes[f'{split}_evaluator.ann_file'] = f'{root}/annotations/{split}.json'
+    for split in FEW:
+        changes |= {f'{split}_dataloader.dataset.data_root': root, f'{split}_dataloader.dataset.scenes': FEW}
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', PLAIN)
+def test_two_steps_of_training_validation_and_test(name: str, root: str, tmp_path: Path) -> None:
+    runner = Runner.from_cfg(small(name, root, tmp_path))
+    before = {key: value.clone() for key, value in runner.model.named_parameters()}
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    assert runner.iter == 2 and torch.isfinite(torch.from_numpy(scalars['train/loss'].data[0])).all()
+    still = [key for key, value in runner.model.named_parameters() if torch.equal(value, before[key])]
+    assert not still, 'every parameter learns'
+    assert 0 <= scalars['val/coco/bbox_mAP'].current() <= 1
+    assert (tmp_path / 'iter_2.pth').is_file()
+    assert 0 <= runner.test()['coco/bbox_mAP'] <= 1
+
+
+def parameters(name: str) -> int:
+    model = build_network(network_config(Config.fromfile(FOLDER / f'{name}.py').model, name), name)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_sizes() -> None:
+    assert parameters('student_gfl_r18') == 239_993
+    assert parameters('teacher_gfl_r18') == 6_618_849
+
+
+@pytest.mark.parametrize('path', sorted(FOLDER.glob('*.py')), ids=lambda path: path.stem)
+def test_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize(('name', 'steps'), [('student_gfl_r18', 1000), ('teacher_gfl_r18', 2000)])
+def test_schedule(name: str, steps: int) -> None:
+    cfg = Config.fromfile(FOLDER / f'{name}.py')
+    assert cfg.train_cfg.max_iters == cfg.train_cfg.val_interval == steps
+    assert cfg.train_dataloader.batch_size == 16
+    wrapper = build_optim_wrapper(torch.nn.Linear(1, 1), cfg.optim_wrapper)
+    assert type(wrapper.optimizer) is torch.optim.AdamW and wrapper.clip_grad_kwargs == dict(max_norm=10)
+    assert wrapper.optimizer.param_groups[0]['weight_decay'] == 0.02
+    built = []
+    for one in cfg.param_scheduler:
+        default = dict(end=steps, _scope_='mmengine')  # as the Runner does
+        built.append(PARAM_SCHEDULERS.build({**default, **one}, default_args=dict(optimizer=wrapper.optimizer)))
+    rates = []
+    wrapper.optimizer.step()
+    for _ in range(steps):
+        rates.append(wrapper.optimizer.param_groups[0]['lr'])
+        for scheduler in built:
+            scheduler.step()
+    # Warm-up over 100 steps, the whole rate, half of it halfway through the rest, and nothing at the end.
+    assert rates[0] == pytest.approx(2e-5) and rates[100] == pytest.approx(2e-3, rel=1e-3) == max(rates)
+    assert all(first < second for first, second in itertools.pairwise(rates[:100]))
+    assert rates[100 + (steps - 100) // 2] == pytest.approx(1e-3, rel=0.01)
+    assert rates[-1] < 1e-6
+
+
+def test_splits_are_not_mixed_up() -> None:
+    cfg = Config.fromfile(FOLDER / 'student_gfl_r18.py')
+    loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
+    assert [loader.dataset.split for loader in loaders] == ['train', 'val', 'test']
+    assert len({loader.dataset.data_root for loader in loaders}) == 1
+    for split in ('val', 'test'):
+        assert cfg[f'{split}_evaluator'].ann_file == f'{cfg.data_root}/annotations/{split}.json'
+        assert cfg[f'{split}_dataloader'].dataset.test_mode
