@@ -26,6 +26,12 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
     gathered = {objective: config(objective=objective, gather_angles=True) for objective in OBJECTIVES}
     local = config()
+    stage_1 = dict(
+        type='mmkd_plugin.ParaphraserTrainer',
+        teacher=taught[0],
+        tap='backbone.layer2',
+        data_preprocessor=dict(tiny.PREPROCESSOR),
+    )
     ranks = processes.in_two(
         folder,
         {
@@ -33,9 +39,10 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             **{f'gathered {o}': (processes.gradients, made) for o, made in gathered.items()},
             **{f'run {o}': (processes.train, made, 3) for o, made in gathered.items()},
             'run local': (processes.train, local),
+            'stage 1': (processes.gradients, stage_1),
         },
     )
-    return dict(gathered=gathered, local=local, ranks=ranks)
+    return dict(gathered=gathered, local=local, stage_1=stage_1, ranks=ranks)
 
 
 @pytest.mark.parametrize('objective', OBJECTIVES)
@@ -86,3 +93,14 @@ def test_a_weighting_frozen_in_mid_run_stays_and_stops_nobody(asked: dict[str, A
         moved = [not torch.equal(a, b) for a, b in itertools.pairwise(answers)]
         assert moved == [True, True, True, False], 'frozen before the fourth step'
         assert rank[f'run {objective}']['state']['methods.amtml.weighting.frozen']
+
+
+def test_a_paraphraser_learns_as_in_one_process_with_the_whole_batch(asked: dict[str, Any], tmp_path: Path) -> None:
+    logged, alone = processes.gradients(tmp_path, asked['stage_1'])
+    ranks = [rank['stage 1'] for rank in asked['ranks']]
+    assert sum(losses['loss_rec'] for losses, _ in ranks) / 2 == pytest.approx(logged['loss_rec'], rel=1e-5)
+    for _, gradients in ranks:
+        assert gradients.keys() == alone.keys()
+        assert all(name.startswith('paraphraser.') for name in gradients)
+        for name, value in alone.items():
+            torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-6)
