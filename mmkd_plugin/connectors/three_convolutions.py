@@ -60,8 +60,9 @@ def _convolution(before: int, after: int, bias: bool, transposed: bool) -> nn.Mo
     options: dict[str, Any] = dict(kernel_size=3, stride=1, padding=1, bias=bias)
     convolution = (nn.ConvTranspose2d if transposed else nn.Conv2d)(before, after, **options)
     # torch counts the fan of (before, after, 3, 3), a transposed convolution's weight, the other way round
-    fan = 'fan_out' if transposed else 'fan_in'
-    nn.init.kaiming_normal_(convolution.weight, a=_SLOPE, mode=fan, nonlinearity='leaky_relu')
+    nn.init.kaiming_normal_(
+        convolution.weight, a=_SLOPE, mode='fan_out' if transposed else 'fan_in', nonlinearity='leaky_relu'
+    )
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
     return convolution
