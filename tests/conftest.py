@@ -6,15 +6,25 @@ os.environ['OMP_NUM_THREADS'] = '1'  # before torch; handed on to the processes 
 
 import random
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import utils as config_utils
 from mmengine.logging import MMLogger
 from mmengine.utils import ManagerMixin
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _metafiles_are_parsed_once() -> Iterator[None]:
+    """For every ``pkg::path`` in a config MMEngine parses all metafiles of that package: longer than most tests take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_utils, 'load', cache(config_utils.load))
+        yield
 
 
 @pytest.fixture(autouse=True)
