@@ -8,6 +8,8 @@ import torch
 from mmengine import ConfigDict
 
 from mmkd_plugin.checkpoint import load_weights
+from mmkd_plugin.class_map import ClassMap
+from mmkd_plugin.comparability import require_scores
 from mmkd_plugin.hosts import host_of
 from mmkd_plugin.knowledge import Knowledge
 from mmkd_plugin.networks import build_network, network_config
@@ -28,6 +30,7 @@ class Teacher:
         cfg_options: Changes to make in ``model``.
         data_preprocessor: Its input contract (mean, std, channel order, padding). Default: that of its config; the run's if it has none.
         run_preprocessor: The run's contract, for a teacher without its own.
+        class_map: For each class of the student the teacher's index of it, where their classes differ.
         key: The config key, for messages.
 
     Raises:
@@ -42,6 +45,7 @@ class Teacher:
         cfg_options: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
         run_preprocessor: Mapping[str, Any] | None = None,
+        class_map: Sequence[int] | None = None,
         key: str = 'teacher',
     ) -> None:
         if not isinstance(checkpoint, str) or not checkpoint:
@@ -56,6 +60,7 @@ class Teacher:
         self.sha256 = load_weights(self.model, checkpoint, f'{key}.checkpoint')
         self.model.requires_grad_(False).eval()
         self.host = host_of(self.model)
+        self.class_map = ClassMap(class_map, f'{key}.class_map')
         self.needs_scores = False
         self.taps = FeatureTaps(self.model, (), key)
 
@@ -68,14 +73,11 @@ class Teacher:
         Raises:
             ValueError: If a tap names no module, or scores are wanted of a model that no host knows.
         """
-        if needs_scores and self.host.score_tap is None:
-            raise ValueError(
-                f'{self.key}: expected a model whose class scores are known, got {type(self.model).__name__}: it can be '
-                'distilled by its taps alone'
-            )
+        if needs_scores:
+            require_scores(self.key, self.model, self.host)
         self.needs_scores = needs_scores
-        scores = [self.host.score_tap] if needs_scores and self.host.score_tap is not None else []
-        self.taps = FeatureTaps(self.model, [*taps, *scores], f'{self.key} taps')
+        scores = self.host.score_taps if needs_scores else ()
+        self.taps = FeatureTaps(self.model, [*taps, *scores], f'{self.key} taps', self.host.optional_taps)
 
     def probe(self, shape: tuple[int, int, int], norms: Sequence[str] = ()) -> Knowledge:
         """Its knowledge of one image of zeros, for shapes, and the scale and shift of the layers at ``norms``.
@@ -85,7 +87,7 @@ class Teacher:
         """
         try:
             seen = probe(self.model, self.host, self.taps, shape)
-            return replace(seen, norms={path: self._norm(path) for path in norms})
+            return replace(self.class_map(seen), norms={path: self._norm(path) for path in norms})
         except RuntimeError as error:
             raise ValueError(
                 f"{self.key}: expected a network that runs on the student's input {shape}: {error}"
@@ -102,14 +104,19 @@ class Teacher:
         return scale, shift
 
     @torch.no_grad()
-    def __call__(self, inputs: torch.Tensor) -> Knowledge:
-        """Answer a batch as its own preprocessor would have made it, (N, C, H, W); without scores it stops at its deepest tap."""
+    def __call__(self, inputs: torch.Tensor, rois: Sequence[torch.Tensor] = ()) -> Knowledge:
+        """Answer a batch; without scores it stops at its deepest tap.
+
+        Args:
+            inputs: As its own preprocessor would have made it, (N, C, H, W).
+            rois: The regions that the student's RoI head was asked about, by stage.
+        """
         if not self.taps.taps:  # no method asks for anything of it
             return Knowledge()
         self._follow(inputs.device)
         with self.taps.record(self.model, stop_early=not self.needs_scores) as features:
-            self.host.run(self.model, inputs, self.needs_scores)
-        return self.host.knowledge(self.model, features, inputs)
+            self.host.run(self.model, inputs, self.needs_scores, rois)
+        return self.class_map(self.host.knowledge(self.model, features, inputs))
 
     @torch.no_grad()
     def predict(self, data: Any, device: torch.device) -> Any:
@@ -157,7 +164,7 @@ def build_teacher(
     """
     if not isinstance(config, Mapping) or 'model' not in config:
         raise ValueError(f'{key}: expected dict(name=…, model=…, checkpoint=…), got {config!r}')
-    known = {'name', 'model', 'checkpoint', 'cfg_options', 'data_preprocessor'}
+    known = {'name', 'model', 'checkpoint', 'cfg_options', 'data_preprocessor', 'class_map'}
     if unknown := sorted(config.keys() - known):
         raise ValueError(f'{key}: expected the keys {sorted(known)}, got also {unknown}')
     name = str(config.get('name', default_name))

@@ -160,7 +160,7 @@ def test_channels_that_do_not_match(tmp_path: Path, methods: dict[str, Any], mes
 def test_different_numbers_of_classes(tmp_path: Path) -> None:
     other = tiny.classifier(classes=7)
     taught = [dict(name='seven', model=other, checkpoint=tiny.checkpoint(tmp_path, other))]
-    message = r'^teachers\[0\] \(seven\): expected the 4 classes of the student, got 7$'
+    message = r'^teachers\[0\] \(seven\): expected the 4 classes of the student, got 7; say which are meant: class_map='
     refused(tmp_path, message, teachers=taught)
     tiny.distiller(tmp_path, teachers=taught, methods=hint())  # taps alone ask for no classes
 

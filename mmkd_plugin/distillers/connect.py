@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from mmkd_plugin.checks import under
+from mmkd_plugin.comparability import require_comparable, require_same_task, require_scores
 from mmkd_plugin.hosts import Host
-from mmkd_plugin.knowledge import Knowledge
 from mmkd_plugin.methods import Method
 from mmkd_plugin.probe import find_shape, probe
 from mmkd_plugin.taps import FeatureTaps
 from mmkd_plugin.teacher import Teacher
+
+#: What to do about a teacher of other classes.
+_HINT = '; say which are meant: class_map=[…], for each class of the student the index of the teacher’s'
 
 
 def connect(
@@ -29,11 +32,10 @@ def connect(
         ValueError: If a tap, a shape, or the number of classes does not fit; the message begins with the config key.
     """
     needs_scores = any(method.needs_scores for method in methods.values())
-    if needs_scores and host.score_tap is None:
-        raise ValueError(
-            f'student: expected a model whose class scores are known, got {type(student).__name__}: use methods on taps '
-            'alone'
-        )
+    if needs_scores:
+        require_scores('student', student, host)
+    for teacher in teachers:
+        require_same_task(teacher.key, teacher.host, 'the student', host)
     wanted: list[list[str]] = [[] for _ in (student, *teachers)]
     norms: list[list[str]] = [[] for _ in teachers]
     for name, method in methods.items():
@@ -43,8 +45,8 @@ def connect(
                 asked = method.taps_of_teacher(index, len(teachers))
                 wanted[index + 1].extend(FeatureTaps(teacher.model, asked, f'teacher_taps of {teacher.key}').taps)
                 norms[index].extend(method.norms_of_teacher(index, len(teachers)))
-    scores = [host.score_tap] if needs_scores and host.score_tap else []
-    taps = FeatureTaps(student, [*wanted[0], *scores], 'student taps')
+    scores = host.score_taps if needs_scores else ()
+    taps = FeatureTaps(student, [*wanted[0], *scores], 'student taps', host.optional_taps)
     for teacher, asked_of_it in zip(teachers, wanted[1:], strict=True):
         teacher.tap(asked_of_it, needs_scores)
     shape = find_shape(student, host, probe_shape)
@@ -52,7 +54,7 @@ def connect(
     others = [teacher.probe(shape, paths) for teacher, paths in zip(teachers, norms, strict=True)]
     if needs_scores:
         for teacher, other in zip(teachers, others, strict=True):
-            _require_same_classes(teacher, own, other)
+            require_comparable(teacher.key, other, 'the student', own, _HINT)
     for name, method in methods.items():
         with under(f'methods.{name}'):
             method.bind(own, others)
@@ -72,10 +74,3 @@ def _require_trained(method: Method, teachers: Sequence[Teacher]) -> None:
                 f'pairs: expected a checkpoint trained on the file of {teachers[index].key}, {teachers[index].checkpoint} '
                 f'(SHA-256 {teachers[index].sha256.hex()[:8]}…), got those of another teacher ({sha256.hex()[:8]}…)'
             )
-
-
-def _require_same_classes(teacher: Teacher, student: Knowledge, seen: Knowledge) -> None:
-    own, other = (None if network.logits is None else tuple(network.logits.shape) for network in (student, seen))
-    if own != other:
-        classes = [shape[-1] if shape else 'no' for shape in (own, other)]
-        raise ValueError(f'{teacher.key}: expected the {classes[0]} classes of the student, got {classes[1]}')

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from mmkd_plugin.checks import under
+from mmkd_plugin.comparability import require_comparable, require_same_task, require_scores
 from mmkd_plugin.distillers.peers import Peer
 from mmkd_plugin.knowledge import Knowledge
 from mmkd_plugin.methods import Method
@@ -58,7 +59,7 @@ def connect_peers(
     seen = [_probe(peer, network, taps[peer.name].all, shape) for peer, network in zip(peers, networks, strict=True)]
     if needs_scores:
         for peer, knowledge in zip(peers[1:], seen[1:], strict=True):
-            _require_same_classes(peer, knowledge, seen[0])
+            require_comparable(peer.key, knowledge, 'the first peer', seen[0])
     for number, peer in enumerate(peers):
         for name, method in methods[peer.name].items():
             with under(f'methods.{name}'):
@@ -75,10 +76,9 @@ def _taps(
     needs_scores: bool,
 ) -> PeerTaps:
     peer = peers[number]
-    if needs_scores and peer.host.score_tap is None:
-        raise ValueError(
-            f'{peer.key}: expected a model whose class scores are known, got {type(network).__name__}: use methods on taps alone'
-        )
+    require_same_task(peer.key, peer.host, 'the first peer', peers[0].host)
+    if needs_scores:
+        require_scores(peer.key, network, peer.host)
     own: list[str] = []
     asked: list[str] = []
     for learner, other in enumerate(peers):
@@ -90,11 +90,12 @@ def _taps(
                     index = number - (number > learner)
                     wanted = method.taps_of_teacher(index, len(peers) - 1)
                     asked += FeatureTaps(network, wanted, f'teacher_taps of {peer.key}').taps
-    if needs_scores and peer.host.score_tap:
-        asked.append(peer.host.score_tap)
+    if needs_scores:
+        asked += peer.host.score_taps
+    optional = peer.host.optional_taps
     return PeerTaps(
-        FeatureTaps(network, [*own, *asked], f'{peer.key} taps'),
-        FeatureTaps(network, asked, f'{peer.key} taps'),
+        FeatureTaps(network, [*own, *asked], f'{peer.key} taps', optional),
+        FeatureTaps(network, asked, f'{peer.key} taps', optional),
         needs_scores,
     )
 
@@ -106,13 +107,6 @@ def _probe(peer: Peer, network: nn.Module, taps: FeatureTaps, shape: tuple[int, 
         raise ValueError(
             f'{peer.key}: expected a network that runs on the input {shape} of the first: {error}'
         ) from error
-
-
-def _require_same_classes(peer: Peer, seen: Knowledge, first: Knowledge) -> None:
-    found, expected = (None if one.logits is None else tuple(one.logits.shape) for one in (seen, first))
-    if found != expected:
-        classes = [shape[-1] if shape else 'no' for shape in (expected, found)]
-        raise ValueError(f'{peer.key}: expected the {classes[0]} classes of the first peer, got {classes[1]}')
 
 
 def _require_changing_teachers(method: Method, teachers: int) -> None:

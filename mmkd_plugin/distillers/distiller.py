@@ -84,6 +84,15 @@ class Distiller(BaseModel):
             if self.methods:
                 self.teachers = build_teachers(teachers, contract)
                 self._taps = connect(network, self.host, self.teachers, dict(self._methods()), probe_shape)
+                if (
+                    not task_weight
+                    and self.host.scores_need_training
+                    and any(m.needs_scores for _, m in self._methods())
+                ):
+                    raise ValueError(
+                        'task_weight: expected a number > 0 where class scores of regions are compared, got 0: the regions are '
+                        "those that the student's own losses sample; use methods on taps alone, or a weight as small as you like"
+                    )
                 contracts = [cast(nn.Module, teacher.model.data_preprocessor) for teacher in self.teachers]
                 self.data_preprocessor, self._input_of = share_inputs(self.data_preprocessor, contracts)
             elif not teachers:
@@ -117,17 +126,22 @@ class Distiller(BaseModel):
             return self._task(inputs, data_samples)
         with self._taps.record(self.student) as features:
             losses = self._task(inputs, data_samples)
-        student = self.host.knowledge(self.student, features, inputs)
-        teachers = self.ask_teachers({'inputs': inputs, 'teacher_inputs': teacher_inputs})
+        student = self.host.knowledge(self.student, features, inputs, data_samples)
+        teachers = self.ask_teachers({'inputs': inputs, 'teacher_inputs': teacher_inputs}, student.rois)
         for name, method in self._methods():
             with under(f'methods.{name}'):
                 losses.update({f'{name}.{part}': value for part, value in method(student, teachers, labels).items()})
         return losses
 
-    def ask_teachers(self, batch: Mapping[str, Any]) -> list[Knowledge]:
-        """What every teacher says of a preprocessed batch, ``dict(inputs=…, teacher_inputs=[…])``; each sees its own input contract."""
+    def ask_teachers(self, batch: Mapping[str, Any], rois: Sequence[Tensor] = ()) -> list[Knowledge]:
+        """What every teacher says of a preprocessed batch; each sees its own input contract.
+
+        Args:
+            batch: ``dict(inputs=…, teacher_inputs=[…])``.
+            rois: The regions that the student's RoI head was asked about, by stage.
+        """
         return [
-            teacher(batch['inputs'] if index is None else batch['teacher_inputs'][index])
+            teacher(batch['inputs'] if index is None else batch['teacher_inputs'][index], rois)
             for teacher, index in zip(self.teachers, self._input_of, strict=True)
         ]
 

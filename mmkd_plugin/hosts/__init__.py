@@ -2,6 +2,9 @@
 
 from mmkd_plugin.hosts.base import Host
 from mmkd_plugin.hosts.classifier import ClassifierHost
+from mmkd_plugin.hosts.dense_detector import DenseDetectorHost
+from mmkd_plugin.hosts.detector import DetectorHost
 from mmkd_plugin.hosts.find import host_of
+from mmkd_plugin.hosts.query_detector import QueryDetectorHost
 
-__all__ = ['ClassifierHost', 'Host', 'host_of']
+__all__ = ['ClassifierHost', 'DenseDetectorHost', 'DetectorHost', 'Host', 'QueryDetectorHost', 'host_of']

@@ -11,24 +11,42 @@ from mmkd_plugin.knowledge import Knowledge
 class Host:
     """A model known only as an MMEngine model: it is distilled by its taps, its class scores are unknown."""
 
-    #: The tap whose tensor is the class scores, in the student's training forward and in :meth:`run`; None if unknown.
-    score_tap: str | None = None
+    #: What the model does: ``'classification'``, ``'detection'``, or ``''`` if unknown.
+    task: str = ''
+    #: The taps that the class scores are made of, in the student's training forward and in :meth:`run`; none if unknown.
+    score_taps: tuple[str, ...] = ()
+    #: Those of them that a training forward may leave out.
+    optional_taps: frozenset[str] = frozenset()
+    #: What to say to who asks for class scores of a model without :attr:`score_taps`.
+    why_no_scores: str = 'use methods on taps alone'
+    #: Whether its class scores are about regions that the training forward alone chooses.
+    scores_need_training: bool = False
     #: Whether predictions of several such models have a mean.
     can_average: bool = False
 
-    def run(self, model: nn.Module, inputs: Any, scores: bool) -> None:
+    def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
         """Run a network for its taps, without labels, at least cost: as teacher, for a probe, or as label-free student.
 
         Args:
             model: The network.
             inputs: A preprocessed batch, (N, C, H, W).
             scores: Whether the class scores are wanted as well.
+            rois: The regions that the student's RoI head was asked about, by stage.
         """
         model(inputs, None, mode='tensor')  # by position: frameworks call what comes with the inputs by many names
 
-    def knowledge(self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any) -> Knowledge:
-        """What a forward of ``model`` on ``inputs`` said, from what its taps recorded."""
-        return Knowledge(features.get(self.score_tap) if self.score_tap else None, features)
+    def knowledge(
+        self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any, data_samples: Sequence[Any] | None = None
+    ) -> Knowledge:
+        """What a forward of ``model`` on ``inputs`` said, from what its taps recorded.
+
+        Args:
+            model: The network.
+            features: By tap.
+            inputs: The preprocessed batch, (N, C, H, W).
+            data_samples: The host's; they know which part of each image is padding.
+        """
+        return Knowledge(features=features)
 
     def put_back(self, output: Tensor, feature: Tensor) -> Tensor:
         """A feature such as :meth:`knowledge` gives, in the form of the module's ``output`` that it was made of."""

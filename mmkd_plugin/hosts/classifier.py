@@ -17,25 +17,29 @@ class ClassifierHost(Host):
     Their heads are called as modules in training and in tensor mode alike, so a tap on the head gets the scores (N, C).
     """
 
+    task = 'classification'
+
     def __init__(self, model: nn.Module) -> None:
         head = getattr(model, 'head', None)
-        self.score_tap = 'head' if head is not None else 'model' if hasattr(model, 'model') else None
+        self.score_taps = ('head',) if head is not None else ('model',) if hasattr(model, 'model') else ()
         single = sys.modules['mmpretrain.models.heads'].ClsHead  # imported by the package of any classifier
-        self.can_average = isinstance(head, single) or (head is None and self.score_tap is not None)
+        self.can_average = isinstance(head, single) or (head is None and bool(self.score_taps))
 
-    def run(self, model: nn.Module, inputs: Any, scores: bool) -> None:
+    def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
         if scores or not hasattr(model, 'backbone'):
             model(inputs, mode='tensor')
         else:
             model.extract_feat(inputs)  # type: ignore[operator]
 
-    def knowledge(self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any) -> Knowledge:
+    def knowledge(
+        self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any, data_samples: Sequence[Any] | None = None
+    ) -> Knowledge:
         """The tokens (N, L, C) of a vision transformer become the map (N, C, H, W) that they stand for; others stay as they are."""
         backbone = getattr(model, 'backbone', None)
         if hasattr(backbone, 'patch_embed'):
             extra = getattr(backbone, 'num_extra_tokens', 0)
             features = {tap: _as_map(value, extra, inputs.shape[2:]) for tap, value in features.items()}
-        return super().knowledge(model, features, inputs)
+        return Knowledge(features.get(self.score_taps[0]) if self.score_taps else None, features)
 
     def put_back(self, output: Tensor, feature: Tensor) -> Tensor:
         """A map becomes tokens again where it was made of tokens; class and other extra tokens stay as they are in ``output``."""

@@ -6,6 +6,9 @@ from torch import nn
 
 from mmkd_plugin.hosts.base import Host
 from mmkd_plugin.hosts.classifier import ClassifierHost
+from mmkd_plugin.hosts.dense_detector import DenseDetectorHost
+from mmkd_plugin.hosts.detector import DetectorHost
+from mmkd_plugin.hosts.query_detector import QueryDetectorHost
 
 
 def host_of(model: nn.Module) -> Host:
@@ -16,4 +19,12 @@ def host_of(model: nn.Module) -> Host:
     classifiers = sys.modules.get('mmpretrain.models.classifiers')
     if classifiers is not None and isinstance(model, classifiers.BaseClassifier):
         return ClassifierHost(model)
+    detectors = sys.modules.get('mmdet.models.detectors')
+    if detectors is not None and isinstance(model, detectors.BaseDetector):
+        if isinstance(model, detectors.DetectionTransformer):
+            return QueryDetectorHost(model)
+        if isinstance(model, detectors.SingleStageDetector):
+            return DenseDetectorHost(model)
+        if hasattr(model, 'backbone'):
+            return DetectorHost()
     return Host()

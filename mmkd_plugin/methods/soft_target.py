@@ -1,14 +1,15 @@
 """Hinton's soft targets, of one teacher or of an ensemble."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from mmkd_plugin.checks import choice, positive, weight
 from mmkd_plugin.knowledge import Knowledge
-from mmkd_plugin.losses import soft_target_kl
 from mmkd_plugin.methods.base import Method
-from mmkd_plugin.methods.scores import logits_of, stacked_logits
+from mmkd_plugin.methods.locations import Locations
+from mmkd_plugin.methods.scores import compared_scores
 from mmkd_plugin.registry import MODELS
 
 
@@ -24,7 +25,9 @@ class SoftTarget(Method):
         temperature: :math:`\tau`, of both sides.
         loss_weight: :math:`w`.
         ensemble: How several teachers become :math:`\bar p`: the ``'arithmetic'`` mean of their probabilities, or the normalised
-            ``'geometric'`` one (the softmax of their mean logits).
+            ``'geometric'`` one (of their mean logits).
+        locations: Which places of detectors teach, and how much: ``dict(weighting='foreground', background=0.05)``, see
+            :class:`~mmkd_plugin.methods.locations.Locations`. Of their heads with a sigmoid every class is a distribution of its own.
 
     Raises:
         ValueError: If a number or the word is out of range.
@@ -32,18 +35,28 @@ class SoftTarget(Method):
     Source: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, sections 2 and 5.
     """
 
-    def __init__(self, temperature: float = 4.0, loss_weight: float = 1.0, ensemble: str = 'arithmetic') -> None:
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        loss_weight: float = 1.0,
+        ensemble: str = 'arithmetic',
+        locations: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.temperature = positive('temperature', temperature)
         self.loss_weight = weight('loss_weight', loss_weight)
         self.ensemble = choice('ensemble', ensemble, ('arithmetic', 'geometric'))
+        self.locations = Locations.of(locations)
 
     @property
     def active(self) -> bool:
         return self.loss_weight > 0
 
     def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
-        logits = stacked_logits(teachers) / self.temperature
+        scores = compared_scores(student, teachers, self.locations)
+        softened = scores.teachers / self.temperature
         arithmetic = self.ensemble == 'arithmetic'
-        target = logits.softmax(dim=-1).mean(dim=1) if arithmetic else logits.mean(dim=1).softmax(dim=-1)
-        return {'loss_kd': self.loss_weight * soft_target_kl(logits_of(student), target.detach(), self.temperature)}
+        target = (
+            scores.probabilities(softened).mean(dim=1) if arithmetic else scores.probabilities(softened.mean(dim=1))
+        )
+        return {'loss_kd': self.loss_weight * scores.divergence(target.detach(), self.temperature)}

@@ -44,12 +44,12 @@ def test_the_score_tap_has_the_scores_in_training_and_alone(config: dict[str, An
     assert isinstance(host, ClassifierHost)
     batch = model.data_preprocessor(tiny.batch_of(), True)
     seen = []
-    with FeatureTaps(model, [host.score_tap]).record(model) as features:
+    with FeatureTaps(model, host.score_taps).record(model) as features:
         model(**batch, mode='loss')
-    seen.append(features[host.score_tap])
-    with FeatureTaps(model, [host.score_tap]).record(model) as features:
+    seen.append(features[host.score_taps[0]])
+    with FeatureTaps(model, host.score_taps).record(model) as features:
         host.run(model, batch['inputs'], scores=True)
-    seen.append(features[host.score_tap])
+    seen.append(features[host.score_taps[0]])
     assert torch.equal(*seen)
     predicted = torch.stack([sample.pred_score for sample in model(**batch, mode='predict')])
     torch.testing.assert_close(seen[0].softmax(dim=1), predicted)
@@ -126,7 +126,7 @@ def test_a_model_that_no_host_knows_runs_for_its_taps() -> None:
     model = Own()
     host = host_of(model)
     assert type(host) is Host
-    assert (host.score_tap, host.labels(torch.ones(3)), host.missing_labels(torch.ones(3))) == (None, None, False)
+    assert (host.score_taps, host.labels(torch.ones(3)), host.missing_labels(torch.ones(3))) == ((), None, False)
     with FeatureTaps(model, ['net']).record(model) as features:
         host.run(model, torch.randn(2, 3, 8, 8), scores=False)
     assert features['net'].shape == (2, 4)
