@@ -17,7 +17,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import Tensor, nn
 
-STUDENT_PREFIX = 'student.'
+STUDENT_PREFIX, PEER_PREFIX = 'student.', 'peer_'
 
 
 class LoadedFile(NamedTuple):
@@ -118,7 +118,7 @@ def load_weights(model: nn.Module, path: str, key: str) -> bytes:
         missing, unexpected = sorted(own - state.keys()), sorted(state.keys() - own)
     if missing or unexpected or misshaped:
         hint = ''
-        if any(name.startswith(STUDENT_PREFIX) for name in unexpected):
+        if any(name.startswith((STUDENT_PREFIX, PEER_PREFIX)) for name in unexpected):
             hint = ' It is the checkpoint of a distillation run: export its student first (tools/export_student.py).'
         raise ValueError(
             f'{key}: expected the weights of this very model, got {path} with {_some("missing", missing)}, '
@@ -127,21 +127,38 @@ def load_weights(model: nn.Module, path: str, key: str) -> bytes:
     return loaded.sha256
 
 
-def student_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The student's part of a distiller's checkpoint, as its own framework writes one: no prefix, no optimizer.
+def trained_networks(checkpoint: Mapping[str, Any]) -> dict[str, str]:
+    """Whom a distillation run's checkpoint holds: ``'student'``, or the peers' names, and the prefix of their keys."""
+    state = checkpoint.get('state_dict', checkpoint)
+    if any(name.startswith(STUDENT_PREFIX) for name in state):
+        return {'student': STUDENT_PREFIX}
+    heads = dict.fromkeys(name.partition('.')[0] for name in state)
+    return {head.removeprefix(PEER_PREFIX): f'{head}.' for head in heads if head.startswith(PEER_PREFIX)}
+
+
+def student_checkpoint(checkpoint: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """The student's part of a distillation run's checkpoint, as its own framework writes one: no prefix, no optimizer.
+
+    Args:
+        checkpoint: Of the run.
+        name: Of the peer, where several learned from each other.
 
     Raises:
-        ValueError: If the checkpoint holds no student.
+        ValueError: If the checkpoint holds no student, or several and none is named.
     """
     state = checkpoint.get('state_dict', checkpoint)
-    student = {
-        name.removeprefix(STUDENT_PREFIX): value for name, value in state.items() if name.startswith(STUDENT_PREFIX)
-    }
-    if not student:
-        raise ValueError(f'checkpoint: expected keys that begin with {STUDENT_PREFIX!r}, got {list(state)[:5]} …')
+    found = trained_networks(checkpoint)
+    if not found:
+        raise ValueError(
+            f'checkpoint: expected keys that begin with {STUDENT_PREFIX!r} or {PEER_PREFIX!r}, got {list(state)[:5]} …'
+        )
+    if name not in found and (name is not None or len(found) > 1):
+        raise ValueError(f'--network: expected one of {list(found)}, got {name!r}')
+    prefix = found[name or next(iter(found))]
+    student = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     meta = checkpoint.get('meta', {})
     kept = ('dataset_meta', 'epoch', 'iter', 'seed', 'time', 'mmengine_version', 'experiment_name')
-    return dict(meta={name: meta[name] for name in kept if name in meta}, state_dict=student)
+    return dict(meta={key: meta[key] for key in kept if key in meta}, state_dict=student)
 
 
 def _read(path: str, key: str) -> bytes:

@@ -20,7 +20,7 @@ def join_process_group(cfg: Config, launcher: str) -> bool:
     """Set the launcher in the config and join its process group, once a process.
 
     MMEngine's own ``init_dist`` picks a CUDA device and wraps the model for it. Without one the group is gloo, made
-    here before the Runner looks, and the model is wrapped for the CPU.
+    here before the Runner looks, and the model is wrapped for the CPU. Networks that learn from each other get their own wrapper.
 
     Args:
         cfg: The config that the Runner will see; changed in place.
@@ -32,9 +32,13 @@ def join_process_group(cfg: Config, launcher: str) -> bool:
     cfg.launcher = launcher
     if launcher == 'none':
         return False
-    if get_device() == 'cpu':
-        wrapper = {'type': 'MMDistributedDataParallel', 'device_ids': None, 'broadcast_buffers': False}
+    mutual = str((cfg.get('model') or {}).get('type')).rpartition('.')[2] == 'MutualDistiller'
+    if get_device() == 'cpu' or mutual:
+        kind = 'mmkd_plugin.PeerDataParallel' if mutual else 'MMDistributedDataParallel'
+        wrapper = {'type': kind, 'broadcast_buffers': False}
         wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
+        if get_device() == 'cpu':
+            wrapper['device_ids'] = None
         cfg.model_wrapper_cfg = wrapper | dict(cfg.get('model_wrapper_cfg') or {})
     if is_distributed():
         return False

@@ -12,6 +12,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmkd_plugin.installed import has
+from mmkd_plugin.peer_entries import peer_entry
 from mmkd_plugin.registry import SCOPE
 
 HOSTS = ('mmpretrain', 'mmdet')
@@ -27,7 +28,7 @@ def network_config(
 
     Args:
         model: A model dict, the path of a config file, or ``'pkg::path'`` inside an installed OpenMMLab package. A distillation
-            config stands for its student.
+            config stands for its student, that of mutual learning for the peer that its ``predict`` names.
         key: The config key it came from, for messages.
         cfg_options: Changes to make in it, as on OpenMMLab's command lines: ``{'model.backbone.depth': 18}``.
         data_preprocessor: Used when the config has none of its own.
@@ -52,6 +53,12 @@ def network_config(
     own_preprocessor = network.get('data_preprocessor') or config.get('data_preprocessor') or data_preprocessor
     if str(network['type']) in (f'{SCOPE}.Distiller', 'Distiller'):
         return network_config(network['student'], f'{key}.student', network.get('cfg_options'), own_preprocessor)
+    if str(network['type']) in (f'{SCOPE}.MutualDistiller', 'MutualDistiller'):
+        entry = peer_entry(network.get('peers'), network.get('predict'), f'{key}.predict')
+        chosen = network_config(entry['model'], f'{key}.peers', entry.get('cfg_options'), own_preprocessor)
+        if entry.get('data_preprocessor') is not None:
+            chosen.data_preprocessor = ConfigDict(entry['data_preprocessor'])
+        return chosen
     network = ConfigDict(network)
     if own_preprocessor is not None:
         network.data_preprocessor = ConfigDict(own_preprocessor)

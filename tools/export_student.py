@@ -20,9 +20,10 @@ def main() -> None:
         'checkpoint', help='path or URL; where a run averages weights (EMA), the averaged ones are taken'
     )
     parser.add_argument('out', type=Path)
+    parser.add_argument('--network', metavar='NAME', help='the peer, where several learned from each other')
     parser.add_argument('--hash', action='store_true', help='end the name with 8 digits of the SHA-256, for publishing')
     args = parser.parse_args()
-    out = export_student(args.checkpoint, args.out, args.hash)
+    out = export_student(args.checkpoint, args.out, args.hash, args.network)
     state = torch.load(out, map_location='cpu', weights_only=True)['state_dict']
     numbers = sum(value.numel() for value in state.values())
     print(f'{out}: {len(state)} tensors, {numbers:,} numbers, {out.stat().st_size / 2**20:.1f} MiB')

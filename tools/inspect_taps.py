@@ -17,7 +17,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help="a config of this plugin or of a host: a path, or 'pkg::path'")
-    parser.add_argument('--network', default='student', help="'student', or a teacher's name")
+    parser.add_argument('--network', default='student', help="'student', or the name of a teacher or a peer")
     parser.add_argument('--shape', type=int, nargs=3, metavar=('C', 'H', 'W'), help='of one input image')
     parser.add_argument('--depth', type=int, default=99, help='leave out paths with more parts than this')
     args = parser.parse_args()

@@ -2,7 +2,8 @@
 
     python tools/test.py configs/demo/amtml_label.py work_dirs/amtml_label/epoch_30.pth
 
-The checkpoint may be a distillation run's or a student's alone. Any other config is tested as its own project would.
+The checkpoint may be a distillation run's or a student's alone. Of networks that learned from each other all are tested, and their
+ensemble, or one: --network NAME. Any other config is tested as its own project would.
 """
 
 import argparse
@@ -24,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
     parser.add_argument('checkpoint')
+    parser.add_argument('--network', metavar='NAME', help='one peer alone, where several learned from each other')
     parser.add_argument('--work-dir', help='where the metrics are written; default: <root>/<config name>')
     parser.add_argument('--out', help='write the predictions to this .pkl file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='key=value')
@@ -40,12 +42,12 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(root / Path(args.config).stem)
-    distilled = as_student(cfg)
+    distilled = as_student(cfg, args.network)
     cfg.load_from, cfg.resume = (None, False) if distilled else (args.checkpoint, False)
     join_process_group(cfg, args.launcher)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if distilled:
-        load_student(runner.model, args.checkpoint)
+        load_student(runner.model, args.checkpoint, args.network)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     runner.test()

@@ -79,6 +79,11 @@ def _taps(
     require_same_task(peer.key, peer.host, 'the first peer', peers[0].host)
     if needs_scores:
         require_scores(peer.key, network, peer.host)
+        if peer.host.scores_need_training:
+            raise ValueError(
+                f'{peer.key}: expected a model whose class scores are asked for by image, got {type(network).__name__}, which scores '
+                "its own regions, not another peer's: use methods on taps alone"
+            )
     own: list[str] = []
     asked: list[str] = []
     for learner, other in enumerate(peers):

@@ -9,20 +9,15 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
+from mmkd_plugin.checkpoint import PEER_PREFIX
 from mmkd_plugin.checks import choice, no_nan, weight
 from mmkd_plugin.distillers.connect_peers import connect_peers
 from mmkd_plugin.distillers.lessons import Apart, Lessons
 from mmkd_plugin.distillers.mutual_step import Learner, MutualStep
-from mmkd_plugin.distillers.peer_answers import ENSEMBLE, answers
+from mmkd_plugin.distillers.peer_answers import answers
 from mmkd_plugin.distillers.peer_methods import methods_of_peers
-from mmkd_plugin.distillers.peers import (
-    APART_PREFIX,
-    LESSONS_PREFIX,
-    PEER_PREFIX,
-    build_peers,
-    peer_entries,
-    require_same_peers,
-)
+from mmkd_plugin.distillers.peers import LESSONS_PREFIX, build_peers, require_same_peers
+from mmkd_plugin.peer_entries import APART_PREFIX, ENSEMBLE, peer_entries
 from mmkd_plugin.registry import MODELS
 from mmkd_plugin.teacher_inputs import share_inputs
 

@@ -9,12 +9,14 @@ import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
+from mmkd_plugin.checkpoint import PEER_PREFIX
 from mmkd_plugin.distillers.connect_peers import PeerTaps
 from mmkd_plugin.distillers.lessons import Apart, Lessons
-from mmkd_plugin.distillers.peers import APART_PREFIX, LESSONS_PREFIX, PEER_PREFIX, Peer
+from mmkd_plugin.distillers.peers import LESSONS_PREFIX, Peer
 from mmkd_plugin.distillers.running_statistics import statistics_kept
 from mmkd_plugin.distillers.task import labels_for, task_losses
 from mmkd_plugin.knowledge import Knowledge
+from mmkd_plugin.peer_entries import APART_PREFIX
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +99,14 @@ class MutualStep:
         host, needs_scores = peer.peer.host, peer.taps.needs_scores
         with statistics_kept(peer.network), taps.record(peer.network, stop_early=not needs_scores) as features:
             host.run(peer.network, peer.inputs, needs_scores)
-        return host.knowledge(peer.network, features, peer.inputs)
+        return host.knowledge(peer.network, features, peer.inputs, self.data_samples)
 
     def _forward(self, learner: Learner) -> tuple[dict[str, Any], Knowledge]:
         """A peer's own losses, and what it says, both with gradient."""
         called, host = self._called(PEER_PREFIX + learner.name, learner.network), learner.peer.host
         with self._context(learner.name, called), learner.taps.all.record(learner.network) as features:
             losses = task_losses(called, host, learner.inputs, self.data_samples, self.task_weight)
-        return losses, host.knowledge(learner.network, features, learner.inputs)
+        return losses, host.knowledge(learner.network, features, learner.inputs, self.data_samples)
 
     def _learn(
         self, learner: Learner, losses: dict[str, Any], own: Knowledge, said: Mapping[Learner, Knowledge]

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmkd_plugin.hosts import Host
-
-ENSEMBLE = 'ensemble'
+from mmkd_plugin.peer_entries import ENSEMBLE
 
 
 def answers(networks: Mapping[str, Any], hosts: Mapping[str, Host], data: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.evaluator import Evaluator
 from mmengine.model import is_model_wrapper
@@ -11,7 +12,7 @@ from mmengine.runner import TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 
 from mmkd_plugin.distillers.mutual_distiller import MutualDistiller
-from mmkd_plugin.distillers.peer_answers import ENSEMBLE
+from mmkd_plugin.peer_entries import ENSEMBLE
 from mmkd_plugin.registry import LOOPS
 
 
@@ -43,7 +44,7 @@ class PeerEvaluator(Evaluator):
         for part in (*self.metrics, *self.by_name.values()):
             part.dataset_meta = meta
 
-    def process(self, data_samples: Mapping[str, Sequence[Any]], data_batch: Any = None) -> None:  # type: ignore[override]
+    def process(self, data_samples: Mapping[str, Sequence[Any]], data_batch: Any = None) -> None:
         """Take the predictions of one batch, by name."""
         for name, evaluator in self.by_name.items():
             evaluator.process(data_samples[name], data_batch)
@@ -54,7 +55,7 @@ class PeerEvaluator(Evaluator):
         found = {name: evaluator.evaluate(size) for name, evaluator in self.by_name.items()}
         metrics = {f'{name}/{metric}': value for name, own in found.items() for metric, value in own.items()}
         for metric, value in found[self.peers[0]].items():
-            if isinstance(value, (int, float)):
+            if isinstance(value, (int, float, np.number)):
                 metrics[f'mean/{metric}'] = sum(found[name][metric] for name in self.peers) / len(self.peers)
         return {**metrics, **super().evaluate(size)}
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmkd_plugin.distillers.mutual_distiller import MutualDistiller
 from mmkd_plugin.distillers.peer_data_parallel import PeerDataParallel
-from mmkd_plugin.distillers.peers import APART_PREFIX
+from mmkd_plugin.peer_entries import APART_PREFIX
 from mmkd_plugin.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 

@@ -3,21 +3,17 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine import ConfigDict
 from torch import nn
 
-from mmkd_plugin.checkpoint import load_weights
+from mmkd_plugin.checkpoint import PEER_PREFIX, load_weights
 from mmkd_plugin.hosts import Host, host_of
 from mmkd_plugin.networks import build_network, network_config
 
-PEER_PREFIX, LESSONS_PREFIX, APART_PREFIX = 'peer_', 'lessons_', 'apart_'
-#: What metrics and logs call something else.
-_TAKEN = ('mean', 'ensemble', 'task')
-_KEYS = {'name', 'model', 'checkpoint', 'cfg_options', 'data_preprocessor', 'methods'}
+LESSONS_PREFIX = 'lessons_'
 
 
 @dataclass(frozen=True)
@@ -37,35 +33,13 @@ class Peer:
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def peer_entries(configs: Any) -> list[dict[str, Any]]:
-    """The list under ``peers``, each entry as ``dict(name=…, model=…, …)``.
-
-    Raises:
-        ValueError: If there are fewer than two, or an entry or a name is wrong.
-    """
-    if not isinstance(configs, (list, tuple)) or len(configs) < 2:
-        raise ValueError(f'peers: expected a list of at least two networks, got {configs!r}')
-    entries: list[dict[str, Any]] = []
-    for index, config in enumerate(configs):
-        if isinstance(config, (str, Path)) or (isinstance(config, Mapping) and 'type' in config):
-            config = dict(model=config)
-        if not isinstance(config, Mapping) or 'model' not in config or not config.keys() <= _KEYS:
-            raise ValueError(
-                f'peers[{index}]: expected a config path, a model dict, or dict(name=…, model=…) and of {sorted(_KEYS)}, got {config!r}'
-            )
-        name = config.get('name', f'peer{index}')
-        _check_name(f'peers[{index}].name', name, [entry['name'] for entry in entries])
-        entries.append({**config, 'name': name})
-    return entries
-
-
 def build_peers(entries: Sequence[Mapping[str, Any]], data_preprocessor: Any) -> list[tuple[Peer, nn.Module]]:
     """Build the networks; load those that have a checkpoint, strictly.
 
     The first draws the random numbers of a plain run of its config; the others draw theirs aside.
 
     Args:
-        entries: From :func:`peer_entries`.
+        entries: From :func:`~mmkd_plugin.peer_entries.peer_entries`.
         data_preprocessor: The run's, for networks without their own.
 
     Raises:
@@ -107,17 +81,6 @@ def _build(entry: Mapping[str, Any], index: int, data_preprocessor: Any) -> tupl
         load_weights(network, entry['checkpoint'], f'{key}.checkpoint')
         network.is_init = True  # or the Runner would initialise it anew
     return Peer(entry['name'], key, host_of(network), entry.get('methods') or {}), network
-
-
-def _check_name(key: str, name: Any, earlier: Sequence[str]) -> None:
-    if not isinstance(name, str) or not name.isidentifier() or 'loss' in name:
-        raise ValueError(
-            f"{key}: expected a name that is a word, without 'loss' (MMEngine sums every log key that has it), got {name!r}"
-        )
-    if name in _TAKEN or name.startswith(APART_PREFIX):
-        raise ValueError(f'{key}: expected a name other than {", ".join(_TAKEN)} and {APART_PREFIX}…, got {name!r}')
-    if name in earlier:
-        raise ValueError(f'{key}: expected a name of its own, got {name!r} again')
 
 
 def _require_separate(networks: Sequence[tuple[str, nn.Module]]) -> None:

@@ -1,31 +1,37 @@
-"""The student alone, beside every checkpoint."""
+"""The student alone, beside every checkpoint; of several that learn from each other, each."""
 
 from pathlib import Path
 
 import torch
 from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkd_plugin.checkpoint import student_checkpoint
+from mmkd_plugin.distillers import MutualDistiller
 from mmkd_plugin.hooks.distiller_of import distiller_of
 from mmkd_plugin.registry import HOOKS
-
-SUFFIX = '_student.pth'
 
 
 @HOOKS.register_module()
 class SaveStudent(Hook):
     """Write ``<name>_student.pth`` beside each checkpoint ``<name>.pth`` of the run, as the student's own framework writes it.
 
-    It loads into the stock model with no missing and no unexpected key, and has no optimizer in it. Where the checkpoint holds EMA weights,
-    so does the student's. It is removed when its checkpoint is, so ``max_keep_ckpts`` and ``save_best`` mean what they say.
+    Of several networks that learn from each other each has a file, called after it: ``<name>_<peer>.pth``. It loads into the stock model
+    with no missing and no unexpected key, and has no optimizer in it. Where the checkpoint holds EMA weights, so does the student's. It
+    is removed when its checkpoint is, so ``max_keep_ckpts`` and ``save_best`` mean what they say.
     """
 
     priority = 'LOWEST'  # after CheckpointHook
 
     def before_train(self, runner: Runner) -> None:
-        distiller_of(runner, self)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if isinstance(model, MutualDistiller):
+            self.suffixes = {name: f'_{name}.pth' for name in model.names}
+        else:
+            distiller_of(runner, self)
+            self.suffixes = {'student': '_student.pth'}
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None
@@ -51,18 +57,24 @@ class SaveStudent(Hook):
     def _mirror(self, runner: Runner) -> None:
         """Bring the students in the run's folder in step with its checkpoints."""
         folder = _checkpoint_folder(runner)
-        for student in folder.glob(f'*{SUFFIX}'):
-            if not student.with_name(student.name.removesuffix(SUFFIX) + '.pth').exists():
-                student.unlink()
+        for suffix in self.suffixes.values():
+            for student in folder.glob(f'*{suffix}'):
+                if not student.with_name(student.name.removesuffix(suffix) + '.pth').exists():
+                    student.unlink()
         for checkpoint in folder.glob('*.pth'):
-            student = checkpoint.with_name(checkpoint.stem + SUFFIX)
-            if checkpoint.name.endswith(SUFFIX):
-                continue
-            if not student.exists() or student.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns:
-                content = torch.load(checkpoint, map_location='cpu', weights_only=True)
-                unfinished = student.with_suffix('.tmp')
-                torch.save(student_checkpoint(content), unfinished)
-                unfinished.replace(student)  # an interrupted write leaves no half of a student
+            if not checkpoint.name.endswith(tuple(self.suffixes.values())):
+                self._export(checkpoint)
+
+    def _export(self, checkpoint: Path) -> None:
+        students = {name: checkpoint.with_name(checkpoint.stem + suffix) for name, suffix in self.suffixes.items()}
+        written = checkpoint.stat().st_mtime_ns
+        if all(student.exists() and student.stat().st_mtime_ns >= written for student in students.values()):
+            return
+        content = torch.load(checkpoint, map_location='cpu', weights_only=True)
+        for name, student in students.items():
+            unfinished = student.with_suffix('.tmp')
+            torch.save(student_checkpoint(content, name), unfinished)
+            unfinished.replace(student)  # an interrupted write leaves no half of a student
 
 
 def _checkpoint_folder(runner: Runner) -> Path:
