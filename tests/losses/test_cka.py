@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmkd_plugin.losses import LinearCKA, linear_cka
 from mmkd_plugin.registry import MODELS
@@ -68,6 +69,15 @@ def test_both_forms_give_the_same(n: int) -> None:
     wide = linear_cka(torch.cat([x, torch.zeros(n, 200)], dim=1), torch.cat([y, torch.zeros(n, 200)], dim=1))
     torch.testing.assert_close(wide, loss)
     torch.testing.assert_close(torch.autograd.grad(wide, x)[0], torch.autograd.grad(loss, x)[0])
+
+
+@pytest.mark.parametrize(('n', 'd_x', 'd_y'), [(4, 30, 50), (50, 4, 3), (9, 10, 1)])
+def test_the_form_of_less_work_is_computed(n: int, d_x: int, d_y: int) -> None:
+    # Multiplications and additions: of two N x N matrices, or of D_x x D_x, D_y x D_y and D_x x D_y.
+    gram, covariance = 2 * n * n * (d_x + d_y), 2 * n * (d_x**2 + d_y**2 + d_x * d_y)
+    with FlopCounterMode(display=False) as counter:
+        linear_cka(torch.randn(n, d_x), torch.randn(n, d_y))
+    assert counter.get_total_flops() == min(gram, covariance)
 
 
 @pytest.mark.parametrize('shapes', SHAPES)
