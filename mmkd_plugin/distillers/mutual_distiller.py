@@ -104,6 +104,14 @@ class MutualDistiller(BaseModel):
         """Whether the peers' predictions have a mean."""
         return all(peer.host.can_average for peer in self.peers)
 
+    def init_weights(self) -> None:
+        """The first peer draws the random numbers of a plain run of its config, as its training will; the others draw theirs aside."""
+        first = self.network(self.names[0])
+        if not first.is_init:
+            first.init_weights()
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+            super().init_weights()
+
     def network(self, name: str) -> Any:
         """A peer, as its framework knows it."""
         return getattr(self, PEER_PREFIX + name)
