@@ -29,7 +29,7 @@ class IEKD(PairedMethod):
     absolute difference of factors that have norm 1 in each image.
 
     Facts that are logged: ``inherit_cosine`` and ``explore_cosine``, the mean cosine of each part's factor with the teacher's;
-    ``cka``, the linear CKA of the two parts: where it stays high while the exploration loss falls, the encoder alone explores;
+    ``cka``, the linear CKA of the two parts over all places of all images: where it stays high while the exploration loss falls, the encoder alone explores;
     ``inherit_gradient`` and ``explore_gradient``, the norm of what these losses sent to each part in the step before (times the
     loss scale, where there is one).
 
@@ -155,7 +155,8 @@ class IEKD(PairedMethod):
                 if part in own:
                     found[f'{part}_cosine'] = 1.0 - factor_distance(own[part], target, 'cosine')
                     found[f'{part}_gradient'] = self.gradient_norms[number, column].clone()
-            found['cka'] = linear_cka(*(values.flatten(1) for values in parts.values()))
+            # Places as rows: a batch has many more of them than a part has channels, or any two parts would look alike.
+            found['cka'] = linear_cka(*(values.movedim(1, -1).flatten(0, -2) for values in parts.values()))
         return found
 
     def _watch(self, number: int, parts: Mapping[str, Tensor]) -> None:

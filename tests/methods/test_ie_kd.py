@@ -51,7 +51,10 @@ def test_the_equations_of_factors() -> None:
     torch.testing.assert_close(losses['loss_explore'], -20 * (direction[1] - direction[2]).abs().mean())
     torch.testing.assert_close(losses['inherit_cosine'], (direction[0] * direction[2]).sum(dim=1).mean())
     torch.testing.assert_close(losses['explore_cosine'], (direction[1] * direction[2]).sum(dim=1).mean())
-    torch.testing.assert_close(losses['cka'], linear_cka(inherit, explore))
+    rows = [
+        torch.stack([x[n, :, i, j] for n in range(3) for i in range(4) for j in range(4)]) for x in (inherit, explore)
+    ]
+    torch.testing.assert_close(losses['cka'], linear_cka(*rows))
     assert {name for name in losses if 'loss' in name} == {'loss_inherit', 'loss_explore'}
 
 
