@@ -29,9 +29,9 @@ class IEKD(PairedMethod):
     absolute difference of factors that have norm 1 in each image.
 
     Facts that are logged: ``inherit_cosine`` and ``explore_cosine``, the mean cosine of each part's factor with the teacher's;
-    ``cka``, the linear CKA of the two parts over all places of all images: where it stays high while the exploration loss falls, the encoder alone explores;
-    ``inherit_gradient`` and ``explore_gradient``, the norm of what these losses sent to each part in the step before (times the
-    loss scale, where there is one).
+    ``cka``, the linear CKA of the two parts over all places of all images: where it stays high while the exploration loss falls,
+    the encoder alone explores; ``inherit_gradient`` and ``explore_gradient``, the norm of what these losses sent to each part in
+    the step before (times the loss scale, where there is one).
 
     Args:
         pairs: See :class:`~mmkd_plugin.methods.paired.PairedMethod`. With ``knowledge='factor'`` a pair's ``checkpoint`` is that of
