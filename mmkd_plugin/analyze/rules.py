@@ -1,0 +1,84 @@
+"""The rules by which relevance goes back through a network of convolutions."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from zennit.canonizers import MergeBatchNorm
+from zennit.composites import EpsilonPlusFlat
+from zennit.rules import ZBox
+from zennit.types import BatchNorm, Convolution, Linear
+
+
+class MergeWhatFollows(MergeBatchNorm):
+    """Merge a BatchNorm into the layer whose output it reads, as a forward pass shows it, while a composite is registered.
+
+    Zennit's own goes by the order in which modules were registered, which is not the order of calls in pre-activation networks:
+    there a BatchNorm may follow a sum.
+
+    Args:
+        pairs: Of a linear layer or convolution, and the BatchNorm; see :func:`followers`.
+    """
+
+    def __init__(self, pairs: list[tuple[nn.Module, nn.Module]]) -> None:
+        super().__init__()
+        self.pairs = pairs
+
+    def apply(self, root_module: nn.Module) -> list['MergeWhatFollows']:
+        merged = []
+        for layer, norm in self.pairs:
+            one = MergeWhatFollows([])
+            one.register((layer,), norm)
+            merged.append(one)
+        return merged
+
+
+def followers(model: nn.Module, run: Callable[[], Tensor]) -> list[tuple[nn.Module, nn.Module]]:
+    """The layers whose output goes into a BatchNorm and nowhere else, and that BatchNorm.
+
+    Args:
+        model: In eval mode.
+        run: Runs it once, with gradient from the image to what it gives.
+    """
+    made: dict[int, tuple[nn.Module, Tensor]] = {}  # with the tensor, whose id is its own as long as it lives
+    read: list[tuple[nn.Module, Tensor]] = []
+    handles = []
+    for module in model.modules():
+        if isinstance(module, Linear):
+            handles.append(module.register_forward_hook(lambda m, _, out: made.__setitem__(id(out), (m, out))))
+        elif isinstance(module, BatchNorm) and module.weight is not None and module.running_var is not None:
+            handles.append(module.register_forward_pre_hook(lambda m, args: read.append((m, args[0]))))
+    try:
+        readers = _readers(run())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(made[id(out)][0], norm) for norm, out in read if id(out) in made and readers[out.grad_fn] == 1]
+
+
+def _readers(output: Tensor) -> Counter[Any]:
+    """By how many operations the result of each operation is read, on the way to ``output``."""
+    found: Counter[Any] = Counter()
+    waiting: list[Any] = [output.grad_fn]
+    while waiting:
+        for node, _ in waiting.pop().next_functions:
+            if node is not None:
+                if node not in found:
+                    waiting.append(node)
+                found[node] += 1
+    return found
+
+
+def composite(pairs: list[tuple[nn.Module, nn.Module]], low: Tensor, high: Tensor) -> EpsilonPlusFlat:
+    """z+ for convolutions, epsilon for linear layers, z-box for the first convolution, which sees pixels; biases get nothing.
+
+    Args:
+        pairs: Layers with the BatchNorm that follows each.
+        low: The least value of a pixel, (1, C, 1, 1).
+        high: The greatest.
+    """
+    pixels = ZBox(low, high, zero_params=['bias'])
+    return EpsilonPlusFlat(
+        first_map=[(Convolution, pixels)], zero_params=['bias'], canonizers=[MergeWhatFollows(pairs)]
+    )
