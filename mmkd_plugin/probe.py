@@ -42,8 +42,10 @@ def find_shape(
             raise ValueError(f'probe_shape: expected (channels, height, width), got {stated!r}')
         candidates = [(stated[0], stated[1], stated[2])]
     else:
-        channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
-        candidates = [(channels, side, side) for side in (*_own_side(model), *_SIDES)]
+        first = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+        # A stem that folds the image (YOLOX's Focus) has more channels than the image.
+        sides = (*_own_side(model), *_SIDES)
+        candidates = [(channels, side, side) for channels in dict.fromkeys((first, 3)) for side in sides]
     nothing = FeatureTaps(model, ())
     failure: Any = None
     for shape in candidates:

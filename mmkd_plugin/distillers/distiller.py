@@ -73,6 +73,8 @@ class Distiller(BaseModel):
         if not isinstance(student, Mapping) and data_preprocessor is not None:
             student_config.data_preprocessor = ConfigDict(data_preprocessor)  # the run's data are made for the run's
         contract = copy.deepcopy(student_config.get('data_preprocessor'))  # frameworks write into what they build from
+        if contract is not None and '_scope_' in student_config:
+            contract.setdefault('_scope_', student_config['_scope_'])  # for teachers of another framework
         network = build_network(student_config, 'student')
         super().__init__(getattr(network, 'data_preprocessor', None), init_cfg)
         self.student = network
