@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, multiprocessing, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -99,3 +100,78 @@ def train(folder: Path, config: dict[str, Any], freeze_before: int | None = None
     run.train()
     distiller = getattr(run.model, 'module', run.model)
     return dict(wrapper=type(run.model).__name__, answers=answers, state=tiny.weights_of(distiller))
+
+
+class GlooSyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm by the statistics of all processes. Torch's SyncBatchNorm does this on GPUs alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or dist.get_world_size() == 1:
+            return super().forward(x)
+        moments = torch.stack([x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3))])
+        mean, square = all_reduce(moments) / dist.get_world_size()
+        variance = square - mean.square()
+        if self.track_running_stats:
+            count = dist.get_world_size() * x.numel() // x.shape[1]
+            self.num_batches_tracked += 1
+            for running, seen in ((self.running_mean, mean), (self.running_var, variance * count / (count - 1))):
+                running.lerp_(seen.detach(), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+
+
+def train_peers(folder: Path, config: dict[str, Any], frozen: bool, optim: dict[str, Any]) -> dict[str, Any]:
+    """Four iterations of a global batch of 8 in a Runner with validation: metrics, and the last weights."""
+
+    class Watch(Hook):
+        def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
+            found.update(metrics)
+
+    found: dict[str, float] = {}
+    torch.manual_seed(7)
+    model = ROOT_MODELS.build(config)
+    if frozen:
+        without_batch_statistics(model)
+    else:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.__class__ = GlooSyncBatchNorm
+    many = dist.get_world_size() > 1
+    loader = dict(batch_size=4, num_workers=0, dataset=dict(type='TinyImages', seed=1))
+    run = tiny.runner(
+        model,
+        folder / 'run',
+        iters=4,
+        batch=8 // dist.get_world_size(),
+        optim_wrapper=tiny.peer_optimizers(**optim),
+        custom_hooks=[Watch()],
+        train_cfg=dict(by_epoch=False, max_iters=4, val_interval=4),
+        val_dataloader=dict(**loader, sampler=dict(type='DefaultSampler', shuffle=False)),
+        val_evaluator=dict(type='Accuracy', topk=(1,)),
+        val_cfg=dict(type='mmkd_plugin.PeerValLoop'),
+        launcher='pytorch' if many else 'none',
+        cfg=dict(model_wrapper_cfg=dict(type='mmkd_plugin.PeerDataParallel', device_ids=None)),
+    )
+    run.train()
+    return dict(
+        wrapper=type(run.model).__name__,
+        metrics=found,
+        state=tiny.weights_of(getattr(run.model, 'module', run.model)),
+        saved=sorted(torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)['state_dict']),
+    )
+
+
+def refuse_peers(folder: Path, config: dict[str, Any], wrapper: str) -> str:
+    """What a wrapper of MMEngine's is told."""
+    run = tiny.runner(
+        config,
+        folder / 'run',
+        optim_wrapper=tiny.peer_optimizers(),
+        launcher='pytorch',
+        cfg=dict(model_wrapper_cfg=dict(type=wrapper, device_ids=None)),
+    )
+    try:
+        run.train()
+    except ValueError as error:
+        return str(error)
+    return ''
