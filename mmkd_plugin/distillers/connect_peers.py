@@ -64,7 +64,7 @@ def connect_peers(
         for name, method in methods[peer.name].items():
             with under(f'methods.{name}'):
                 method.bind(seen[number], [*seen[:number], *seen[number + 1 :]])
-                _require_changing_teachers(method, len(peers) - 1)
+                _require_no_file(method)
     return taps
 
 
@@ -79,6 +79,11 @@ def _taps(
     require_same_task(peer.key, peer.host, 'the first peer', peers[0].host)
     if needs_scores:
         require_scores(peer.key, network, peer.host)
+        if peer.host.scores_need_training:
+            raise ValueError(
+                f'{peer.key}: expected class scores of the same places in every peer, got {type(network).__name__}, whose own '
+                'training samples its regions: use methods on taps alone'
+            )
         if peer.host.scores_need_training:
             raise ValueError(
                 f'{peer.key}: expected a model whose class scores are asked for by image, got {type(network).__name__}, which scores '
@@ -114,14 +119,10 @@ def _probe(peer: Peer, network: nn.Module, taps: FeatureTaps, shape: tuple[int, 
         ) from error
 
 
-def _require_changing_teachers(method: Method, teachers: int) -> None:
-    """What was measured on a finished teacher means nothing of a network that is still learning."""
-    if method.files_of_teachers:
+def _require_no_file(method: Method) -> None:
+    if (
+        method.files_of_teachers
+    ):  # what was made for a finished teacher means nothing of a network that is still learning
         raise ValueError(
             'pairs: expected no checkpoint among peers, which are still learning: leave it out, and the paraphraser learns along'
-        )
-    if any(method.norms_of_teacher(index, teachers) for index in range(teachers)):
-        raise ValueError(
-            f'type: expected a method that can learn from a network in training, got {type(method).__name__}, which takes margins '
-            'from the normalisation layers of a finished teacher'
         )

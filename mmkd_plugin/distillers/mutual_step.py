@@ -48,6 +48,9 @@ class MutualStep:
         wrappers: An optimizer for every peer, and one for each that has connectors apart.
         parallel: Children of the model as they are called in several processes, by name; what is not there is called as it is.
         parse_losses: MMEngine's: from losses and facts to the total and what is logged.
+
+    Raises:
+        ValueError: If labels are needed and missing.
     """
 
     def __init__(
@@ -65,6 +68,12 @@ class MutualStep:
         self.wrappers = wrappers
         self.parallel = parallel
         self.parse_losses = parse_losses
+        self.labels = {
+            learner: labels_for(
+                learner.peer.host, data_samples, task_weight, learner.lessons.by_name() if learner.lessons else {}
+            )
+            for learner in learners
+        }
         self.logged: dict[str, Tensor] = {}
 
     def alternating(self) -> None:
@@ -116,10 +125,9 @@ class MutualStep:
             others = [said[other] for other in self._others(learner)]
             if learner.apart is not None:
                 self._learn_apart(APART_PREFIX + learner.name, learner.apart, others)
-            labels = labels_for(learner.peer.host, self.data_samples, self.task_weight, learner.lessons.by_name())
             called = self._called(LESSONS_PREFIX + learner.name, learner.lessons)
             with self._context(learner.name, called), statistics_kept(*filter(None, [learner.apart])):
-                losses.update(called(own, others, labels))
+                losses.update(called(own, others, self.labels[learner]))
         return self._update(learner.name, losses)
 
     def _learn_apart(self, name: str, apart: Apart, others: Sequence[Knowledge]) -> None:
