@@ -6,5 +6,14 @@ from mmkd_plugin.hosts.dense_detector import DenseDetectorHost
 from mmkd_plugin.hosts.detector import DetectorHost
 from mmkd_plugin.hosts.find import host_of
 from mmkd_plugin.hosts.query_detector import QueryDetectorHost
+from mmkd_plugin.hosts.roi_detector import RoIDetectorHost
 
-__all__ = ['ClassifierHost', 'DenseDetectorHost', 'DetectorHost', 'Host', 'QueryDetectorHost', 'host_of']
+__all__ = [
+    'ClassifierHost',
+    'DenseDetectorHost',
+    'DetectorHost',
+    'Host',
+    'QueryDetectorHost',
+    'RoIDetectorHost',
+    'host_of',
+]

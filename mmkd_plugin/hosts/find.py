@@ -9,6 +9,7 @@ from mmkd_plugin.hosts.classifier import ClassifierHost
 from mmkd_plugin.hosts.dense_detector import DenseDetectorHost
 from mmkd_plugin.hosts.detector import DetectorHost
 from mmkd_plugin.hosts.query_detector import QueryDetectorHost
+from mmkd_plugin.hosts.roi_detector import RoIDetectorHost
 
 
 def host_of(model: nn.Module) -> Host:
@@ -25,6 +26,8 @@ def host_of(model: nn.Module) -> Host:
             return QueryDetectorHost(model)
         if isinstance(model, detectors.SingleStageDetector):
             return DenseDetectorHost(model)
+        if isinstance(model, detectors.TwoStageDetector):
+            return RoIDetectorHost(model)
         if hasattr(model, 'backbone'):
             return DetectorHost()
     return Host()

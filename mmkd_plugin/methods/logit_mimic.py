@@ -1,15 +1,17 @@
 """Ba & Caruana's mimicry of logits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmkd_plugin.checks import weight
-from mmkd_plugin.knowledge import Knowledge
+from mmkd_plugin.knowledge import ClassScores, Knowledge
 from mmkd_plugin.losses import logit_mimic_loss
 from mmkd_plugin.methods.base import Method
-from mmkd_plugin.methods.scores import logits_of, stacked_logits
+from mmkd_plugin.methods.locations import Locations
+from mmkd_plugin.methods.scores import compared_scores, logits_of
 from mmkd_plugin.registry import MODELS
 
 
@@ -20,7 +22,8 @@ class LogitMimic(Method):
     Args:
         loss_weight: Multiplies :func:`~mmkd_plugin.losses.logit_mimic_loss`: half the squared error, summed over classes, mean over images.
         standardize: Measure both networks' logits in the teachers' mean and standard deviation per class over the transfer set, which
-            the hook ``MeasureLogits`` takes before training. They are saved with the run.
+            the hook ``MeasureLogits`` takes before training. They are saved with the run. Not for detectors.
+        locations: Which places of detectors teach, and how much: see :class:`~mmkd_plugin.methods.locations.Locations`.
 
     Raises:
         ValueError: If the weight is negative; in training, if the statistics were never measured.
@@ -31,10 +34,13 @@ class LogitMimic(Method):
     logit_mean: Tensor
     logit_std: Tensor
 
-    def __init__(self, loss_weight: float = 1.0, standardize: bool = False) -> None:
+    def __init__(
+        self, loss_weight: float = 1.0, standardize: bool = False, locations: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.loss_weight = weight('loss_weight', loss_weight)
         self.standardize = bool(standardize)
+        self.locations = Locations.of(locations)
         self._checked = False  # spares a device-to-host copy every step
 
     @property
@@ -43,6 +49,10 @@ class LogitMimic(Method):
 
     def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:
         if self.standardize:
+            if isinstance(student.logits, ClassScores):
+                raise ValueError(
+                    'standardize: expected False for detectors, most of whose places show nothing, got True'
+                )
             classes = logits_of(student).shape[-1]
             self.register_buffer('logit_mean', torch.full((classes,), torch.nan))
             self.register_buffer('logit_std', torch.full((classes,), torch.nan))
@@ -58,11 +68,12 @@ class LogitMimic(Method):
         self.logit_std.copy_(std.clamp_min(1e-6))
 
     def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
-        own, target = logits_of(student), stacked_logits(teachers).mean(dim=1)
+        scores = compared_scores(student, teachers, self.locations)
+        own, target = scores.student, scores.teachers.mean(dim=1)
         if self.standardize:
             self._require_statistics()
             own, target = ((logits - self.logit_mean) / self.logit_std for logits in (own, target))
-        return {'loss_mimic': self.loss_weight * logit_mimic_loss(own, target)}
+        return {'loss_mimic': self.loss_weight * logit_mimic_loss(own, target, scores.weights)}
 
     def _require_statistics(self) -> None:
         if not self._checked and not self.measured:

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import tiny_detection as small
 import torch
+from forbid import forbid
 from mmdet.models.dense_heads import GFLHead, RetinaHead
 from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor, nn
@@ -150,15 +151,6 @@ def test_a_teacher_does_the_least_work(family: str, tmp_path: Path) -> None:
         seen = teacher(torch.randn(2, 3, 96, 96))
     assert isinstance(seen.logits, ClassScores)
     assert not seen.logits.logits.requires_grad
-
-
-def forbid(stack: ExitStack, owner: Any, *names: str) -> None:
-    """Until the stack ends, it is an error to call any of these."""
-    for name in names:
-        if hasattr(owner, name):
-            stack.enter_context(
-                patch.object(owner, name, side_effect=AssertionError(f'{name} is no work of a teacher'))
-            )
 
 
 def test_without_scores_the_head_does_not_run_and_what_lies_behind_the_deepest_tap_neither(tmp_path: Path) -> None:
