@@ -66,3 +66,23 @@ def test_with_ema_the_student_is_the_averaged_one(tmp_path: Path) -> None:
     assert torch.equal(student['head.fc.weight'], ema.student.head.fc.weight)
     assert not torch.equal(student['head.fc.weight'], run.model.student.head.fc.weight)
     assert ema.teachers[0] is run.model.teachers[0]  # frozen networks are not copied
+
+
+def test_each_of_several_peers_has_its_file_and_loads_strictly_into_its_stock_model(tmp_path: Path) -> None:
+    hooks = [dict(type='mmkd_plugin.SaveStudent')]
+    run = tiny.runner(
+        tiny.mutual_config(),
+        tmp_path / 'run',
+        optim_wrapper=tiny.peer_optimizers(),
+        train_cfg=dict(by_epoch=True, max_epochs=3),
+        custom_hooks=hooks,
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1)),
+    )
+    run.train()
+    assert _names(tmp_path) == ['epoch_3.pth', 'epoch_3_a.pth', 'epoch_3_b.pth']
+    images = torch.randn(4, 3, 8, 8)
+    for name, depth in (('a', 8), ('b', 14)):
+        config = network_config(tiny.classifier(depth=depth), 'network', data_preprocessor=tiny.PREPROCESSOR)
+        stock = build_network(config, 'network')
+        load_checkpoint(stock, str(tmp_path / 'run' / f'epoch_3_{name}.pth'), strict=True)
+        assert torch.equal(stock.eval()(images), run.model.network(name).eval()(images))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +151,78 @@ def test_command_lines(config: Path, checkpoint: Path, tmp_path: Path) -> None:
     assert 'backbone.layer3' in table
     assert '(1, 16, 2, 2)' in table
     assert 'backbone.layer3.0' not in table
+
+
+@pytest.fixture
+def mutual(tmp_path: Path) -> Path:
+    """A config of two peers, of which the second predicts."""
+    lines = """
+model = dict(
+    type='mmkd_plugin.MutualDistiller', predict='deep',
+    peers=[dict(name='flat', model=network(8)), dict(name='deep', model=network(14), checkpoint='nowhere.pth')],
+    methods=dict(dml=dict(type='SoftTarget', temperature=1.0)))
+"""
+    (tmp_path / 'mutual.py').write_text(
+        CONFIG.partition('model = dict(')[0] + lines + CONFIG.partition("kd=dict(type='SoftTarget')))")[2]
+    )
+    return tmp_path / 'mutual.py'
+
+
+@pytest.fixture
+def peers_checkpoint(mutual: Path, tmp_path: Path) -> Path:
+    """As a run of mutual learning writes it."""
+    networks = {name: network_of(str(mutual), name).state_dict() for name in ('flat', 'deep')}
+    state = {f'peer_{name}.{key}': value for name, own in networks.items() for key, value in own.items()}
+    torch.save({'meta': {'epoch': 3}, 'state_dict': state, 'optimizer': {}}, tmp_path / 'epoch_3.pth')
+    return tmp_path / 'epoch_3.pth'
+
+
+def test_a_config_of_peers_becomes_one_of_them_or_stays_for_all(mutual: Path) -> None:
+    cfg = Config.fromfile(mutual)
+    assert as_student(cfg, 'flat')
+    assert (cfg.model.type, cfg.model.backbone.depth, cfg.model.data_preprocessor.mean) == (
+        'mmpretrain.ImageClassifier', 8, [8.0],
+    )  # fmt: skip
+    cfg = Config.fromfile(mutual)
+    assert as_student(cfg)
+    assert cfg.test_cfg.type == 'mmkd_plugin.PeerTestLoop' and cfg.custom_hooks == []
+    assert [peer.checkpoint for peer in cfg.model.peers] == [None, None], 'where they began is of no concern'
+    with pytest.raises(ValueError, match=r"^--network: expected one of \['flat', 'deep'\], got 'student'$"):
+        as_student(Config.fromfile(mutual), 'student')
+
+
+def test_peers_by_name(mutual: Path) -> None:
+    assert [len(network_of(str(mutual), name).backbone.layer1) for name in ('flat', 'deep', 'student')] == [1, 2, 2]
+    with pytest.raises(ValueError, match=r"^--network: expected one of \['flat', 'deep'\], got 'small'$"):
+        network_of(str(mutual), 'small')
+
+
+def test_a_config_of_peers_teaches_as_the_one_that_predicts(mutual: Path) -> None:
+    assert network_config(str(mutual), 'teacher').backbone.depth == 14
+    assert network_config(str(mutual), 'teacher', {'model.predict': 'flat'}).backbone.depth == 8
+    with pytest.raises(ValueError, match=r"^teacher\.predict: expected one of \['flat', 'deep'\], got 'ensemble'$"):
+        network_config(str(mutual), 'teacher', {'model.predict': 'ensemble'})
+
+
+def test_an_exported_peer_loads_into_the_stock_model(mutual: Path, peers_checkpoint: Path, tmp_path: Path) -> None:
+    out = export_student(str(peers_checkpoint), tmp_path / 'deep.pth', name='deep')
+    trained = torch.load(peers_checkpoint, weights_only=True)['state_dict']
+    for path, name in ((out, None), (peers_checkpoint, 'deep')):
+        stock = network_of(str(mutual), 'deep')
+        load_student(stock, str(path), name)
+        assert all(torch.equal(value, trained[f'peer_deep.{key}']) for key, value in stock.state_dict().items())
+    for name in (None, 'deeper'):
+        with pytest.raises(ValueError, match=rf"^--network: expected one of \['flat', 'deep'\], got {name!r}$"):
+            export_student(str(peers_checkpoint), tmp_path / 'deep.pth', name=name)
+
+
+@pytest.mark.slow
+def test_peers_are_tested_all_or_one(mutual: Path, peers_checkpoint: Path, tmp_path: Path) -> None:
+    predictions = tmp_path / 'predictions.pkl'
+    told = run_tool('test.py', mutual, peers_checkpoint, '--work-dir', tmp_path / 'w', '--out', predictions)
+    assert all(f'{name}/accuracy/top1' in told for name in ('flat', 'deep', 'mean', 'ensemble'))
+    assert predictions.exists()
+    out = export_student(str(peers_checkpoint), tmp_path / 'flat.pth', name='flat')
+    alone = run_tool('test.py', mutual, out, '--network', 'flat', '--work-dir', tmp_path / 'v')
+    score = re.search(r'flat/accuracy/top1: ([\d.]+)', told)
+    assert score and f' accuracy/top1: {score[1]}' in alone
