@@ -1,5 +1,6 @@
 """From what a config says of a network (a dict, a config file, ``pkg::path``) to the network, resolved as its host would."""
 
+import copy
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -42,7 +43,7 @@ def network_config(
     if isinstance(model, (str, Path)):
         config = _read_config(str(model), key)
     elif isinstance(model, Mapping):
-        config = Config(dict(model=dict(model)))
+        config = Config(dict(model=copy.deepcopy(dict(model))))  # frameworks write into what they build from
     else:
         raise ValueError(f"{key}: expected a model dict, a config path or 'pkg::path', got {type(model).__name__}")
     if cfg_options:

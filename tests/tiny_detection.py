@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -55,6 +55,25 @@ _ROI = {
 _GN = dict.fromkeys(
     ('model.neck.out_channels', 'model.bbox_head.in_channels', 'model.bbox_head.feat_channels'), 64
 )  # two a group
+
+_QUERIES = {
+    **_RESNET,
+    'model.neck.out_channels': 32,
+    'model.encoder.num_layers': 1,
+    'model.encoder.layer_cfg.self_attn_cfg.embed_dims': 32,
+    'model.encoder.layer_cfg.ffn_cfg.embed_dims': 32,
+    'model.encoder.layer_cfg.ffn_cfg.feedforward_channels': 32,
+    'model.decoder.num_layers': 1,
+    'model.decoder.layer_cfg.self_attn_cfg.embed_dims': 32,
+    'model.decoder.layer_cfg.cross_attn_cfg.embed_dims': 32,
+    'model.decoder.layer_cfg.ffn_cfg.embed_dims': 32,
+    'model.decoder.layer_cfg.ffn_cfg.feedforward_channels': 32,
+    'model.positional_encoding.num_feats': 16,
+    'model.bbox_head.num_classes': CLASSES,
+    'model.bbox_head.embed_dims': 32,
+    'model.num_queries': 12,
+    'model.test_cfg.max_per_img': 10,
+}
 
 #: The stock config of each family, and what makes it small.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -122,7 +141,20 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             **{f'model.roi_head.bbox_head.{stage}.{name}': value for stage in range(3) for name, value in _BOX.items()},
         },
     ),
-}  # fmt: skip
+    'detr': ('detr/detr_r50_8xb2-150e_coco.py', {**_QUERIES, 'model.neck.in_channels': [32]}),
+    'deformable_detr': (
+        'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+        {**_QUERIES, 'model.neck.in_channels': [8, 16, 32]},
+    ),
+    'dino': (  # its encoding of places has 256 channels, whatever the config says
+        'dino/dino-4scale_r50_8xb2-12e_coco.py',
+        {
+            **{name: 256 if value == 32 else value for name, value in _QUERIES.items()},
+            'model.positional_encoding.num_feats': 128,
+            'model.neck.in_channels': [8, 16, 32],
+        },
+    ),
+}
 
 DENSE = ('retinanet', 'fcos', 'atss', 'gfl', 'yolox', 'rtmdet', 'ssdlite', 'ssd')
 
@@ -149,12 +181,13 @@ def network(config: Any, seed: int = 0) -> nn.Module:
 def varied(model: nn.Module, seed: int = 0) -> nn.Module:
     """Weights, statistics and scores that tell networks and places apart: some places are no background."""
     generator = torch.Generator().manual_seed(seed)
+    MMLogger.get_current_instance().setLevel('WARNING')  # it tells of every layer
+    model.init_weights()  # some are made of whatever was in memory
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1, generator=generator)
             nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
-        if type(module).__name__ == 'L2Norm':  # SSD's, made of whatever was in memory
-            nn.init.constant_(module.weight, 20.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
             if 'head' in name and module.bias is not None:
