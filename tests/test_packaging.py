@@ -69,6 +69,7 @@ def test_no_extra_can_put_one_mmcv_over_another() -> None:
         ('classification', {'mmengine', 'mmpretrain'}),
         ('detection', {'mmengine', 'mmdet'}),
         ('demo', set()),
+        ('analyze', set()),
         ('dev', set()),
     ],
 )

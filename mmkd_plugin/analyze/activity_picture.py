@@ -1,14 +1,13 @@
 """Active neurons as bars."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from mmkd_plugin.analyze.activity import Activity
 
 
-def draw_activity(found: Sequence[Activity], images: int, path: Path) -> None:
+def draw_activity(found: Sequence[Activity], images: int) -> Figure:
     """A bar a map, a colour a network, with the spread over images; the part of dead channels behind the name."""
     figure = Figure(figsize=(8, 1.3 + 0.35 * len(found)), dpi=130, layout='constrained')
     axes = figure.add_subplot()
@@ -31,4 +30,4 @@ def draw_activity(found: Sequence[Activity], images: int, path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
     axes.set_xlabel(f'active neurons in %: mean and standard deviation over {images} images')
-    figure.savefig(path)
+    return figure

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mmkd_plugin.analyze.networks import Network
+from mmkd_plugin.checks import count
 from mmkd_plugin.inspect_taps import tap_points
 from mmkd_plugin.taps import FeatureTaps
 
@@ -24,7 +25,11 @@ def layer_taps(network: Network, raw: Any, depth: int, wanted: Sequence[str] = (
         raw: Some raw batch.
         depth: The most parts of a path: 2 for ``backbone.layer1``.
         wanted: Taps to have whatever the depth.
+
+    Raises:
+        ValueError: If ``depth`` is below 1.
     """
+    count('--depth', depth)
     inputs = network.inputs(raw)
     points = tap_points(network.model, tuple(inputs.shape[1:]))
     candidates = [

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -136,7 +137,7 @@ def _other(given: Sequence[str], taken: set[str], preprocessor: Any, device: str
             f'--against: expected CONFIG CHECKPOINT and perhaps a NAME, got {" ".join(given) or "nothing"}'
         )
     config, checkpoint, *names = given
-    name = names[0] if names else config.rpartition('/')[2].removesuffix('.py')
+    name = names[0] if names else Path(config.rpartition('::')[2]).stem
     if name in taken:
         raise ValueError(f'--against: expected a name of its own, got {name!r} again: CONFIG CHECKPOINT NAME')
     model = build_network(network_config(config, '--against', data_preprocessor=preprocessor), '--against')

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_plugin.analyze.networks import Network
+from mmkd_plugin.checks import count, weight
 from mmkd_plugin.taps import FeatureTaps
 
 LEVELS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
@@ -57,7 +58,12 @@ def noise_curve(network: Network, batches: Sequence[Any], levels: Sequence[float
         batches: Raw batches with labels.
         levels: Of the noise, each at least 0.
         seeds: Draws of the noise at each level; the draws are those of every network of the same shape.
+
+    Raises:
+        ValueError: If a level is below 0 or there is no draw, or the network gives no class scores.
     """
+    levels = [weight('--levels', level) for level in levels]
+    count('--seeds', seeds)
     inputs = [network.inputs(raw) for raw in batches]
     labels = [network.labels(raw) for raw in batches]
     found = []
@@ -77,10 +83,10 @@ def noise_curve(network: Network, batches: Sequence[Any], levels: Sequence[float
 def plain_loss(network: Network, inputs: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[float, float]:
     """Mean cross-entropy, and accuracy in percent, of preprocessed batches."""
     taps = FeatureTaps(network.model, network.require_scores(), network.name)
-    total, right, count = 0.0, 0, 0
+    total, right, images_seen = 0.0, 0, 0
     for images, classes in zip(inputs, labels, strict=True):
         scores = network.scores(taps, images)
         total += float(F.cross_entropy(scores.float(), classes.to(scores.device), reduction='sum'))
         right += int((scores.argmax(dim=1) == classes.to(scores.device)).sum())
-        count += len(classes)
-    return total / count, 100.0 * right / count
+        images_seen += len(classes)
+    return total / images_seen, 100.0 * right / images_seen

@@ -1,7 +1,6 @@
 """Loss and accuracy against noise."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 
 from matplotlib.figure import Figure
@@ -10,7 +9,7 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 from mmkd_plugin.analyze.noise import Disturbed
 
 
-def draw_noise(found: Sequence[Disturbed], images: int, path: Path) -> None:
+def draw_noise(found: Sequence[Disturbed], images: int) -> Figure:
     """A line a network: the mean over draws, and all of them from the least to the greatest."""
     figure = Figure(figsize=(10, 4), dpi=130, layout='constrained')
     loss, accuracy = figure.subplots(1, 2)
@@ -36,4 +35,4 @@ def draw_noise(found: Sequence[Disturbed], images: int, path: Path) -> None:
         axes.spines[['top', 'right']].set_visible(False)
     loss.legend()
     figure.suptitle(f'weights disturbed: mean and range of {seeds} draws, {images} images', fontsize=10)
-    figure.savefig(path)
+    return figure

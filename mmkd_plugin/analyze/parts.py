@@ -14,7 +14,7 @@ from mmkd_plugin.methods import IEKD
 NAMES = ('f_inh', 'f_exp')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """Some channels of the student's map at a tap.
 

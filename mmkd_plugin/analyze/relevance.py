@@ -1,8 +1,9 @@
 """Which pixels a network's class score is owed to, as a whole and through one part of a map."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from mmkd_plugin.taps import FeatureTaps, replaced
 RULES = ('lrp', 'gradients')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Relevance:
     """Of one network, or of one part of the student, over all images.
 
@@ -91,16 +92,13 @@ def relevance(network: Network, batches: Sequence[Any], rule: str = 'lrp', part:
         )
     from zennit.attribution import Gradient, IntegratedGradients
 
+    from mmkd_plugin.analyze.rules import handed_down, rules_for
+
     taps = FeatureTaps(network.model, network.require_scores(), network.name)
-
-    def scores_of(inputs: Tensor) -> Tensor:
-        with only(network, part, inputs):
-            return network.scores(taps, inputs)
-
+    scores_of = partial(network.scores, taps)
     attribute = Gradient(scores_of) if rule == 'lrp' else IntegratedGradients(scores_of, n_iter=32)
-    batches = list(batches)
     every = [network.inputs(raw) for raw in batches]
-    bounds = _bounds(every)
+    rules = rules_for(network, taps, every) if rule == 'lrp' else None
     found: list[tuple[Tensor, ...]] = []
     for raw, inputs in zip(batches, every, strict=True):
         labels = network.labels(raw).to(inputs.device)
@@ -109,7 +107,8 @@ def relevance(network: Network, batches: Sequence[Any], rule: str = 'lrp', part:
             own = torch.nn.functional.one_hot(labels, output.shape[1]).to(output)
             return own * output.detach() if rule == 'lrp' else own
 
-        with _handed_down(network, taps, inputs, bounds) if rule == 'lrp' else nullcontext():
+        # The part comes first: a rule bound to the tapped layer itself must see what is left of the relevance.
+        with only(network, part, inputs), handed_down(network.model, rules) if rules else nullcontext():
             output, pixels = attribute(inputs, start)
         output = output.detach()
         own_score = output.gather(1, labels[:, None])[:, 0]
@@ -121,23 +120,6 @@ def relevance(network: Network, batches: Sequence[Any], rule: str = 'lrp', part:
     if rule == 'lrp':
         _require_kept(result)
     return result
-
-
-@contextmanager
-def _handed_down(network: Network, taps: FeatureTaps, inputs: Tensor, bounds: tuple[Tensor, Tensor]) -> Iterator[None]:
-    from mmkd_plugin.analyze.rules import composite, followers
-    from mmkd_plugin.analyze.sums import SharedSums
-
-    pairs = followers(network.model, lambda: network.scores(taps, inputs[:1].clone().requires_grad_()))
-    with composite(pairs, *bounds).context(network.model), SharedSums():
-        yield
-
-
-def _bounds(inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The least and the greatest value of each colour, (1, C, 1, 1)."""
-    least = torch.stack([batch.amin(dim=(0, 2, 3)) for batch in inputs]).amin(dim=0)
-    greatest = torch.stack([batch.amax(dim=(0, 2, 3)) for batch in inputs]).amax(dim=0)
-    return least.view(1, -1, 1, 1), greatest.view(1, -1, 1, 1)
 
 
 def only(network: Network, part: Part | None, inputs: Tensor) -> AbstractContextManager[None]:

@@ -1,7 +1,6 @@
 """Relevance beside the images."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -10,8 +9,11 @@ from mmkd_plugin.analyze.relevance import Relevance
 
 
 def draw_relevance(
-    found: Sequence[Relevance], images: Sequence[Tensor], labels: Sequence[int], names: Callable[[int], str], path: Path
-) -> None:
+    found: Sequence[Relevance],
+    images: Sequence[Tensor],
+    labels: Sequence[int],
+    names: Callable[[int], str],
+) -> Figure:
     """A row an image, a column a network or part: red speaks for the image's class, blue against it.
 
     In each row a network has a scale of its own, which its parts share: their maps add up to its own.
@@ -21,7 +23,6 @@ def draw_relevance(
         images: Those to draw, the first ones: (C, H, W) each, of any range.
         labels: The class of each.
         names: The name of a class.
-        path: Of the picture.
     """
     rows, columns = len(images), 1 + len(found)
     figure = Figure(figsize=(1.5 * columns, 1.72 * rows + 0.4), dpi=130, layout='constrained')
@@ -39,7 +40,7 @@ def draw_relevance(
         axes.set_yticks([])
     for axes, title in zip(panels[0], ['image', *(one.name for one in found)], strict=True):
         axes.set_title(title, fontsize=9)
-    figure.savefig(path)
+    return figure
 
 
 def _told(one: Relevance, row: int, names: Callable[[int], str], label: int) -> str:

@@ -1,14 +1,20 @@
 """The rules by which relevance goes back through a network of convolutions."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from zennit.canonizers import MergeBatchNorm
 from zennit.composites import EpsilonPlusFlat
 from zennit.rules import ZBox
 from zennit.types import BatchNorm, Convolution, Linear
+
+from mmkd_plugin.analyze.networks import Network
+from mmkd_plugin.analyze.sums import SharedSums
+from mmkd_plugin.taps import FeatureTaps
 
 
 class MergeWhatFollows(MergeBatchNorm):
@@ -70,15 +76,30 @@ def _readers(output: Tensor) -> Counter[Any]:
     return found
 
 
-def composite(pairs: list[tuple[nn.Module, nn.Module]], low: Tensor, high: Tensor) -> EpsilonPlusFlat:
-    """z+ for convolutions, epsilon for linear layers, z-box for the first convolution, which sees pixels; biases get nothing.
+def rules_for(network: Network, taps: FeatureTaps, batches: Sequence[Tensor]) -> EpsilonPlusFlat:
+    """The rules of one network: z+ for convolutions, epsilon for linear layers, z-box for the first convolution, which sees pixels.
+
+    Biases get nothing, so that nothing is lost to them.
 
     Args:
-        pairs: Layers with the BatchNorm that follows each.
-        low: The least value of a pixel, (1, C, 1, 1).
-        high: The greatest.
+        network: Run once, to see which layers a BatchNorm follows.
+        taps: Of its scores.
+        batches: All preprocessed images: the least and the greatest value of each colour are the bounds of the z-box.
     """
-    pixels = ZBox(low, high, zero_params=['bias'])
+    image = batches[0][:1].clone().requires_grad_()
+    pairs = followers(network.model, lambda: network.scores(taps, image))
+    least = torch.stack([batch.amin(dim=(0, 2, 3)) for batch in batches]).amin(dim=0).view(1, -1, 1, 1)
+    greatest = torch.stack([batch.amax(dim=(0, 2, 3)) for batch in batches]).amax(dim=0).view(1, -1, 1, 1)
+    none = ['bias']
     return EpsilonPlusFlat(
-        first_map=[(Convolution, pixels)], zero_params=['bias'], canonizers=[MergeWhatFollows(pairs)]
+        first_map=[(Convolution, ZBox(least, greatest, zero_params=none))],
+        zero_params=none,
+        canonizers=[MergeWhatFollows(pairs)],
     )
+
+
+@contextmanager
+def handed_down(model: nn.Module, rules: EpsilonPlusFlat) -> Iterator[None]:
+    """While entered, the gradients of what ``model`` computes are relevance; sums share it as well."""
+    with rules.context(model), SharedSums():
+        yield

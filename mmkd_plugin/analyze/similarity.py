@@ -13,7 +13,7 @@ from mmkd_plugin.analyze.parts import Part
 from mmkd_plugin.losses import linear_cka
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """A row of the heat map: what one layer, or one part of its channels, tells of the images; ``features`` (N, D)."""
 
@@ -22,7 +22,7 @@ class Layer:
     features: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Similarity:
     """Linear CKA of every layer with every other.
 
@@ -39,9 +39,10 @@ class Similarity:
     chance: Tensor
     images: int
 
-    def of(self, one: tuple[str, str], other: tuple[str, str]) -> float:
-        """Of two layers, each by network and layer."""
-        return float(self.values[self.names.index(one), self.names.index(other)])
+    def of(self, one: tuple[str, str], other: tuple[str, str]) -> dict[str, float]:
+        """``cka`` and ``chance`` of two layers, each by network and layer."""
+        place = self.names.index(one), self.names.index(other)
+        return dict(cka=float(self.values[place]), chance=float(self.chance[place]))
 
 
 def similarity(networks: Networks, batches: Sequence[Any], depth: int = 2) -> Similarity:

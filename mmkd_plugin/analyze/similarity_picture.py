@@ -1,7 +1,5 @@
 """CKA as heat map."""
 
-from pathlib import Path
-
 import torch
 from matplotlib.figure import Figure
 
@@ -11,7 +9,7 @@ from mmkd_plugin.analyze.similarity import Similarity
 MOST_ROWS = 40
 
 
-def draw_similarity(found: Similarity, path: Path) -> None:
+def draw_similarity(found: Similarity) -> Figure:
     """Draw all layers against all, from 0 to 1, with lines between networks."""
     count = len(found.names)
     side = 2.5 + 0.34 * count
@@ -36,4 +34,4 @@ def draw_similarity(found: Similarity, path: Path) -> None:
     chance = f'; of unrelated images {pairs.mean():.2f}, at most {pairs.max():.2f}' if len(pairs) else ''
     axes.set_title(f'linear CKA over {found.images} images{chance}', loc='left', fontsize=10)
     figure.colorbar(image, ax=axes, label='linear CKA', shrink=0.6)
-    figure.savefig(path)
+    return figure
