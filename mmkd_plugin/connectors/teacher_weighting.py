@@ -21,6 +21,8 @@ class TeacherWeighting(nn.Module, ABC):
     learns: bool = False
     #: Whether it cannot do without labels.
     needs_labels: bool = False
+    #: Whether it looks at class scores of images as a whole, which detectors do not give.
+    needs_logits: bool = False
 
     def __init__(self, num_teachers: int, embed_dims: int | None = None) -> None:
         super().__init__()
@@ -130,6 +132,7 @@ class ConfidenceTeacherWeighting(TeacherWeighting):
     """
 
     needs_labels = True
+    needs_logits = True
 
     def forward(self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         if labels is None:
@@ -152,6 +155,8 @@ class EntropyTeacherWeighting(TeacherWeighting):
 
     Source: Kwon et al., Adaptive Knowledge Distillation Based on Entropy, ICASSP 2020, weighs by low entropy; the softmax is our choice.
     """
+
+    needs_logits = True
 
     def forward(self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         log_probs = _logits(teacher_logits, self.num_teachers).log_softmax(dim=-1)

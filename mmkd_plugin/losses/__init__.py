@@ -12,6 +12,7 @@ from mmkd_plugin.losses.hint import HintLoss, hint_loss
 from mmkd_plugin.losses.inheritance import InheritanceLoss, inheritance_loss
 from mmkd_plugin.losses.logit_mimic import LogitMimicLoss, logit_mimic_loss
 from mmkd_plugin.losses.overhaul import OverhaulLoss, overhaul_loss, overhaul_margin
+from mmkd_plugin.losses.presence import PresenceLoss, presence_loss
 from mmkd_plugin.losses.reconstruction import ReconstructionLoss, reconstruction_loss
 from mmkd_plugin.losses.soft_target import SoftTargetKL, soft_target_kl
 
@@ -28,6 +29,7 @@ __all__ = [
     'LinearCKA',
     'LogitMimicLoss',
     'OverhaulLoss',
+    'PresenceLoss',
     'ReconstructionLoss',
     'SoftTargetKL',
     'angle_loss',
@@ -44,6 +46,7 @@ __all__ = [
     'logit_mimic_loss',
     'overhaul_loss',
     'overhaul_margin',
+    'presence_loss',
     'reconstruction_loss',
     'soft_target_kl',
 ]

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmkd_plugin.checks import choice, positive, weight
+from mmkd_plugin.checks import choice, count, positive, weight
 from mmkd_plugin.connectors import HintRegressor, WeightRecord, build_weighting
-from mmkd_plugin.knowledge import Knowledge
-from mmkd_plugin.losses import angle_loss, hint_loss, soft_target_kl
+from mmkd_plugin.knowledge import ClassScores, Knowledge
+from mmkd_plugin.losses import angle_loss, hint_loss, presence_loss
 from mmkd_plugin.methods.base import Method
 from mmkd_plugin.methods.channels import feature, stated_channels
 from mmkd_plugin.methods.gather import gather_rows
 from mmkd_plugin.methods.group_mapping import GroupMapping
-from mmkd_plugin.methods.scores import logits_of, stacked_logits
+from mmkd_plugin.methods.locations import Locations
+from mmkd_plugin.methods.scores import ComparedScores, classes_of, compared_scores
 from mmkd_plugin.registry import MODELS
 
 
@@ -33,6 +34,10 @@ class AMTMLKD(Method):
     mixture detached. Under both, as in the authors' code, gradient also reaches the student through the representation
     that the weights are computed from.
 
+    In detection an image still has one weight for each teacher; targets are mixed, and compared, at each place that teaches, and the
+    angles are those between the surest places of the batch. No place has a label of its own without an assigner: under ``'label'`` the
+    weighting learns which classes are in the image, by :func:`~mmkd_plugin.losses.presence_loss` of the unsoftened mixture.
+
     Args:
         temperature: :math:`\tau`.
         kd_weight: Of the KL term.
@@ -48,7 +53,10 @@ class AMTMLKD(Method):
             ``'best_low'``, ``'random'`` (by ``seed``), or the index of the group for each teacher. The first two need the
             hook ``EvaluateTeachers``.
         seed: Of ``mapping='random'``.
-        gather_angles: Take the angle loss's triplets from the batches of all ranks, not from each rank's own.
+        gather_angles: Take the angle loss's triplets from the batches of all ranks, not from each rank's own; not for detectors.
+        angle_locations: Of detectors: how many places of the batch, those where the teachers are surest of an object, the angle loss
+            compares.
+        locations: Of detectors: which places teach, and how much; see :class:`~mmkd_plugin.methods.locations.Locations`.
         teacher_channels: Channels of the teachers' maps, to be checked against what the probe sees.
 
     Raises:
@@ -73,6 +81,8 @@ class AMTMLKD(Method):
         mapping: str | Sequence[int] = 'best_high',
         seed: int = 0,
         gather_angles: bool = False,
+        angle_locations: int = 64,
+        locations: Mapping[str, Any] | None = None,
         teacher_channels: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -82,6 +92,8 @@ class AMTMLKD(Method):
         self.hint_weight = weight('hint_weight', hint_weight)
         self.objective = choice('objective', objective, ('paper', 'label'))
         self.gather_angles = bool(gather_angles)
+        self.angle_locations = count('angle_locations', angle_locations)
+        self.locations = Locations.of(locations)
         self.teacher_channels = teacher_channels
         self.embedding_tap = embedding_tap
         self.needs_scores = self.kd_weight > 0 or self.angle_weight > 0
@@ -115,21 +127,23 @@ class AMTMLKD(Method):
         return (taps[index],)
 
     def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:
-        count = len(teachers)
+        number = len(teachers)
         if self.needs_scores:
             embed_dims = stated_channels('embedding_tap', None, feature(student, self.embedding_tap))
-            self.weighting = build_weighting(self._weighting_config, count, embed_dims)
+            self.weighting = build_weighting(self._weighting_config, number, embed_dims)
             self.needs_labels = self.weighting.needs_labels or (self.weighting.learns and self.objective == 'label')
-            self.weight_record = WeightRecord(count, logits_of(student).shape[-1])
+            self.weight_record = WeightRecord(number, classes_of(student))
+            if isinstance(student.logits, ClassScores):
+                self._require_places()
         if self.hint_weight > 0:
             channels = [stated_channels('student_groups', None, feature(student, tap)) for tap in self.student_groups]
-            self.group_mapping.bind(count)
-            if self.teacher_channels is not None and len(self.teacher_channels) != count:
+            self.group_mapping.bind(number)
+            if self.teacher_channels is not None and len(self.teacher_channels) != number:
                 raise ValueError(
-                    f'teacher_channels: expected a number for each of {count} teachers, got {self.teacher_channels}'
+                    f'teacher_channels: expected a number for each of {number} teachers, got {self.teacher_channels}'
                 )
             for index, teacher in enumerate(teachers):
-                target = feature(teacher, *self.taps_of_teacher(index, count))
+                target = feature(teacher, *self.taps_of_teacher(index, number))
                 stated = None if self.teacher_channels is None else self.teacher_channels[index]
                 possible = [channels[group] for group in self.group_mapping.possible_groups(index)]
                 self.regressors.append(
@@ -154,34 +168,51 @@ class AMTMLKD(Method):
         embedding = feature(student, self.embedding_tap)
         if embedding.ndim == 4:
             embedding = embedding.amax(dim=(2, 3))
-        logits = stacked_logits(teachers)
-        weights = self.weighting(embedding, logits, labels)
-        mixture = (weights.unsqueeze(2) * (logits / self.temperature).softmax(dim=-1)).sum(dim=1)
-        own = logits_of(student)
+        scores = compared_scores(student, teachers, self.locations)
+        weights = self.weighting(embedding, scores.teachers if scores.images is None else None, labels)
+        mixture = scores.mixture(weights, self.temperature)
         losses: dict[str, Tensor] = {}
         if self.kd_weight > 0:
             # KL reaches the weights in the paper's objective alone.
             target = mixture if self.objective == 'paper' else mixture.detach()
-            losses['loss_kd'] = self.kd_weight * soft_target_kl(own, target, self.temperature)
+            losses['loss_kd'] = self.kd_weight * scores.divergence(target, self.temperature)
         if self.weighting.learns and (self.objective == 'label' or not self.kd_weight):
-            losses['loss_weighting'] = self._weighting_loss(mixture, labels)
+            losses['loss_weighting'] = self._weighting_loss(scores, weights, mixture, labels)
         if self.angle_weight > 0:
-            pair = (own / self.temperature).softmax(dim=-1), mixture.detach()
+            pair = scores.probabilities(scores.student / self.temperature), mixture.detach()
+            if scores.confidence is not None:
+                surest = scores.confidence.topk(min(self.angle_locations, len(scores.confidence))).indices
+                pair = pair[0][surest], pair[1][surest]
             if self.gather_angles:
                 pair = gather_rows(pair[0]), gather_rows(pair[1])
             losses['loss_angle'] = self.angle_weight * angle_loss(*pair)
         losses['weight_entropy'] = self.weight_record(weights, labels)
         return losses
 
-    def _weighting_loss(self, mixture: Tensor, labels: Tensor | None) -> Tensor:
+    def _weighting_loss(
+        self, scores: ComparedScores, weights: Tensor, mixture: Tensor, labels: Tensor | None
+    ) -> Tensor:
         """Cross-entropy of the mixture with the label, batch mean."""
         if self.objective == 'paper':
             # Without the KL term nothing teaches the weights; they stay in the graph for DDP.
             return mixture.sum() * 0.0
         if labels is None:
             raise ValueError("objective: expected labels, which 'label' needs, got a batch without")
+        if scores.images is not None:
+            return presence_loss(scores.mixture(weights)[:, : labels.shape[1]], scores.images, labels)
         log_mixture = mixture.clamp_min(torch.finfo(mixture.dtype).tiny).log()
         return F.nll_loss(log_mixture, labels) if labels.ndim == 1 else -(labels * log_mixture).sum(dim=1).mean()
+
+    def _require_places(self) -> None:
+        if self.weighting.needs_logits:
+            raise ValueError(
+                'weighting: expected a rule that needs no class scores of whole images, which detectors do not give '
+                f"('LatentTeacherWeighting', 'UniformTeacherWeighting', …), got {type(self.weighting).__name__}"
+            )
+        if self.gather_angles:
+            raise ValueError(
+                'gather_angles: expected False for detectors, whose surest places are each rank’s own, got True'
+            )
 
     def _hints(self, student: Knowledge, teachers: Sequence[Knowledge]) -> Tensor:
         groups = self.group_mapping.groups()

@@ -36,15 +36,16 @@ class ComparedScores:
         """Of logits (…, C), softened already."""
         return logits.sigmoid() if self.activation == 'sigmoid' else logits.softmax(dim=-1)
 
+    def mixture(self, weights: Tensor, temperature: float = 1.0) -> Tensor:
+        """The teachers' softened probabilities, mixed by the weights (N, T) of each row's image: (R, C)."""
+        of_rows = weights if self.images is None else weights[self.images]
+        return (of_rows.unsqueeze(2) * self.probabilities(self.teachers / temperature)).sum(dim=1)
+
     def divergence(self, target: Tensor, temperature: float) -> Tensor:
         """The student's from softened targets (R, C): a scalar, times the squared temperature."""
         if self.activation == 'sigmoid':
             return binary_soft_target_kl(self.student, target, temperature, self.weights)
         return soft_target_kl(self.student, target, temperature, weights=self.weights)
-
-    def of_rows(self, of_images: Tensor) -> Tensor:
-        """For each row what belongs to its image, from (N, …)."""
-        return of_images if self.images is None else of_images[self.images]
 
 
 def compared_scores(student: Knowledge, teachers: Sequence[Knowledge], locations: Locations) -> ComparedScores:

@@ -26,7 +26,8 @@ def test_only_places_that_teach_are_compared_each_with_its_image() -> None:
     torch.testing.assert_close(scores.teachers, torch.tensor([[[low, half]], [[most, low]]]))
     torch.testing.assert_close(scores.confidence, torch.tensor([0.5, 0.75]))
     torch.testing.assert_close(scores.weights, torch.tensor([0.4, 0.6]))
-    assert scores.of_rows(torch.tensor([[1.0], [2.0]])).tolist() == [[1.0], [2.0]]
+    mixed = scores.mixture(torch.tensor([[1.0], [0.5]]))
+    torch.testing.assert_close(mixed, torch.tensor([[1 / 101, 1 / 2], [3 / 8, 1 / 202]]))
 
 
 def test_the_surest_teacher_decides_what_is_background() -> None:
