@@ -12,14 +12,18 @@ from mmengine.model import BaseDataPreprocessor
 from torch import nn
 
 #: Attributes that say how labels are written or where tensors live, not what the images become.
-_NOT_CONTRACT = {'training', 'batch_augments', 'to_onehot', 'num_classes', '_device', '_non_blocking'}
+_NOT_CONTRACT = {
+    'training', 'batch_augments', '_device', '_non_blocking',
+    'to_onehot', 'num_classes', 'boxtype2tensor', 'pad_mask', 'mask_pad_value', 'pad_seg', 'seg_pad_value',
+}  # fmt: skip
 
 
 class TeacherInputs(BaseDataPreprocessor):
     """The student's preprocessor, and in training each other input contract beside it.
 
-    A contract is run on a copy of the same raw batch, with the student's batch augmentations (Mixup, CutMix, resizing) and the
-    random state that the student's run had: so it draws the same mixture, in its own mean, std, channel order and padding.
+    A contract is run on a copy of the same raw batch, with the student's batch augmentations (Mixup, CutMix, resizing) in the state,
+    and with the random state, that the student's run had: so it draws the same mixture or size, in its own mean, std, channel order
+    and padding. Augmentations of its own are no part of a contract: they belong to the training that made the teacher.
 
     Args:
         student: The student's preprocessor.
@@ -44,22 +48,27 @@ class TeacherInputs(BaseDataPreprocessor):
         """The student's batch; in training also ``teacher_inputs``, one tensor a contract.
 
         Raises:
-            ValueError: If an augmentation that cuts boxes (CutMix) meets images that a contract pads to another size.
+            ValueError: If an augmentation that cuts boxes (CutMix), or that resizes, meets images that a contract pads to another size.
         """
         if not training:
             return self.student(data, training)
         state = _random_state()
         copies = [copy.deepcopy(data) for _ in self.contracts]
+        # Each its own: some remember the size that they drew last.
+        augments = [copy.deepcopy(getattr(self.student, 'batch_augments', None)) for _ in self.contracts]
         batch = self.student(data, training)
         teacher_inputs = []
-        for contract, raw in zip(self.contracts, copies, strict=True):
-            for shared in ('batch_augments', 'to_onehot', 'num_classes'):
+        for contract, raw, own_augments in zip(self.contracts, copies, augments, strict=True):
+            for shared in ('to_onehot', 'num_classes'):
                 if hasattr(self.student, shared):
                     setattr(contract, shared, getattr(self.student, shared))
+            if hasattr(self.student, 'batch_augments'):
+                contract.batch_augments = own_augments
             with _replayed(state):
                 other = contract(raw, training)
             if other['inputs'].shape != batch['inputs'].shape:
                 _require_same_mixture(batch, other)
+            _require_same_places(batch, other)
             teacher_inputs.append(other['inputs'])
         return {**batch, 'teacher_inputs': teacher_inputs}
 
@@ -111,6 +120,15 @@ def _require_same_mixture(one: Mapping[str, Any], other: Mapping[str, Any]) -> N
         raise ValueError(
             f"teachers: expected images padded to the student's {shapes[0]}, where boxes are cut from them (CutMix, ResizeMix), "
             f'got {shapes[1]}: state a data_preprocessor with the same padding'
+        )
+
+
+def _require_same_places(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    sizes = [[getattr(s, 'img_shape', None) for s in batch.get('data_samples') or ()] for batch in (one, other)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"teachers: expected images of the student's sizes {sizes[0]}, where the batch is resized (BatchSyncRandomResize), got "
+            f'{sizes[1]}: state a data_preprocessor with the same padding'
         )
 
 
