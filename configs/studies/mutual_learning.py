@@ -1,0 +1,92 @@
+question = 'Do two networks learn more from each other than each by itself?'
+about = """
+Data: DistortedMNIST, one fixed view of 2,500 training images; 1,250 to validate, 1,250 to test. **alike**: two ResNet-8 with 19,810
+parameters each, from different random weights. **unlike**: one of them and a ResNet-14, twice as wide, with 174,970. Both train
+from scratch in one run, on the same batches, for 12 epochs; `longer` trains each by itself for as long as IE-DML in alternating
+order takes in seconds on one core. The metric is the mean of the two networks'; a and b are the networks, ensemble the mean of their
+probabilities.
+
+The methods choose among three candidates by the mean's validation accuracy, on a seed that is not reported: DML its weight, IE-DML its
+weights of inheritance/of exploration; both orders of a method have the choice of the alternating one. Weight decay is 5e-3 throughout.
+"""
+metric = 'mean/accuracy/top1'
+columns = dict(a='a/accuracy/top1', b='b/accuracy/top1', ensemble='ensemble/accuracy/top1')
+baseline = 'alone'
+seeds = list(range(10))
+tune_seeds = [100]
+
+config = '../_base_/distorted_mnist.py'
+_epochs = 12
+_longer = dict(alike=24, unlike=20)
+options = {
+    'train_cfg': dict(max_epochs=_epochs, val_interval=_epochs),
+    'val_cfg': dict(type='mmkd_plugin.PeerValLoop'),
+    'test_cfg': dict(type='mmkd_plugin.PeerTestLoop'),
+    'optim_wrapper.constructor': 'mmkd_plugin.PeerOptimWrappers',
+    'default_hooks.logger.interval': 1000,
+}
+
+
+def _network(depth: int, width: int) -> dict:
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(
+            type='mmkd_plugin.CifarResNet',
+            depth=depth,
+            in_channels=1,
+            base_channels=width,
+            stem_stride=2,
+            shortcut='conv',
+        ),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=4 * width, loss=dict(type='CrossEntropyLoss')),
+    )
+
+
+_peers = dict(
+    alike=[dict(name=name, model=_network(depth=8, width=8)) for name in ('a', 'b')],
+    unlike=[dict(name='a', model=_network(depth=8, width=8)), dict(name='b', model=_network(depth=14, width=16))],
+)
+_maps = dict(student='backbone.layer3', teacher='backbone.layer3')
+_dml = dict(type='SoftTarget', temperature=1.0)
+_ie = dict(type='IEKD', pairs=[_maps])
+
+
+def _mutual(peers: list, order: str, **methods: dict) -> dict:
+    return {'model': dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=methods, order=order)}
+
+
+def _pair(inherit: float, explore: float) -> dict:
+    return dict(inherit_weight=inherit, explore_weight=explore)
+
+
+_grids = dict(
+    dml={'model.methods.dml.loss_weight': [0.1, 0.3, 1.0]},
+    ie={'model.methods.ie': {'5/5': _pair(5.0, 5.0), '15/5': _pair(15.0, 5.0), '50/50': _pair(50.0, 50.0)}},
+)
+arms = {}
+for _setting, _two in _peers.items():
+    _alone = _mutual(_two, 'simultaneous', dml=dict(_dml, loss_weight=0.0))
+    arms[f'{_setting}/alone'] = dict(about='each by itself', options=_alone)
+    arms[f'{_setting}/longer'] = dict(
+        about=f'each by itself, {_longer[_setting]} epochs',
+        options={
+            **_alone,
+            'train_cfg': dict(max_epochs=_longer[_setting], val_interval=_longer[_setting]),
+        },
+    )
+    for _name, _about, _method in (
+        ('dml', "DML: each other's probabilities", _dml),
+        ('ie', 'IE-DML: each other’s factors', _ie),
+    ):
+        _arm = 'dml' if _name == 'dml' else 'ie_dml'
+        arms[f'{_setting}/{_arm}'] = dict(
+            about=f'{_about}, one after the other',
+            options=_mutual(_two, 'alternating', **{_name: _method}),
+            grid=_grids[_name],
+        )
+        arms[f'{_setting}/{_arm}_simultaneous'] = dict(
+            about=f'{_about}, at once',
+            options=_mutual(_two, 'simultaneous', **{_name: _method}),
+            choice_of=f'{_setting}/{_arm}',
+        )
