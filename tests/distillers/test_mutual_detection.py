@@ -1,0 +1,79 @@
+"""Detectors that learn from each other."""
+
+import copy
+from typing import Any
+
+import pytest
+import tiny_detection
+import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+
+from mmkd_plugin.distillers import MutualDistiller, PeerOptimWrappers
+
+SCORES = dict(kd=dict(type='SoftTarget', temperature=2.0))
+MAPS = dict(
+    ie=dict(
+        type='IEKD',
+        pairs=[dict(student='neck[0]', teacher='neck[0]')],
+        encoder=dict(norm='gn'),
+        reduction='size_invariant',
+    )
+)
+
+
+def built(family: str, **changes: Any) -> MutualDistiller:
+    peers = [dict(name=name, model=tiny_detection.detector(family)) for name in 'ab']
+    model = ROOT_MODELS.build({**dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=SCORES), **changes})
+    for seed, name in enumerate('ab'):
+        tiny_detection.varied(model.network(name), seed)
+    return model.train()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('family', 'order', 'methods', 'logged'),
+    [
+        ('retinanet', 'alternating', {**SCORES, **MAPS}, {'a.kd.loss_kd', 'b.ie.loss_inherit', 'apart_a.ie.loss_rec'}),
+        ('gfl', 'simultaneous', SCORES, {'a.kd.loss_kd', 'b.kd.loss_kd', 'a.task.loss_dfl'}),
+        ('faster_rcnn', 'alternating', MAPS, {'a.ie.loss_inherit', 'b.task.loss_rpn_cls'}),
+    ],
+)  # fmt: skip
+def test_one_step(family: str, order: str, methods: dict[str, Any], logged: set[str]) -> None:
+    model = built(family, order=order, methods=methods)
+    wrappers = PeerOptimWrappers(dict(optimizer=dict(type='SGD', lr=0.1)))(model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    found = model.train_step(copy.deepcopy(tiny_detection.batch_for(family)), wrappers)
+    assert logged < found.keys()
+    assert all(torch.as_tensor(value).isfinite().all() for value in found.values())
+    still = [name for name, p in model.named_parameters() if p.requires_grad and torch.equal(p, before[name])]
+    alone = ('.scale', 'fpn_convs.4.conv.weight', 'fpn_convs.4.conv.bias')  # of levels without a box
+    assert not [name for name in still if not name.endswith(alone)]
+    if 'kd' in methods:
+        assert found['a.kd.loss_kd'] > 0 and found['b.kd.loss_kd'] > 0
+
+
+def test_each_predicts_and_there_is_no_ensemble() -> None:
+    model = built('retinanet', predict='b').eval()
+    raw = tiny_detection.batch_for('retinanet')
+    answers = model.answers(raw)
+    assert list(answers) == ['a', 'b'] and not model.can_average
+    [first, _], [again, _] = answers['b'], model.val_step(copy.deepcopy(raw))
+    assert torch.equal(first.pred_instances.scores, again.pred_instances.scores)
+    with pytest.raises(ValueError, match=r"^predict: expected one of \['a', 'b'\], got 'ensemble' of models whose"):
+        built('retinanet', predict='ensemble')
+
+
+def test_scores_of_regions_that_each_chooses_itself() -> None:
+    message = r'^peers\[0\] \(a\): expected .* got FasterRCNN, .*: use methods on taps alone$'
+    with pytest.raises(ValueError, match=message):
+        built('faster_rcnn')
+
+
+def test_a_classifier_among_detectors() -> None:
+    from tiny import classifier
+
+    peers = [dict(name='a', model=tiny_detection.detector('retinanet')), dict(name='b', model=classifier())]
+    with pytest.raises(
+        ValueError, match=r'^peers\[1\] \(b\): expected a model for detection, as the first peer is, got one'
+    ):
+        built('retinanet', peers=peers)
