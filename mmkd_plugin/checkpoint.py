@@ -27,6 +27,13 @@ class LoadedFile(NamedTuple):
     sha256: bytes
 
 
+class LoadedWeights(NamedTuple):
+    """The SHA-256 of a file whose weights were loaded, and the names of the classes that it was trained on, if it says them."""
+
+    sha256: bytes
+    classes: tuple[str, ...] | None
+
+
 def allow_runner_checkpoints() -> None:
     """Let ``torch.load(weights_only=True)`` read what MMEngine's Runner itself writes, and nothing beyond.
 
@@ -93,8 +100,8 @@ def load_file(path: str, key: str) -> LoadedFile:
     return LoadedFile(content, hashlib.sha256(data).digest())
 
 
-def load_weights(model: nn.Module, path: str, key: str) -> bytes:
-    """Load ``path`` into ``model`` strictly; return the file's SHA-256.
+def load_weights(model: nn.Module, path: str, key: str) -> LoadedWeights:
+    """Load ``path`` into ``model`` strictly.
 
     Raises:
         ValueError: As :func:`load_file`, and if any key is missing, unexpected or of another shape.
@@ -124,7 +131,7 @@ def load_weights(model: nn.Module, path: str, key: str) -> bytes:
             f'{key}: expected the weights of this very model, got {path} with {_some("missing", missing)}, '
             f'{_some("unexpected", unexpected)}, {_some("of another shape", misshaped)}.{hint}'
         )
-    return loaded.sha256
+    return LoadedWeights(loaded.sha256, _classes(loaded.content))
 
 
 def trained_networks(checkpoint: Mapping[str, Any]) -> dict[str, str]:
@@ -159,6 +166,15 @@ def student_checkpoint(checkpoint: Mapping[str, Any], name: str | None = None) -
     meta = checkpoint.get('meta', {})
     kept = ('dataset_meta', 'epoch', 'iter', 'seed', 'time', 'mmengine_version', 'experiment_name')
     return dict(meta={key: meta[key] for key in kept if key in meta}, state_dict=student)
+
+
+def _classes(content: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """As OpenMMLab's checkpoints write them: under ``dataset_meta``, in old ones in capitals."""
+    meta = content.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    known = meta.get('dataset_meta') or meta
+    names = known.get('classes') or known.get('CLASSES')
+    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
 
 
 def _read(path: str, key: str) -> bytes:

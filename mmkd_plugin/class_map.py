@@ -47,3 +47,24 @@ class ClassMap:
             logits.with_classes(self.indices) if isinstance(logits, ClassScores) else logits[..., list(self.indices)]
         )
         return replace(knowledge, logits=chosen)
+
+    def require_names(self, found: Sequence[str] | None, whose: str, expected: Sequence[str] | None) -> None:
+        """Refuse a teacher that was trained on classes of other names, or in another order, unless a map says which are meant.
+
+        Args:
+            found: The teacher's, as its checkpoint has them; None if it does not say.
+            whose: Whose names are the measure.
+            expected: Those names, or None.
+
+        Raises:
+            ValueError: If they differ, and there is no map.
+        """
+        if self.indices is not None or found is None or expected is None or tuple(found) == tuple(expected):
+            return
+        pairs = zip(expected, found, strict=False)
+        index, (name, other) = next(((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1]), (0, ('', '')))
+        raise ValueError(
+            f'{self.key}: expected the index of a class of the teacher for each class of {whose}, where they differ: {len(expected)} '
+            f'and {len(found)}, class {index} is {name!r} here and {other!r} there; got none. If they are the same, say so: '
+            f'class_map={list(range(len(found)))}'
+        )

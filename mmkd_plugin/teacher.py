@@ -57,7 +57,7 @@ class Teacher:
         if data_preprocessor is not None:
             config.data_preprocessor = ConfigDict(data_preprocessor)
         self.model = build_network(config, f'{key}.model')
-        self.sha256 = load_weights(self.model, checkpoint, f'{key}.checkpoint')
+        self.sha256, self.classes = load_weights(self.model, checkpoint, f'{key}.checkpoint')
         self.model.requires_grad_(False).eval()
         self.host = host_of(self.model)
         self.class_map = ClassMap(class_map, f'{key}.class_map')
@@ -120,15 +120,19 @@ class Teacher:
 
     @torch.no_grad()
     def predict(self, data: Any, device: torch.device) -> Any:
-        """Predict a raw batch as the framework's evaluator wants it: what a plain run of this very model would have predicted."""
+        """Predict a raw batch as the framework's evaluator wants it: as a plain run of this very model, in the student's classes."""
         self._follow(device)
-        return self.model.val_step(data)  # type: ignore[operator]
+        return self._in_classes(self.model.val_step(data))  # type: ignore[operator]
 
     @torch.no_grad()
     def predict_inputs(self, inputs: torch.Tensor, data_samples: Any) -> Any:
-        """Predict a preprocessed batch."""
+        """Predict a preprocessed batch, in the student's classes."""
         self._follow(inputs.device)
-        return self.model(inputs, data_samples, mode='predict')
+        return self._in_classes(self.model(inputs, data_samples, mode='predict'))
+
+    def _in_classes(self, predictions: Any) -> Any:
+        indices = self.class_map.indices
+        return predictions if indices is None else self.host.in_classes(predictions, indices)
 
     def _follow(self, device: torch.device) -> None:
         if next(self.model.parameters()).device != device:

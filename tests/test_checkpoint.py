@@ -118,8 +118,24 @@ def test_weights_load_with_and_without_the_prefix_of_a_wrapper(tmp_path: Path) -
     for content in (source.state_dict(), dict(state_dict=source.state_dict()), dict(state_dict=wrapped)):
         target = nn.Linear(2, 3)
         path = save(content, tmp_path / 'a.pth')
-        assert load_weights(target, path, 'key') == hashlib.sha256(Path(path).read_bytes()).digest()
+        assert load_weights(target, path, 'key').sha256 == hashlib.sha256(Path(path).read_bytes()).digest()
         torch.testing.assert_close(target.weight, source.weight)
+
+
+@pytest.mark.parametrize(
+    ('meta', 'classes'),
+    [
+        (dict(dataset_meta=dict(classes=('cat', 'dog'))), ('cat', 'dog')),
+        (dict(dataset_meta=dict(CLASSES=['cat', 'dog'])), ('cat', 'dog')),
+        (dict(CLASSES=('cat', 'dog')), ('cat', 'dog')),
+        (dict(dataset_meta=dict()), None),
+        (None, None),
+    ],
+)
+def test_the_names_of_the_classes_are_read(meta: object, classes: object, tmp_path: Path) -> None:
+    net = nn.Linear(2, 3)
+    path = save(dict(meta=meta, state_dict=net.state_dict()), tmp_path / 'a.pth')
+    assert load_weights(net, path, 'key').classes == classes
 
 
 def test_the_versions_of_modules_survive(tmp_path: Path) -> None:

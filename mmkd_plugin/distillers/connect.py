@@ -36,6 +36,8 @@ def connect(
         require_scores('student', student, host)
     for teacher in teachers:
         require_same_task(teacher.key, teacher.host, 'the student', host)
+        if needs_scores and host.task == 'detection':
+            teacher.class_map.require_names(teacher.classes, teachers[0].name, teachers[0].classes)
     wanted: list[list[str]] = [[] for _ in (student, *teachers)]
     norms: list[list[str]] = [[] for _ in teachers]
     for name, method in methods.items():

@@ -1,6 +1,7 @@
 """Measure the teachers before they teach."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -48,7 +49,8 @@ class EvaluateTeachers(Hook):
             return
         if runner.val_loop is None:
             raise ValueError('val_dataloader: expected a validation set and evaluator for EvaluateTeachers, got none')
-        scores = [self._evaluate(runner, teacher) for teacher in distiller.teachers]
+        self._require_classes(runner, distiller)
+        scores = self._scores([self._evaluate(runner, teacher) for teacher in distiller.teachers])
         self._announce(runner, distiller, scores, 'on the validation set')
         for teacher, score in zip(distiller.teachers, scores, strict=True):
             if self.min_score is not None and not self._at_least(score, self.min_score):
@@ -59,21 +61,33 @@ class EvaluateTeachers(Hook):
                 )
         distiller.set_teacher_scores(scores, greater_is_better=self.rule == 'greater')
 
-    def _evaluate(self, runner: Runner, teacher: Teacher) -> float:
+    def _require_classes(self, runner: Runner, distiller: Distiller) -> None:
+        """Detectors' data sets and checkpoints both name their classes: a teacher of others, or in another order, is found here."""
+        meta = getattr(runner.train_dataloader.dataset, 'metainfo', {})
+        for teacher in distiller.teachers:
+            if teacher.host.task == 'detection' and teacher.needs_scores:
+                teacher.class_map.require_names(teacher.classes, 'the training data', meta.get('classes'))
+
+    def _evaluate(self, runner: Runner, teacher: Teacher) -> dict[str, float]:
         loop: Any = runner.val_loop
         device = next(runner.model.parameters()).device
         runner.logger.info(f'Evaluating the teacher {teacher.name} on {len(loop.dataloader.dataset)} validation images')
         for batch in loop.dataloader:
             loop.evaluator.process(data_samples=teacher.predict(batch, device), data_batch=batch)
-        metrics = loop.evaluator.evaluate(len(loop.dataloader.dataset))
-        if self.metric is None:
-            self.metric = next(iter(metrics), None)
-        if self.metric not in metrics:
-            raise ValueError(f'EvaluateTeachers.metric: expected one of {list(metrics)}, got {self.metric!r}')
+        metrics: dict[str, float] = loop.evaluator.evaluate(len(loop.dataloader.dataset))
         runner.visualizer.add_scalars(
             {f'teacher/{teacher.name}/{name}': value for name, value in metrics.items()}, step=0
         )
-        return float(metrics[self.metric])
+        return metrics
+
+    def _scores(self, measured: Sequence[Mapping[str, float]]) -> list[float]:
+        """Each teacher's score by the metric that ranks. CocoMetric gives none at all where nothing was detected: that is 0."""
+        names = list(dict.fromkeys(name for metrics in measured for name in metrics))
+        if self.metric is None and names:
+            self.metric = names[0]
+        if names and self.metric not in names:
+            raise ValueError(f'EvaluateTeachers.metric: expected one of {names}, got {self.metric!r}')
+        return [float(metrics.get(str(self.metric), 0.0)) for metrics in measured]
 
     def _announce(self, runner: Runner, distiller: Distiller, scores: list[float], when: str) -> None:
         best_first = sorted(range(len(scores)), key=lambda i: scores[i], reverse=self.rule == 'greater')

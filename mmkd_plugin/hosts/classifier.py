@@ -69,6 +69,12 @@ class ClassifierHost(Host):
             averaged.append(same[0].clone().set_pred_score(score).set_pred_label(score.argmax(dim=0, keepdim=True)))
         return averaged
 
+    def in_classes(self, predictions: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
+        for sample in predictions:
+            score = sample.pred_score[list(indices)]
+            sample.set_pred_score(score / score.sum()).set_pred_label(score.argmax(dim=0, keepdim=True))
+        return predictions
+
 
 def _as_map(tokens: Tensor, extra: int, size: Sequence[int]) -> Tensor:
     """Put the tokens of patches in their rows; class and other extra tokens come first, and are no places."""

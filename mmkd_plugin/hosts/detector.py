@@ -37,3 +37,14 @@ class DetectorHost(Host):
 
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
         return not data_samples or any('gt_instances' not in sample for sample in data_samples)
+
+    def in_classes(self, predictions: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
+        """Boxes of other classes go."""
+        for sample in predictions:
+            labels = sample.pred_instances.labels
+            renamed = torch.full_like(labels, -1)
+            for index, own in enumerate(indices):
+                renamed[labels == own] = index
+            sample.pred_instances.labels = renamed
+            sample.pred_instances = sample.pred_instances[renamed >= 0]
+        return predictions
