@@ -47,7 +47,7 @@ def network_config(
     else:
         raise ValueError(f"{key}: expected a model dict, a config path or 'pkg::path', got {type(model).__name__}")
     if cfg_options:
-        config.merge_from_dict(dict(cfg_options))
+        config.merge_from_dict(copy.deepcopy(dict(cfg_options)))  # merging takes _delete_ out of them
     network = config.get('model')
     if not isinstance(network, Mapping) or 'type' not in network:
         raise ValueError(f'{key}: expected a model with a "type", got {network!r}')

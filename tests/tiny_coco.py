@@ -1,6 +1,7 @@
 """A detection data set of a few noisy pictures with bright boxes, on disk, in COCO's format and in VOC's."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ import mmcv
 import numpy as np
 
 CLASSES = ('red', 'green', 'blue')
-SIDE = 64
+SIDE, BOX = 64, 34  # smaller boxes are left out of VOC's training data
 
 
-def write(folder: Path, count: int = 4) -> Path:
+def write(folder: Path, count: int = 4, classes: Sequence[str] = CLASSES) -> Path:
     """``annotations.json`` and ``images/``, and ``VOC2007`` beside them; the last picture is empty, the others have a box each."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
@@ -23,22 +24,24 @@ def write(folder: Path, count: int = 4) -> Path:
         images.append(dict(id=index + 1, file_name=f'{index:06}.jpg', width=SIDE, height=SIDE))
         objects = ''
         if index < count - 1:
-            left, top = rng.integers(4, SIDE // 2, 2).tolist()
-            label = index % len(CLASSES)
-            picture[top : top + 24, left : left + 24, 2 - label] = 250  # written in blue, green, red
-            box = [left, top, 24, 24]
+            left, top = rng.integers(2, SIDE - BOX - 2, 2).tolist()
+            label = index % len(classes)
+            picture[top : top + BOX, left : left + BOX, 2 - label] = 250  # written in blue, green, red
+            box = [left, top, BOX, BOX]
             annotations.append(
-                dict(id=index + 1, image_id=index + 1, category_id=label + 1, bbox=box, area=576, iscrowd=0)
+                dict(id=index + 1, image_id=index + 1, category_id=label + 1, bbox=box, area=BOX**2, iscrowd=0)
             )
-            edges = zip(('xmin', 'ymin', 'xmax', 'ymax'), (left + 1, top + 1, left + 25, top + 25), strict=True)
+            edges = zip(
+                ('xmin', 'ymin', 'xmax', 'ymax'), (left + 1, top + 1, left + BOX + 1, top + BOX + 1), strict=True
+            )
             bounds = ''.join(f'<{name}>{value}</{name}>' for name, value in edges)
-            objects = f'<object><name>{CLASSES[label]}</name><difficult>0</difficult><bndbox>{bounds}</bndbox></object>'
+            objects = f'<object><name>{classes[label]}</name><difficult>0</difficult><bndbox>{bounds}</bndbox></object>'
         for path in (folder / 'images', voc / 'JPEGImages'):
             mmcv.imwrite(picture, str(path / f'{index:06}.jpg'))
         size = f'<size><width>{SIDE}</width><height>{SIDE}</height><depth>3</depth></size>'
         (voc / 'Annotations' / f'{index:06}.xml').write_text(f'<annotation>{size}{objects}</annotation>')
     (voc / 'ImageSets' / 'Main' / 'all.txt').write_text('\n'.join(f'{index:06}' for index in range(count)))
-    categories = [dict(id=index + 1, name=name) for index, name in enumerate(CLASSES)]
+    categories = [dict(id=index + 1, name=name) for index, name in enumerate(classes)]
     document = dict(images=images, annotations=annotations, categories=categories)
     (folder / 'annotations.json').write_text(json.dumps(document))
     return folder

@@ -135,6 +135,11 @@ class Distiller(BaseModel):
                 losses.update({f'{name}.{part}': value for part, value in method(student, teachers, labels).items()})
         return losses
 
+    @property
+    def bbox_head(self) -> nn.Module:
+        """A detector's: MMDet's ``YOLOXModeSwitchHook`` reaches for it."""
+        return cast(nn.Module, self.student.bbox_head)
+
     def ask_teachers(self, batch: Mapping[str, Any], rois: Sequence[Tensor] = ()) -> list[Knowledge]:
         """What every teacher says of a preprocessed batch; each sees its own input contract.
 

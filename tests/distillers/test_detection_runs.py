@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import tiny
 import tiny_coco
 import tiny_detection as small
 import torch
+from mmdet.engine.hooks import YOLOXModeSwitchHook
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
@@ -138,3 +140,15 @@ def test_a_mapped_teacher_predicts_in_the_students_classes(tmp_path: Path) -> No
         assert torch.equal(other.pred_instances.labels, (kept.labels == 0).long())
         assert torch.equal(other.pred_instances.bboxes, kept.bboxes)
     assert len(raw['inputs']) == len(own)
+
+
+def test_mmdets_hooks_find_the_students_head(tmp_path: Path) -> None:
+    """YOLOX's own hook switches a loss on for the last epochs."""
+    model = small.distiller(tmp_path, small.detector('yolox'))
+    runner = Mock(model=model, epoch=290, max_epochs=300)
+    runner.train_dataloader.dataset.pipeline.transforms = []
+    hook = YOLOXModeSwitchHook(num_last_epochs=10, skip_type_keys=())
+    hook.before_train_epoch(runner)
+    assert model.student.bbox_head.use_l1 and not model.teachers[0].model.bbox_head.use_l1
+    assert 'task.loss_l1' in small.losses_of(model, small.batch_for('yolox'))
+    assert not hasattr(tiny.distiller(tmp_path), 'bbox_head')
