@@ -89,6 +89,21 @@ def test_steps_are_compared_with_their_parts(run: Callable[..., None], capsys: p
     assert all('of its parts' in line and '×' in line for line in shown)
 
 
+@pytest.mark.slow
+def test_inheritance_and_mutual_learning_are_compared_with_their_parts(
+    run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('mmpretrain')
+    run('ie_kd', '--quick', '--repeats', '1', '--device', 'cpu')
+    whole, early = capsys.readouterr().out.splitlines()[1:]
+    assert whole[2:].startswith('IE-KD step, ResNet-14 to 8, batch 16: of its parts')
+    assert early[2:].startswith('ResNet-14 tapped at backbone.layer1: of its whole forward')
+    run('mutual', '--quick', '--repeats', '1', '--device', 'cpu')
+    shown = capsys.readouterr().out.splitlines()[1:]
+    assert ['simultaneous' in line for line in shown] == [True, False, False, True]
+    assert ['memory' in line for line in shown] == [False, False, True, True]
+
+
 @pytest.mark.parametrize('option', ['--repeats', '--threads'])
 def test_numbers_below_one_are_refused(
     run: Callable[..., None], capsys: pytest.CaptureFixture[str], option: str

@@ -2,16 +2,14 @@
 
 import multiprocessing
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.measure import Result, ratio, seconds_in_turns
+from benchmarks.measure import STATUS, Result, kib, ratio, seconds_in_turns
 from mmkd_plugin.losses import angle_loss
 
-STATUS = Path('/proc/self/status')  # Linux's word on a process's memory
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -85,13 +83,9 @@ def _peak_of_process(n: int, d: int) -> float:
     """MiB from what the process holds, with the inputs, to its peak: as much as the loss took, or more."""
     student, teacher = _inputs(n, d, torch.device('cpu'))
     _value_and_gradient(angle_loss, student[:8], teacher[:8])  # threads and libraries have their memory now
-    before = _kib('VmRSS')
+    before = kib('VmRSS')
     _value_and_gradient(angle_loss, student, teacher)
-    return (_kib('VmHWM') - before) / 1024
-
-
-def _kib(key: str) -> int:
-    return int(next(line for line in STATUS.read_text().splitlines() if line.startswith(key)).split()[1])
+    return (kib('VmHWM') - before) / 1024
 
 
 def _inputs(n: int, d: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+
+STATUS = Path('/proc/self/status')  # Linux's word on a process's memory
 
 
 @dataclass(frozen=True)
@@ -64,3 +67,8 @@ def ratio(name: str, rounds: Sequence[float], at_most: float | None = None, at_l
     if at_least is not None:
         return Result(name, value, shown, f'≥ {at_least:g}×', value >= at_least)
     return Result(name, value, shown)
+
+
+def kib(key: str) -> int:
+    """A figure of this process's memory: ``VmRSS``, what it holds; ``VmHWM``, its peak."""
+    return int(next(line for line in STATUS.read_text().splitlines() if line.startswith(key)).split()[1])
