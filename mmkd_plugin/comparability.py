@@ -1,6 +1,6 @@
 """Before training: whether what two networks say can be compared at all."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmkd_plugin.hosts import Host
 from mmkd_plugin.knowledge import ClassScores, Knowledge
@@ -50,11 +50,15 @@ def require_comparable(key: str, seen: Knowledge, whose: str, other: Knowledge, 
                 f'{key}: expected class scores in the layout of {whose}, {expected}; got {found}. Use methods on taps alone, or a '
                 'model with the same levels, anchors and activation'
             )
-        classes = expected.classes, found.classes
+        classes: tuple[object, object] = expected.classes, found.classes
     else:
-        classes = tuple('no' if one is None else one.shape[-1] for one in (expected, found))  # type: ignore[union-attr]
+        classes = _columns(expected), _columns(found)
     if classes[0] != classes[1]:
         raise ValueError(f'{key}: expected the {classes[0]} classes of {whose}, got {classes[1]}{of_other_classes}')
+
+
+def _columns(scores: Tensor | ClassScores | None) -> object:
+    return scores.shape[-1] if isinstance(scores, Tensor) else 'no' if scores is None else scores.classes
 
 
 def _layout(scores: ClassScores) -> object:

@@ -1,6 +1,5 @@
 """From what a config says of a network (a dict, a config file, ``pkg::path``) to the network, resolved as its host would."""
 
-import copy
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -43,11 +42,11 @@ def network_config(
     if isinstance(model, (str, Path)):
         config = _read_config(str(model), key)
     elif isinstance(model, Mapping):
-        config = Config(dict(model=copy.deepcopy(dict(model))))  # frameworks write into what they build from
+        config = Config(dict(model=_copied(model)))  # frameworks write into what they build from
     else:
         raise ValueError(f"{key}: expected a model dict, a config path or 'pkg::path', got {type(model).__name__}")
     if cfg_options:
-        config.merge_from_dict(copy.deepcopy(dict(cfg_options)))  # merging takes _delete_ out of them
+        config.merge_from_dict(_copied(cfg_options))  # merging takes _delete_ out of them
     network = config.get('model')
     if not isinstance(network, Mapping) or 'type' not in network:
         raise ValueError(f'{key}: expected a model with a "type", got {network!r}')
@@ -81,6 +80,13 @@ def build_network(config: ConfigDict, key: str) -> nn.Module:
         message = error.args[0] if error.args else error
         raise ValueError(f'{key}: expected a model that its framework can build, got {message}') from error
     return network
+
+
+def _copied(config: Any) -> Any:
+    """A copy of a config's dicts and lists; a module that somebody put into it stays the same one."""
+    if isinstance(config, Mapping):
+        return {key: _copied(value) for key, value in config.items()}
+    return type(config)(map(_copied, config)) if type(config) in (list, tuple) else config
 
 
 def _read_config(path: str, key: str) -> Config:

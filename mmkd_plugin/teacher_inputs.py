@@ -63,7 +63,7 @@ class TeacherInputs(BaseDataPreprocessor):
                 if hasattr(self.student, shared):
                     setattr(contract, shared, getattr(self.student, shared))
             if hasattr(self.student, 'batch_augments'):
-                contract.batch_augments = own_augments
+                setattr(contract, 'batch_augments', own_augments)  # noqa: B010  no tensor or module, as torch's types have it
             with _replayed(state):
                 other = contract(raw, training)
             if other['inputs'].shape != batch['inputs'].shape:

@@ -43,13 +43,14 @@ def binary_soft_target_kl(
         )
     dtype = torch.promote_types(torch.promote_types(student_logits.dtype, target_probs.dtype), torch.float32)
     softened, target = student_logits.to(dtype) / temperature, target_probs.to(dtype)
-    yes = target * (_log(target) - F.logsigmoid(softened))
-    no = (1.0 - target) * (_log(1.0 - target) - F.logsigmoid(-softened))
-    return temperature**2 * weighted_mean((yes + no).sum(dim=1), weights)
+    cross_entropy = F.binary_cross_entropy_with_logits(softened, target, reduction='none')
+    with torch.set_grad_enabled(torch.is_grad_enabled() and target.requires_grad):  # else a constant: spare its graph
+        entropy = _x_log_x(target) + _x_log_x(1.0 - target)
+    return temperature**2 * weighted_mean((cross_entropy + entropy).sum(dim=1), weights)
 
 
-def _log(probability: Tensor) -> Tensor:
-    return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()
+def _x_log_x(probability: Tensor) -> Tensor:
+    return probability * probability.clamp_min(torch.finfo(probability.dtype).tiny).log()
 
 
 @MODELS.register_module()

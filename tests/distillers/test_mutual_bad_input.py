@@ -215,7 +215,7 @@ def test_loops_of_another_model(tmp_path: Path, loop: str) -> None:
         f'{stage}_evaluator': dict(type='Accuracy'),
         f'{stage}_cfg': dict(type=f'mmkd_plugin.{loop}'),
     }
-    run = tiny.runner({**tiny.classifier(), 'data_preprocessor': tiny.PREPROCESSOR}, tmp_path, **settings)
+    run = tiny.runner({**tiny.classifier(), 'data_preprocessor': dict(tiny.PREPROCESSOR)}, tmp_path, **settings)
     message = rf'^{stage}_cfg\.type: expected mmkd_plugin\.{loop} in a run of mmkd_plugin\.MutualDistiller, got ImageClassifier$'
     with pytest.raises(ValueError, match=message):
         run.val() if stage == 'val' else run.test()
