@@ -36,6 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--threads', type=int, default=1, help='of PyTorch on the CPU (default: %(default)s)')
     parser.add_argument('--repeats', type=int, default=7, help='rounds whose median counts (default: %(default)s)')
     parser.add_argument('--quick', action='store_true', help='small sizes, for which no ratio is promised')
+    parser.add_argument(
+        '--system-allocator', action='store_true', help='let the allocator give memory back, as it does for users'
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there as well')
     args = parser.parse_args()
     for name in ('threads', 'repeats'):
@@ -83,7 +86,8 @@ def keep_memory() -> None:
     a higher one than its parts, so that would be most of what is measured. PyTorch's allocator on GPUs keeps memory anyway.
     """
     kept = {'MALLOC_TRIM_THRESHOLD_': str(2**34), 'MALLOC_MMAP_THRESHOLD_': str(2**34)}
-    if sys.platform == 'linux' and not kept.keys() & os.environ.keys():
+    asked_not_to = '--system-allocator' in sys.argv or kept.keys() & os.environ.keys()
+    if sys.platform == 'linux' and not asked_not_to:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **kept})
 
 
