@@ -1,6 +1,7 @@
 """The benchmark, on small sizes: that it measures what it says; its bounds are for full sizes and a quiet machine."""
 
 import json
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -28,10 +29,32 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, benchmarks: ModuleType) -> Callable[..., None]:
     def run(*arguments: str) -> None:
-        monkeypatch.setattr(sys, 'argv', ['benchmark.py', *arguments])
+        # Without that option the tool starts anew, in this process's place.
+        monkeypatch.setattr(sys, 'argv', ['benchmark.py', '--system-allocator', *arguments])
         runpy.run_path(str(TOOLS / 'benchmark.py'), run_name='__main__')
 
     return run
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='glibc is what gives memory back')
+def test_it_starts_anew_with_an_allocator_that_keeps_memory(
+    monkeypatch: pytest.MonkeyPatch, benchmarks: ModuleType
+) -> None:
+    started: list[tuple[str, list[str], dict[str, str]]] = []
+
+    def execve(path: str, arguments: list[str], environment: dict[str, str]) -> None:
+        started.append((path, arguments, environment))
+        raise SystemExit
+
+    monkeypatch.setattr(os, 'execve', execve)
+    for name in ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py'])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(TOOLS / 'benchmark.py'), run_name='__main__')
+    ((path, arguments, environment),) = started
+    assert path == arguments[0] == sys.executable
+    assert environment.items() >= {**os.environ, 'MALLOC_TRIM_THRESHOLD_': str(2**34)}.items()
 
 
 def test_tasks_take_turns_after_a_round_that_is_not_counted(benchmarks: ModuleType) -> None:
