@@ -1,7 +1,6 @@
 """A teacher: loaded strictly, frozen for good, run at least cost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -79,27 +78,31 @@ class Teacher:
         scores = self.host.score_taps if needs_scores else ()
         self.taps = FeatureTaps(self.model, [*taps, *scores], f'{self.key} taps', self.host.optional_taps)
 
-    def probe(self, shape: tuple[int, int, int], norms: Sequence[str] = ()) -> Knowledge:
-        """Its knowledge of one image of zeros, for shapes, and the scale and shift of the layers at ``norms``.
+    def probe(self, shape: tuple[int, int, int]) -> Knowledge:
+        """Its knowledge of one image of zeros, for shapes.
 
         Raises:
-            ValueError: If it does not run on the student's input shape, or a layer has no scale and shift.
+            ValueError: If it does not run on the student's input shape.
         """
         try:
-            seen = probe(self.model, self.host, self.taps, shape)
-            return replace(self.class_map(seen), norms={path: self._norm(path) for path in norms})
+            return self.class_map(probe(self.model, self.host, self.taps, shape))
         except RuntimeError as error:
             raise ValueError(
                 f"{self.key}: expected a network that runs on the student's input {shape}: {error}"
             ) from error
 
-    def _norm(self, path: str) -> tuple[torch.Tensor, torch.Tensor]:
-        FeatureTaps(self.model, [path], f'{self.key} norm')  # the path exists
+    def norm(self, path: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and shift, (C,) each, of its normalisation layer at ``path``.
+
+        Raises:
+            ValueError: If there is no such layer.
+        """
+        FeatureTaps(self.model, [path], f'norm of {self.key}')  # the path exists
         layer = self.model.get_submodule(path)
         scale, shift = getattr(layer, 'weight', None), getattr(layer, 'bias', None)
         if not (isinstance(scale, torch.Tensor) and isinstance(shift, torch.Tensor) and scale.ndim == 1):
             raise ValueError(
-                f'{self.key} norm: expected a BatchNorm layer with scale and shift, got {type(layer).__name__} at {path!r}'
+                f'norm of {self.key}: expected a BatchNorm layer with scale and shift, got {type(layer).__name__} at {path!r}'
             )
         return scale, shift
 

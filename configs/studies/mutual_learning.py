@@ -16,7 +16,7 @@ tune_seeds = [100]
 
 config = '../_base_/distorted_mnist.py'
 _epochs = 12
-_longer = dict(alike=24)
+_longer = 24
 options = {
     'train_cfg': dict(max_epochs=_epochs, val_interval=_epochs),
     'val_cfg': dict(type='mmkd_plugin.PeerValLoop'),
@@ -42,47 +42,45 @@ def _network(depth: int, width: int) -> dict:
     )
 
 
-_peers = dict(alike=[dict(name=name, model=_network(depth=8, width=8)) for name in ('a', 'b')])
+_two = [dict(name=name, model=_network(depth=8, width=8)) for name in ('a', 'b')]
 _maps = dict(student='backbone.layer3', teacher='backbone.layer3')
 _dml = dict(type='SoftTarget', temperature=1.0)
 _ie = dict(type='IEKD', pairs=[_maps])
 
 
-def _mutual(peers: list, order: str, **methods: dict) -> dict:
-    return {'model': dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=methods, order=order)}
+def _mutual(order: str, **methods: dict) -> dict:
+    return {'model': dict(type='mmkd_plugin.MutualDistiller', peers=_two, methods=methods, order=order)}
 
 
 def _pair(inherit: float, explore: float) -> dict:
     return dict(inherit_weight=inherit, explore_weight=explore)
 
 
-_grids = dict(
-    dml={'model.methods.dml.loss_weight': [0.1, 0.3, 1.0]},
-    ie={'model.methods.ie': {'5/5': _pair(5.0, 5.0), '15/5': _pair(15.0, 5.0), '50/50': _pair(50.0, 50.0)}},
-)
-arms = {}
-for _setting, _two in _peers.items():
-    _alone = _mutual(_two, 'simultaneous', dml=dict(_dml, loss_weight=0.0))
-    arms[f'{_setting}/alone'] = dict(about='each by itself', options=_alone)
-    arms[f'{_setting}/longer'] = dict(
-        about=f'each by itself, {_longer[_setting]} epochs',
-        options={
-            **_alone,
-            'train_cfg': dict(max_epochs=_longer[_setting], val_interval=_longer[_setting]),
-        },
-    )
-    for _name, _about, _method in (
-        ('dml', "DML: each other's probabilities", _dml),
-        ('ie', 'IE-DML: each other’s factors', _ie),
-    ):
-        _arm = 'dml' if _name == 'dml' else 'ie_dml'
-        arms[f'{_setting}/{_arm}'] = dict(
-            about=f'{_about}, one after the other',
-            options=_mutual(_two, 'alternating', **{_name: _method}),
-            grid=_grids[_name],
-        )
-        arms[f'{_setting}/{_arm}_simultaneous'] = dict(
-            about=f'{_about}, at once',
-            options=_mutual(_two, 'simultaneous', **{_name: _method}),
-            choice_of=f'{_setting}/{_arm}',
-        )
+_alone = _mutual('simultaneous', dml=dict(_dml, loss_weight=0.0))
+arms = {
+    'alike/alone': dict(about='each by itself', options=_alone),
+    'alike/longer': dict(
+        about=f'each by itself, {_longer} epochs',
+        options={**_alone, 'train_cfg': dict(max_epochs=_longer, val_interval=_longer)},
+    ),
+    'alike/dml': dict(
+        about="DML: each other's probabilities, one after the other",
+        options=_mutual('alternating', dml=_dml),
+        grid={'model.methods.dml.loss_weight': [0.1, 0.3, 1.0]},
+    ),
+    'alike/dml_simultaneous': dict(
+        about="DML: each other's probabilities, at once",
+        options=_mutual('simultaneous', dml=_dml),
+        choice_of='alike/dml',
+    ),
+    'alike/ie_dml': dict(
+        about="IE-DML: each other's factors, one after the other",
+        options=_mutual('alternating', ie=_ie),
+        grid={'model.methods.ie': {'5/5': _pair(5.0, 5.0), '15/5': _pair(15.0, 5.0), '50/50': _pair(50.0, 50.0)}},
+    ),
+    'alike/ie_dml_simultaneous': dict(
+        about="IE-DML: each other's factors, at once",
+        options=_mutual('simultaneous', ie=_ie),
+        choice_of='alike/ie_dml',
+    ),
+}

@@ -1,8 +1,9 @@
 """Before training: taps for what the methods want, one probe forward a network, connectors for the shapes it shows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmkd_plugin.checks import under
 from mmkd_plugin.comparability import require_comparable, require_same_task, require_scores
@@ -39,21 +40,22 @@ def connect(
         if needs_scores and host.task == 'detection':
             teacher.class_map.require_names(teacher.classes, teachers[0].name, teachers[0].classes)
     wanted: list[list[str]] = [[] for _ in (student, *teachers)]
-    norms: list[list[str]] = [[] for _ in teachers]
+    norms: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in teachers]
     for name, method in methods.items():
         with under(f'methods.{name}'):  # a tap that does not exist is the fault of who asked for it
             wanted[0].extend(FeatureTaps(student, method.student_taps, 'student_taps').taps)
             for index, teacher in enumerate(teachers):
                 asked = method.taps_of_teacher(index, len(teachers))
                 wanted[index + 1].extend(FeatureTaps(teacher.model, asked, f'teacher_taps of {teacher.key}').taps)
-                norms[index].extend(method.norms_of_teacher(index, len(teachers)))
+                for path in method.norms_of_teacher(index, len(teachers)):
+                    norms[index][path] = teacher.norm(path)
     scores = host.score_taps if needs_scores else ()
     taps = FeatureTaps(student, [*wanted[0], *scores], 'student taps', host.optional_taps)
     for teacher, asked_of_it in zip(teachers, wanted[1:], strict=True):
         teacher.tap(asked_of_it, needs_scores)
     shape = find_shape(student, host, probe_shape)
     own = probe(student, host, taps, shape)
-    others = [teacher.probe(shape, paths) for teacher, paths in zip(teachers, norms, strict=True)]
+    others = [replace(teacher.probe(shape), norms=seen) for teacher, seen in zip(teachers, norms, strict=True)]
     if needs_scores:
         for teacher, other in zip(teachers, others, strict=True):
             require_comparable(teacher.key, other, 'the student', own, _HINT)

@@ -84,11 +84,6 @@ def _taps(
                 f'{peer.key}: expected class scores of the same places in every peer, got {type(network).__name__}, whose own '
                 'training samples its regions: use methods on taps alone'
             )
-        if peer.host.scores_need_training:
-            raise ValueError(
-                f'{peer.key}: expected a model whose class scores are asked for by image, got {type(network).__name__}, which scores '
-                "its own regions, not another peer's: use methods on taps alone"
-            )
     own: list[str] = []
     asked: list[str] = []
     for learner, other in enumerate(peers):
@@ -120,9 +115,7 @@ def _probe(peer: Peer, network: nn.Module, taps: FeatureTaps, shape: tuple[int, 
 
 
 def _require_no_file(method: Method) -> None:
-    if (
-        method.files_of_teachers
-    ):  # what was made for a finished teacher means nothing of a network that is still learning
+    if method.files_of_teachers:  # what was made for a finished teacher means nothing of one that is still learning
         raise ValueError(
             'pairs: expected no checkpoint among peers, which are still learning: leave it out, and the paraphraser learns along'
         )

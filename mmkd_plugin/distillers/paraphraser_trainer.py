@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmkd_plugin.checks import choice, no_nan, under
 from mmkd_plugin.connectors import Paraphraser
 from mmkd_plugin.connectors.paraphraser_file import read_record, write_record
-from mmkd_plugin.losses import reconstruction_loss
+from mmkd_plugin.losses import reconstruction_loss, relative_error
 from mmkd_plugin.probe import find_shape
 from mmkd_plugin.registry import MODELS, SCOPE
 from mmkd_plugin.taps import FeatureTaps, replaced
@@ -86,7 +86,7 @@ class ParaphraserTrainer(BaseModel):
         reconstruction = self.paraphraser(feature)
         return dict(
             loss_rec=reconstruction_loss(reconstruction, feature, self.distance),
-            relative_error=_relative_error(reconstruction.detach(), feature),
+            relative_error=relative_error(reconstruction, feature),
         )
 
     def _reconstructed(self, output: Tensor, inputs: Tensor) -> Tensor:
@@ -138,9 +138,3 @@ def _build_paraphraser(config: Any, tap: str, feature: Tensor) -> Paraphraser:
     if built.in_channels != channels:
         raise ValueError(f'paraphraser.in_channels: expected {channels} as at {tap!r}, got {built.in_channels}')
     return built
-
-
-def _relative_error(reconstruction: Tensor, feature: Tensor) -> Tensor:
-    wide = torch.promote_types(feature.dtype, torch.float32)
-    difference = (reconstruction.to(wide) - feature.to(wide)).norm()
-    return difference / feature.to(wide).norm().clamp_min(torch.finfo(wide).tiny)

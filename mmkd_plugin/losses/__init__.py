@@ -13,7 +13,7 @@ from mmkd_plugin.losses.inheritance import InheritanceLoss, inheritance_loss
 from mmkd_plugin.losses.logit_mimic import LogitMimicLoss, logit_mimic_loss
 from mmkd_plugin.losses.overhaul import OverhaulLoss, overhaul_loss, overhaul_margin
 from mmkd_plugin.losses.presence import PresenceLoss, presence_loss
-from mmkd_plugin.losses.reconstruction import ReconstructionLoss, reconstruction_loss
+from mmkd_plugin.losses.reconstruction import ReconstructionLoss, reconstruction_loss, relative_error
 from mmkd_plugin.losses.soft_target import SoftTargetKL, soft_target_kl
 
 __all__ = [
@@ -48,5 +48,6 @@ __all__ = [
     'overhaul_margin',
     'presence_loss',
     'reconstruction_loss',
+    'relative_error',
     'soft_target_kl',
 ]

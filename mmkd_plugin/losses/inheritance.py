@@ -1,9 +1,8 @@
 """Inheritance: the factor of the student's one half comes near the teacher's."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmkd_plugin.checks import choice, weight
-from mmkd_plugin.losses.factor_distance import DISTANCES, REDUCTIONS, factor_distance
+from mmkd_plugin.losses.factor_distance import FactorDistance, factor_distance
 from mmkd_plugin.registry import MODELS
 
 
@@ -34,23 +33,5 @@ def inheritance_loss(
 
 
 @MODELS.register_module()
-class InheritanceLoss(nn.Module):
-    """:func:`inheritance_loss` with a weight, for configs.
-
-    Args:
-        loss_weight: Multiplies the loss.
-        distance: See :func:`factor_distance`.
-        reduction: See :func:`factor_distance`.
-
-    Raises:
-        ValueError: If the weight or a word is out of range.
-    """
-
-    def __init__(self, loss_weight: float = 1.0, distance: str = 'l1', reduction: str = 'mean') -> None:
-        super().__init__()
-        self.loss_weight = weight('loss_weight', loss_weight)
-        self.distance = choice('distance', distance, DISTANCES)
-        self.reduction = choice('reduction', reduction, REDUCTIONS)
-
-    def forward(self, student_factor: Tensor, teacher_factor: Tensor) -> Tensor:
-        return self.loss_weight * inheritance_loss(student_factor, teacher_factor, self.distance, self.reduction)
+class InheritanceLoss(FactorDistance):
+    """:func:`inheritance_loss` with a weight, for configs: :class:`FactorDistance` by the paper's name."""

@@ -1,5 +1,6 @@
 """Reconstruction: what a paraphraser's decoder makes of the factor is the map that its encoder was given."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,6 +38,22 @@ def reconstruction_loss(reconstruction: Tensor, target: Tensor, distance: str = 
         )
     reconstruction, target = widened(reconstruction, target)
     return F.l1_loss(reconstruction, target) if distance == 'l1' else F.mse_loss(reconstruction, target)
+
+
+@torch.no_grad()
+def relative_error(reconstruction: Tensor, target: Tensor) -> Tensor:
+    r"""How much of a map is lost, to be logged: :math:`\|R(f) - f\|_2 / \|f\|_2` over the batch.
+
+    Args:
+        reconstruction: R(f), (N, C, H, W).
+        target: f, of the same shape.
+
+    Returns:
+        A scalar without gradient, in float32 or wider.
+    """
+    dtype = torch.promote_types(target.dtype, torch.float32)
+    wide = target.to(dtype)
+    return (reconstruction.to(dtype) - wide).norm() / wide.norm().clamp_min(torch.finfo(dtype).tiny)
 
 
 @MODELS.register_module()

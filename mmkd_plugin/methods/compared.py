@@ -11,7 +11,7 @@ from mmkd_plugin.connectors import FactorEncoder, OverhaulConnector
 from mmkd_plugin.knowledge import Knowledge
 from mmkd_plugin.losses import inheritance_loss, overhaul_loss
 from mmkd_plugin.methods.factor_targets import FactorTargets
-from mmkd_plugin.methods.overhaul import SCALE, Margins, norms_of, require_norms
+from mmkd_plugin.methods.overhaul import Margins, level_divisor, norms_of, require_norms
 
 #: The two parts of the student's map.
 PARTS = ('inherit', 'explore')
@@ -117,5 +117,5 @@ class ComparedOverhaul(Compared):
     def inheritance(self, number: int, own: Tensor, target: Tensor, distance: str, reduction: str) -> Tensor:
         if distance != 'overhaul':
             return super().inheritance(number, own, target, distance, reduction)
-        level = 2 ** (len(self._pairs) - number - 1)
-        return overhaul_loss(own, target, self.margins.of(number)) / (SCALE * level)
+        loss = overhaul_loss(own, target, self.margins.of(number))
+        return loss / level_divisor(number, len(self._pairs))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmkd_plugin.checks import arguments
 from mmkd_plugin.connectors import FrozenParaphraser, Paraphraser
 from mmkd_plugin.knowledge import Knowledge
-from mmkd_plugin.losses import reconstruction_loss
+from mmkd_plugin.losses import reconstruction_loss, relative_error
 from mmkd_plugin.methods.channels import feature
 
 
@@ -33,7 +33,7 @@ class Paraphrasers(nn.Module):
             target = feature(teachers[index], tap).detach()
             reconstruction = paraphraser(target)
             losses.append(reconstruction_loss(reconstruction, target))
-            errors.append((reconstruction.detach() - target).float().norm() / target.float().norm().clamp_min(1e-12))
+            errors.append(relative_error(reconstruction, target))
         return {'loss_rec': sum(losses[1:], losses[0]), 'relative_error': torch.stack(errors).mean()}
 
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from mmkd_plugin.checks import arguments, choice, weight
 from mmkd_plugin.connectors import ChannelSplit
 from mmkd_plugin.knowledge import Knowledge
-from mmkd_plugin.losses import exploration_loss, factor_distance, linear_cka
+from mmkd_plugin.losses import exploration_loss, factor_cosine, linear_cka
+from mmkd_plugin.losses.exploration import DISTANCES as EXPLORE_DISTANCES
+from mmkd_plugin.losses.factor_distance import DISTANCES as INHERIT_DISTANCES
+from mmkd_plugin.losses.factor_distance import REDUCTIONS
 from mmkd_plugin.methods.compared import PARTS, Compared, ComparedAttention, ComparedFactors, ComparedOverhaul
 from mmkd_plugin.methods.paired import PairedMethod
 from mmkd_plugin.registry import MODELS
-
-INHERIT_DISTANCES = ('l1', 'l2', 'cosine', 'partial_l2')
-EXPLORE_DISTANCES = (*INHERIT_DISTANCES, 'orthogonal', 'cka')
 
 
 @MODELS.register_module()
@@ -89,7 +89,7 @@ class IEKD(PairedMethod):
         self.explore_distance = self.compared.distances['explore']
         if explore_distance is not None:
             self.explore_distance = choice('explore_distance', explore_distance, EXPLORE_DISTANCES)
-        self.reduction = choice('reduction', reduction, ('mean', 'size_invariant'))
+        self.reduction = choice('reduction', reduction, REDUCTIONS)
         self.explore_target = choice('explore_target', explore_target, ('teacher', 'student'))
         self.explore_direction = choice('explore_direction', explore_direction, ('away', 'toward'))
         if explore_target == 'student' and not inherit_weight:
@@ -153,7 +153,7 @@ class IEKD(PairedMethod):
         with torch.no_grad():
             for column, part in enumerate(PARTS):
                 if part in own:
-                    found[f'{part}_cosine'] = 1.0 - factor_distance(own[part], target, 'cosine')
+                    found[f'{part}_cosine'] = factor_cosine(own[part], target).mean()
                     found[f'{part}_gradient'] = self.gradient_norms[number, column].clone()
             # Places as rows: a batch has many more of them than a part has channels, or any two parts would look alike.
             found['cka'] = linear_cka(*(values.movedim(1, -1).flatten(0, -2) for values in parts.values()))

@@ -13,9 +13,6 @@ from mmkd_plugin.losses import overhaul_loss, overhaul_margin
 from mmkd_plugin.methods.paired import PairedMethod
 from mmkd_plugin.registry import MODELS
 
-#: What the authors' code divides the sum over a map by, beside the batch.
-SCALE = 1000.0
-
 
 @MODELS.register_module()
 class Overhaul(PairedMethod):
@@ -64,8 +61,13 @@ class Overhaul(PairedMethod):
         losses = []
         for level, (source, target) in enumerate(self.maps(student, teachers)):
             loss = overhaul_loss(self.connectors[level](source), target, self.margins.of(level))
-            losses.append(loss / (SCALE * 2 ** (levels - level - 1)))
+            losses.append(loss / level_divisor(level, levels))
         return {'loss_overhaul': self.loss_weight * sum(losses[1:], losses[0])}
+
+
+def level_divisor(level: int, levels: int) -> float:
+    """What the authors' code divides a level's loss by: the deepest of ``levels`` by 1000, each one before by twice the next."""
+    return 1000.0 * 2 ** (levels - level - 1)
 
 
 class Margins(nn.Module):

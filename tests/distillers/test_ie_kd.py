@@ -117,7 +117,7 @@ def test_a_paraphraser_of_another_map_is_an_error(tmp_path: Path) -> None:
 
 def test_the_norm_of_a_margin_must_be_one(tmp_path: Path) -> None:
     pairs = [dict(BEFORE_RELU, norm=f'{TAP}.0.conv2')]
-    message = r"norm: expected a BatchNorm layer with scale and shift, got Conv2d at 'backbone\.layer3\.0\.conv2'"
+    message = r"^methods\.od\.norm of teachers\[0\] \(t0\): expected a BatchNorm layer .* got Conv2d at 'backbone\.layer3\.0\.conv2'"
     with pytest.raises(ValueError, match=message):
         tiny.distiller(tmp_path, methods=dict(od=dict(type='Overhaul', pairs=pairs)))
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mmkd_plugin.losses import ReconstructionLoss, reconstruction_loss
+from mmkd_plugin.losses import ReconstructionLoss, reconstruction_loss, relative_error
 from mmkd_plugin.losses.reconstruction import DISTANCES
 from mmkd_plugin.registry import MODELS
 
@@ -13,6 +13,17 @@ def test_value_derived_by_hand() -> None:
     reconstruction, target = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 2.0], [3.0, 1.0]])
     assert reconstruction_loss(reconstruction, target).item() == 1.5
     assert reconstruction_loss(reconstruction[None, None], target[None, None], 'l2').item() == 3.5
+
+
+def test_relative_error_derived_by_hand() -> None:
+    # The error (0, 3) over the map (4, 3): 3 of 5. Nothing to reconstruct, and nothing said, is no error.
+    target = torch.tensor([[4.0, 3.0]])
+    reconstruction = torch.tensor([[4.0, 0.0]], requires_grad=True)
+    error = relative_error(reconstruction, target)
+    assert error.item() == pytest.approx(0.6)
+    assert not error.requires_grad
+    assert relative_error(torch.zeros(1, 2), torch.zeros(1, 2)).item() == 0.0
+    assert relative_error(reconstruction.bfloat16(), target.bfloat16()).dtype == torch.float32
 
 
 def test_agrees_with_a_loop_in_float64() -> None:
