@@ -27,13 +27,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm in one table. ``scores`` are test metrics by seed, ``columns`` the study's further ones that its lines have."""
+    """One arm in one table. ``scores`` are test metrics by seed, ``columns`` the study's further ones that its lines have.
+
+    ``seconds`` are the median of a run, ``step_seconds`` that of an iteration of training; lines of old have none.
+    """
 
     arm: str
     about: str
     candidate: str
     scores: Mapping[int, float]
     seconds: float
+    step_seconds: float | None
     difference: Difference | None
     columns: Mapping[str, list[float]]
 
@@ -55,7 +59,10 @@ def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
     for setting in settings:
         names = [name for name in study.arms if name.rpartition('/')[0] in ('', setting)]
         baseline = next((name for name in names if name.rpartition('/')[2] == study.baseline_of(setting)), None)
-        scores = {name: {line['seed']: line['test'][study.arms[name].metric] for line in runs[name]} for name in names}
+        scores = {
+            name: {line['seed']: study.scale * line['test'][study.arms[name].metric] for line in runs[name]}
+            for name in names
+        }
         result[setting] = [
             Row(
                 arm=name.rpartition('/')[2],
@@ -63,9 +70,10 @@ def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
                 candidate=runs[name][-1]['candidate'],
                 scores=scores[name],
                 seconds=float(np.median([line['seconds'] for line in runs[name]])),
+                step_seconds=_step_seconds(runs[name]),
                 difference=None if baseline in (None, name) else paired_difference(scores[name], scores[baseline]),
                 columns={
-                    head: [line['test'][metric] for line in runs[name]]
+                    head: [study.scale * line['test'][metric] for line in runs[name]]
                     for head, metric in study.columns.items()
                     if all(metric in line['test'] for line in runs[name])
                 },
@@ -94,3 +102,9 @@ def _reported(arm: str, lines: Sequence[Line]) -> list[Line]:
     own = [line for line in lines if line['arm'] == arm and line['role'] == 'report']
     newest = own[-1]['config_sha256'] if own else None
     return list({line['seed']: line for line in own if line['config_sha256'] == newest}.values())
+
+
+def _step_seconds(lines: Sequence[Line]) -> float | None:
+    if any('step_seconds' not in line for line in lines):
+        return None
+    return float(np.median([line['step_seconds'] for line in lines]))

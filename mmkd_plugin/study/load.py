@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkd_plugin.checks import positive
 from mmkd_plugin.stages import Stage, config_text, sha256, work_root
 from mmkd_plugin.study.plan import Arm, Candidate, Study, named_stages
 
@@ -20,13 +21,18 @@ def load_study(path: Path) -> Study:
     """Read a study file.
 
     Raises:
-        ValueError: If a key is unknown or missing, the baseline is no arm, tuning lacks its seeds, or a seed serves both
+        ValueError: If a key is unknown or missing, the scale not positive, the baseline no arm, tuning lacks seeds, or a seed serves both
             tuning and the report.
     """
     root = work_root()
     raw = Config.fromfile(path).to_dict()
-    keys = {'question', 'about', 'metric', 'columns', 'baseline', 'seeds', 'tune_seeds', 'prepare', 'arms', 'config'}
-    _check_keys(raw, keys | {'options'}, {'question', 'baseline', 'seeds', 'arms'}, str(path))
+    needed = {'question', 'baseline', 'seeds', 'arms'}
+    _check_keys(
+        raw,
+        needed | {'about', 'metric', 'scale', 'columns', 'tune_seeds', 'prepare', 'config', 'options'},
+        needed,
+        str(path),
+    )
     prepare: dict[str, Stage] = {}
     for name, stage in raw.get('prepare', {}).items():  # in order: a stage may need those before it
         prepare[name] = _stage(name, stage, path.parent, root, prepare)
@@ -45,6 +51,7 @@ def load_study(path: Path) -> Study:
         question=raw['question'],
         about=raw.get('about', ''),
         metric=raw.get('metric', METRIC),
+        scale=positive('scale', raw.get('scale', 1.0)),
         columns=raw.get('columns', {}),
         baseline=raw['baseline'],
         seeds=tuple(raw['seeds']),

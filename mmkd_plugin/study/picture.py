@@ -38,8 +38,13 @@ def draw(study: Study, tables: Mapping[str, Sequence[Row]], path: Path) -> None:
             panel.spines[['top', 'right']].set_visible(False)
         scores.set_title(setting, loc='left', fontweight='bold')
         differences.set_title(f'minus {study.baseline_of(setting)}', loc='left')
-    panels[-1][0].set_xlabel(f'test {study.metric}: seeds, and their mean')
+    panels[-1][0].set_xlabel(f'test {metric_of(study)}: seeds, and their mean')
     panels[-1][1].set_xlabel('mean and 95% interval')
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def metric_of(study: Study) -> str:
+    """The study's metric as it is shown."""
+    return study.metric if study.scale == 1 else f'{study.scale:g} · {study.metric}'

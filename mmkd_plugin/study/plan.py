@@ -48,12 +48,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A study file, checked, with its configs resolved. ``columns`` are further metrics that tables show, by heading."""
+    """A study file, checked, with its configs resolved.
+
+    ``columns`` are further metrics that tables show, by heading; ``scale`` multiplies all metrics there.
+    """
 
     name: str
     question: str
     about: str
     metric: str
+    scale: float
     columns: Mapping[str, str]
     baseline: str | Mapping[str, str]
     seeds: tuple[int, ...]

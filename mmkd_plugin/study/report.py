@@ -8,7 +8,7 @@ import numpy as np
 from mmkd_plugin.study.compare import Row, tables
 from mmkd_plugin.study.lines import Line, read_lines
 from mmkd_plugin.study.load import load_study
-from mmkd_plugin.study.picture import draw
+from mmkd_plugin.study.picture import draw, metric_of
 from mmkd_plugin.study.plan import Study
 
 HEAD = """# Results
@@ -45,7 +45,7 @@ def study_text(study: Study, lines: Sequence[Line], folder: str) -> str:
     for setting, rows in found.items():
         parts += [
             f'### {setting}' if setting else '',
-            table(rows, study.baseline_of(setting), study.metric, list(study.columns)),
+            table(rows, study.baseline_of(setting), metric_of(study), list(study.columns)),
         ]
     parts += [f'![{study.name}]({folder}/{study.name}.png)']
     parts += [f'{len(lines)} runs, tuning included, {seconds / 3600:.1f} hours of one core each; {named}.']
@@ -58,6 +58,8 @@ SHOWN = ('mmkd_plugin', 'torch', 'mmengine', 'mmpretrain', 'mmdet')
 def table(rows: Sequence[Row], baseline: str, metric: str, columns: Sequence[str] = ()) -> str:
     """The arms of one setting, as a Markdown table."""
     heads = ['arm', '', 'n', f'test {metric}', f'Δ to {baseline}', *columns, 'chosen by validation', 's a run']
+    timed = any(row.step_seconds is not None for row in rows)
+    heads += ['s a step'] * timed
     lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
     for row in rows:
         found = [_mean_and_spread(row.columns[name]) if name in row.columns else '' for name in columns]
@@ -67,9 +69,11 @@ def table(rows: Sequence[Row], baseline: str, metric: str, columns: Sequence[str
             len(row.scores),
             _mean_and_spread(list(row.scores.values())),
             _difference(row),
-            *found,
         ]
-        lines.append('| ' + ' | '.join(map(str, [*cells, row.candidate, f'{row.seconds:.0f}'])) + ' |')
+        cells += [*found, row.candidate, f'{row.seconds:.0f}']
+        if timed:
+            cells.append('' if row.step_seconds is None else f'{row.step_seconds:.3f}')
+        lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
     return '\n'.join(lines)
 
 

@@ -153,7 +153,8 @@ class StudyRunner:
         append_line(self.lines, {'study': self.study.name, **line, 'jobs': self.jobs, 'versions': self._versions})
         metric = self.study.arms[line['arm']].metric
         splits = [split for split in ('val', 'test') if metric in line.get(split, {})]
-        found = '  '.join(f'{split} {line[split][metric]:.2f}' for split in splits)
+        scale = self.study.scale
+        found = '  '.join(f'{split} {scale * line[split][metric]:.2f}' for split in splits)
         return f'{name}: {found}  {outcome.seconds:.0f} s'
 
 

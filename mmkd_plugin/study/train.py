@@ -10,6 +10,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
@@ -72,6 +73,8 @@ def measure(run: Run, folder: Path) -> Line:
         'candidate': run.name,
         'config_sha256': run.candidate.sha256,
         'epochs': runner.epoch,
+        'iterations': runner.iter,
+        'step_seconds': round(float(np.median(runner.message_hub.get_scalar('train/time').data[0])), 5),
         'seconds': round(time.monotonic() - began, 1),
         'cpu_seconds': round(time.process_time() - cpu_began, 1),
         'cpus': os.cpu_count(),

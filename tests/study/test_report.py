@@ -128,3 +128,24 @@ def test_the_report_is_written_from_the_lines(study_file: Path, tmp_path: Path) 
     assert 'unrun' not in text
     assert '(results/study.png)' in text
     assert (results / 'study.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_fractions_are_shown_in_percent_and_the_time_of_a_step_where_it_is_known(
+    study_file: Path, tmp_path: Path
+) -> None:
+    study_file.write_text(study_file.read_text() + 'scale = 100\n')
+    lines = [line(arm, 0, 0.7 + part) for arm, part in (('weak/mean', 0.0), ('weak/new', 0.125))]
+    lines[0]['step_seconds'] = 0.0625
+    results = tmp_path / 'results'
+    results.mkdir()
+    (results / 'study.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    text = write_report([study_file], results).read_text()
+    assert '| test 100 · toy/accuracy |' in text and '| s a step |' in text
+    assert '| mean |  | 1 | 70.00 |  |  | 10 | 0.062 |' in text
+    assert '| new | ours | 1 | 82.50 |  |  | 10 |  |' in text
+
+
+def test_a_scale_is_a_positive_number(study_file: Path) -> None:
+    study_file.write_text(study_file.read_text() + 'scale = 0\n')
+    with pytest.raises(ValueError, match='scale: expected'):
+        load_study(study_file)

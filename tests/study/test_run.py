@@ -47,7 +47,8 @@ def test_arms_by_seeds_each_a_line(study_file: Path) -> None:
     assert keys(study_file) == [('momentum', 0), ('momentum', 1), ('plain', 0), ('plain', 1)]
     line = read_lines(study_file.with_suffix('.jsonl'))[0]
     assert line['study'] == 'study'
-    assert line['epochs'] == 1
+    assert (line['epochs'], line['iterations']) == (1, 4)
+    assert 0 < line['step_seconds'] < line['seconds']
     assert set(line['val']) == set(line['test']) == {'toy/accuracy'}
     assert line['versions'].keys() >= {'torch', 'mmengine', 'mmkd_plugin', 'python'}
     assert str(study_file.parent) not in study_file.with_suffix('.jsonl').read_text()
