@@ -36,8 +36,9 @@ def work_root(root: str | Path | None = None) -> Path:
 
 
 def config_text(cfg: Config) -> str:
-    """A resolved config on one line; the same wherever the work root lies."""
-    return json.dumps(cfg.to_dict(), default=repr).replace(str(work_root()), 'work_dirs')
+    """A resolved config on one line; the same wherever the work root and the folder of its file lie."""
+    text = json.dumps(cfg.to_dict(), default=repr).replace(str(work_root()), 'work_dirs')
+    return text.replace(str(Path(cfg.filename).resolve().parent), 'configs') if cfg.filename else text
 
 
 def sha256(text: str) -> str:

@@ -131,6 +131,17 @@ def test_the_hash_does_not_depend_on_where_the_work_root_is(tmp_path: Path, monk
     assert len(digests) == 1
 
 
+def test_the_hash_does_not_depend_on_where_the_configs_lie(tmp_path: Path) -> None:
+    digests = set()
+    for clone in ('here', 'there'):
+        (tmp_path / clone).mkdir()
+        path = write_config(tmp_path / clone / 'a.py', "teacher = '{{fileDirname}}/teacher.py'")
+        [stage] = load_stages([path])
+        assert stage.cfg.teacher == str(tmp_path / clone / 'teacher.py')
+        digests.add(stage.sha256)
+    assert len(digests) == 1
+
+
 def test_work_dir_is_one_configs_folder_and_several_configs_root(tmp_path: Path, two: list[Path]) -> None:
     assert load_stages(two[:1], work_dir='x')[0].folder == Path('x')
     assert [stage.folder for stage in load_stages(two, work_dir=str(tmp_path / 'x'))] == [
