@@ -65,6 +65,8 @@ def own_state() -> Iterator[None]:
         for logger in MMLogger._instance_dict.values():
             for handler in logger.handlers:
                 handler.close()
-        for manager in (DefaultScope, MessageHub, MMLogger, Visualizer):
+        managers = [DefaultScope, MessageHub, MMLogger, Visualizer]
+        for manager in managers:
             manager._instance_dict.clear()
+            managers += manager.__subclasses__()  # each host's visualiser keeps a dict of its own
         gc.collect()  # Runner, model and hooks refer to each other: the next run needs their memory

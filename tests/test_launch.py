@@ -1,9 +1,10 @@
-"""How the model is wrapped for several processes."""
+"""How the model is wrapped for several processes, and what one run leaves to the next."""
 
 from typing import Any
 
 import pytest
 from mmengine.config import Config
+from mmengine.visualization import Visualizer
 
 from mmkd_plugin import launch
 
@@ -40,3 +41,15 @@ def test_what_the_config_says_of_the_wrapper_stays(monkeypatch: pytest.MonkeyPat
         'mmkd_plugin.PeerDataParallel',
         True,
     )
+
+
+class HostVisualizer(Visualizer):
+    pass
+
+
+@pytest.mark.parametrize('kind', [Visualizer, HostVisualizer])
+def test_the_visualizer_of_a_run_is_not_that_of_the_next(kind: type[Visualizer]) -> None:
+    with launch.own_state():
+        first = kind.get_instance('visualizer', save_dir='first')
+        assert kind.get_instance('visualizer') is first
+    assert kind.get_instance('visualizer', save_dir='second') is not first
