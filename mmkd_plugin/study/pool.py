@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -33,14 +33,14 @@ class Outcome:
     failure: str | None = None
 
 
-def run_forked(tasks: Iterable[Task], jobs: int, tick: Callable[[], object]) -> Iterator[Outcome]:
+def run_forked(tasks: Iterable[Task | None], jobs: int, tick: Callable[[], object]) -> Generator[Outcome, None, None]:
     """Run up to ``jobs`` tasks at once and give their outcomes as they come.
 
     A task is taken from ``tasks`` only when there is room for it. Whoever leaves the iteration, by Ctrl-C too, ends the
     tasks that are running. The calling process must have no thread of its own, for a fork copies only one.
 
     Args:
-        tasks: What to do, in this order.
+        tasks: What to do, in this order. None means not yet: they are asked again after the next tick.
         jobs: How many at once.
         tick: Called every second and after each outcome, for a progress bar.
     """

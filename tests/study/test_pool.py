@@ -2,6 +2,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def test_as_many_at_once_as_told(tmp_path: Path) -> None:
     outcomes = list(run_forked([task(tmp_path, str(i), partial(time.sleep, 0.5)) for i in range(4)], 4, idle))
     assert time.monotonic() - began < 1.5
     assert len(outcomes) == 4
+
+
+def test_a_task_may_wait_for_another(tmp_path: Path) -> None:
+    ended: list[str] = []
+
+    def tasks() -> Iterator[Task | None]:
+        yield task(tmp_path, 'first', partial(time.sleep, 0.3))
+        while not ended:
+            yield None
+        yield task(tmp_path, 'second', idle)
+
+    for outcome in run_forked(tasks(), 2, idle):
+        ended.append(outcome.task.name)
+    assert ended == ['first', 'second']
 
 
 def test_leaving_ends_what_is_running(tmp_path: Path) -> None:

@@ -11,9 +11,13 @@ import pytest
 from mmengine.config import Config
 from rich.console import Console
 
+from mmkd_plugin.demo.command import table_of
+from mmkd_plugin.demo.plan import Demo
+from mmkd_plugin.demo.run import run_demo
 from mmkd_plugin.stages import Stage
 
-DEMO: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / 'tools/demo.py'), run_name='demo')
+TOOL: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / 'tools/demo.py'), run_name='demo')
+DEMO: Demo = TOOL['DEMO']
 
 
 def shorten(cfg: Config) -> None:
@@ -30,27 +34,31 @@ def shorten(cfg: Config) -> None:
 
 def run(stages: dict[str, Stage]) -> tuple[dict[str, float], str]:
     told = io.StringIO()
-    console = Console(file=told, width=200)
-    accuracies = DEMO['run'](stages, 2, console)
-    console.print(DEMO['table_of'](accuracies))
+    console = Console(file=told, width=200, soft_wrap=True)
+    accuracies = run_demo(DEMO, stages, 2, console)
+    console.print(table_of(DEMO, accuracies))
+    TOOL['report'](console, stages)
     return accuracies, told.getvalue()
 
 
 @pytest.mark.slow
 def test_trains_all_tells_all_and_does_nothing_twice(tmp_path: Path) -> None:
-    stages = DEMO['load_demo'](tmp_path, shorten)
+    stages = DEMO.load(tmp_path, shorten)
     accuracies, told = run(stages)
-    assert list(stages) == [*DEMO['TEACHERS'], *DEMO['STUDENTS']]
+    assert len(accuracies) == len(stages) == 7 and stages.keys() == accuracies.keys()
     for name, accuracy in accuracies.items():
-        assert json.loads((tmp_path / name / 'tested.json').read_text())['accuracy'] == accuracy
+        assert json.loads((tmp_path / name / 'tested.json').read_text())['metrics']['accuracy/top1'] == accuracy
         assert f'{name}: {accuracy:.1f}% of the test images' in told
-    for what in (*DEMO['TEACHERS'].values(), *DEMO['STUDENTS'].values()):
-        assert what in told
+    for training in DEMO.trainings:
+        assert training.what in told
+    for name in ('student_alone', 'amtml_label'):
+        assert f'{accuracies[name]:.1f}%  {accuracies[name] - accuracies["kd_mean"]:+.1f}' in re.sub(' +', '  ', told)
     for name in ('amtml_paper', 'amtml_label'):
         assert (tmp_path / name / 'epoch_2_student.pth').is_file()
-        assert list((tmp_path / name).glob('*/vis_data/vis_image/amtml_weights_2.png'))
+        (picture,) = (tmp_path / name).glob('*/vis_data/vis_image/amtml_weights_2.png')
+        assert f'  {picture}' in told
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.pth')}
-    again, _ = run(DEMO['load_demo'](tmp_path, shorten))
+    again, _ = run(DEMO.load(tmp_path, shorten))
     assert again == accuracies
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.pth')} == written
 
@@ -62,14 +70,4 @@ def test_a_failure_is_named_with_its_log(tmp_path: Path) -> None:
         cfg.optim_wrapper.optimizer.lr = -1.0
 
     with pytest.raises(RuntimeError, match=r'teacher_\d+ failed: .*learning rate.*\n.*demo.log'):
-        run(DEMO['load_demo'](tmp_path, spoil))
-
-
-def test_epochs_are_read_from_the_log(tmp_path: Path) -> None:
-    log = tmp_path / 'demo.log'
-    log.write_text('loading\n')
-    assert DEMO['last_epoch'](log) == 0
-    log.write_text(
-        'INFO - Epoch(train)  [9][20/39]  lr: 1\nINFO - Epoch(train) [10][20/39]  lr: 1\nEpoch(val) [10][5/5]\n'
-    )
-    assert DEMO['last_epoch'](log) == 10
+        run(DEMO.load(tmp_path, spoil))
