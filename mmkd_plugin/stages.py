@@ -179,4 +179,8 @@ def _train(stage: Stage, resume_from: str | None) -> None:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    return find_latest_checkpoint(str(folder)) if (folder / 'last_checkpoint').exists() else None
+    """The checkpoint that the run wrote last; None where it was interrupted after MMEngine made room for the next."""
+    last = find_latest_checkpoint(str(folder)) if (folder / 'last_checkpoint').exists() else None
+    if last and Path(last).parent.is_dir() and not Path(last).exists():  # of a store elsewhere the parent is no folder
+        return None
+    return last or None

@@ -120,6 +120,20 @@ def test_a_stage_that_failed_before_its_first_checkpoint_has_nothing_to_lose(two
     assert mended.note('finished.json') is not None
 
 
+def test_a_stage_interrupted_between_two_checkpoints_begins_anew(two: list[Path]) -> None:
+    # With max_keep_ckpts=1 MMEngine removes the checkpoint that `last_checkpoint` names, and then writes the next.
+    stage = load_stages(two[:1])
+    stage[0].cfg.model.fail_in_step = 6
+    with pytest.raises(RuntimeError, match='told to fail'):
+        train_stages(stage)
+    (work_root() / 'first/epoch_1.pth').unlink()
+    train_stages(load_stages(two))
+    assert json.loads((work_root() / 'first/finished.json').read_text())['last_checkpoint'] == 'epoch_2.pth'
+    anew = weights(work_root() / 'first')
+    train_stages(load_stages(two[:1]), restart=True)
+    assert torch.equal(weights(work_root() / 'first'), anew)
+
+
 def test_the_hash_does_not_depend_on_where_the_work_root_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_config(tmp_path / 'a.py', "teacher = '{{$MMKD_WORK_DIR:work_dirs}}/teacher/epoch_1.pth'")
     digests = set()
