@@ -73,6 +73,11 @@ def test_what_was_trained_again_is_tested_again(stage: Stage, monkeypatch: pytes
     assert train_and_test(stage, 'score') == 0.5
 
 
+def test_a_note_without_the_metric_is_no_note(stage: Stage) -> None:
+    stage.write_note('tested.json', finished='today', accuracy=0.75)  # as it was before there were several metrics
+    assert train_and_test(stage, 'score') == 0.25
+
+
 def test_no_detection_at_all_is_zero(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeRunner, 'found', {})
     assert train_and_test(stage, 'score') == 0.0
