@@ -131,7 +131,7 @@ def load_weights(model: nn.Module, path: str, key: str) -> LoadedWeights:
             f'{key}: expected the weights of this very model, got {path} with {_some("missing", missing)}, '
             f'{_some("unexpected", unexpected)}, {_some("of another shape", misshaped)}.{hint}'
         )
-    return LoadedWeights(loaded.sha256, _classes(loaded.content))
+    return LoadedWeights(loaded.sha256, classes_of(loaded.content))
 
 
 def trained_networks(checkpoint: Mapping[str, Any]) -> dict[str, str]:
@@ -168,8 +168,11 @@ def student_checkpoint(checkpoint: Mapping[str, Any], name: str | None = None) -
     return dict(meta={key: meta[key] for key in kept if key in meta}, state_dict=student)
 
 
-def _classes(content: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """As OpenMMLab's checkpoints write them: under ``dataset_meta``, in old ones in capitals."""
+def classes_of(content: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The names of the classes that a checkpoint's network was trained on, if it says them.
+
+    As OpenMMLab's checkpoints write them: under ``dataset_meta``, in old ones in capitals.
+    """
     meta = content.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     known = meta.get('dataset_meta') or meta

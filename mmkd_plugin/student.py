@@ -10,7 +10,7 @@ from mmengine.hub import get_config
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-from mmkd_plugin.checkpoint import PEER_PREFIX, load_file, student_checkpoint, trained_networks
+from mmkd_plugin.checkpoint import PEER_PREFIX, classes_of, load_file, student_checkpoint, trained_networks
 from mmkd_plugin.networks import build_network, network_config
 from mmkd_plugin.peer_entries import peer_entries, peer_entry
 from mmkd_plugin.registry import SCOPE
@@ -87,13 +87,16 @@ def network_of(config: str, name: str = 'student') -> nn.Module:
     raise ValueError(f'--network: expected one of {names}, got {name!r}')
 
 
-def load_student(model: nn.Module, path: str, name: str | None = None) -> None:
+def load_student(model: nn.Module, path: str, name: str | None = None) -> tuple[str, ...] | None:
     """Load a distillation run's checkpoint, or a student's alone, strictly into the student, or into all peers.
 
     Args:
         model: The student, or the whole of several peers.
         path: Of the checkpoint.
         name: The peer that ``model`` is, of several in the checkpoint.
+
+    Returns:
+        The names of the classes that it was trained on, if the checkpoint says them.
 
     Raises:
         ValueError: If any key is missing, unexpected or of another shape.
@@ -107,6 +110,7 @@ def load_student(model: nn.Module, path: str, name: str | None = None) -> None:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f'checkpoint: expected the weights of this student, got {path}: {error}') from error
+    return classes_of(content)
 
 
 def export_student(path: str, out: Path, hashed: bool = False, name: str | None = None) -> Path:

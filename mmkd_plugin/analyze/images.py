@@ -48,20 +48,36 @@ def sample_images(cfg: Config, split: str, count: int, seed: int = 0) -> Images:
         ValueError: If the config has no such split, or ``count`` is below 1.
     """
     whole_number('--images', count)
-    there = [name for name in SPLITS if cfg.get(f'{name}_dataloader') is not None]
-    if split not in there:
-        raise ValueError(f'--split: expected one that the config has, {there}, got {split!r}')
-    settings = copy.deepcopy(cfg[f'{split}_dataloader'].to_dict())
+    settings = loader_settings(cfg, split)
     if isinstance(settings.get('batch_sampler'), dict):  # of its own it says how batches are made
         settings.setdefault('batch_size', settings.pop('batch_sampler').get('batch_size', 1))
     settings.pop('num_batch_per_epoch', None)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        dataset: Any = DATASETS.build(settings['dataset'])
-        if hasattr(dataset, 'full_init'):
-            dataset.full_init()
+        dataset = build_dataset(settings['dataset'])
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
         chosen = order[:count].sort().values.tolist()
         settings |= dict(dataset=Subset(dataset, chosen), sampler=dict(type='DefaultSampler', shuffle=False))
         settings |= dict(drop_last=False, persistent_workers=False)
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
         return Images(list(Runner.build_dataloader(settings)), len(chosen), tuple(map(str, classes)))
+
+
+def loader_settings(cfg: Config, split: str, splits: Sequence[str] = SPLITS) -> dict[str, Any]:
+    """A copy of ``<split>_dataloader``.
+
+    Raises:
+        ValueError: If the config has no such split.
+    """
+    there = [name for name in splits if cfg.get(f'{name}_dataloader') is not None]
+    if split not in there:
+        raise ValueError(f'--split: expected one that the config has, {there}, got {split!r}')
+    settings: dict[str, Any] = copy.deepcopy(cfg[f'{split}_dataloader'].to_dict())
+    return settings
+
+
+def build_dataset(settings: Any) -> Any:
+    """The data set of a loader, read; in the scope of its config."""
+    dataset: Any = DATASETS.build(settings)
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    return dataset

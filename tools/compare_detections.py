@@ -1,0 +1,67 @@
+"""Draw what detectors find beside the ground truth: a student alone, a distilled one, its teachers; a picture an image.
+
+    python tools/compare_detections.py DISTIL.py DISTIL.pth --against ALONE.py ALONE.pth alone
+
+Of a distillation config the student and each teacher are shown, of mutual learning all peers, of any other its detector.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.hub import get_config
+
+from mmkd_plugin.analyze.detections import SPLITS, compare_detections
+from mmkd_plugin.stages import work_root
+
+
+def parse_args() -> argparse.Namespace:
+    """Whose boxes, on what."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help="a path, or 'pkg::path'; the images are of its data set")
+    parser.add_argument('checkpoint', help="its run's, or an exported student; teachers come from their own files")
+    parser.add_argument(
+        '--against',
+        nargs='+',
+        action='append',
+        default=[],
+        metavar=('CONFIG', 'CHECKPOINT [NAME]'),
+        help='another network to compare with, of a distillation its student; may be repeated',
+    )
+    parser.add_argument('--name', help="title of the config's own network (default: student, or the config's name)")
+    parser.add_argument('--without', nargs='+', default=[], metavar='NAME', help="leave out some of the config's own")
+    parser.add_argument('--split', choices=SPLITS, default='test', help='default: %(default)s')
+    parser.add_argument('--images', type=int, default=8, help='the first ones (default: %(default)s)')
+    parser.add_argument('--indices', type=int, nargs='+', metavar='INDEX', help='which ones, in place of the first')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='draw no box below it (default: %(default)s)')
+    parser.add_argument('--out', type=Path, help="folder; default: detections, in the checkpoint's")
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='key=value')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Load, draw, tell."""
+    args = parse_args()
+    work_root()
+    cfg = get_config(args.config) if '::' in args.config else Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    paths = compare_detections(
+        cfg,
+        args.checkpoint,
+        args.against,
+        out=args.out or Path(args.checkpoint).parent / 'detections',
+        name=args.name,
+        without=args.without,
+        split=args.split,
+        images=args.images,
+        indices=args.indices,
+        score_thr=args.score_thr,
+        device=args.device,
+    )
+    print(*(f'-> {path}' for path in paths), sep='\n')
+
+
+if __name__ == '__main__':
+    main()
