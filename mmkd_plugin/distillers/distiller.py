@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmkd_plugin.checks import no_nan, under, weight
+from mmkd_plugin.distillers.class_names import classes_of_data, require_names_of_data
 from mmkd_plugin.distillers.connect import connect
 from mmkd_plugin.distillers.methods import active_methods
 from mmkd_plugin.distillers.task import labels_for, task_losses
@@ -119,11 +120,12 @@ class Distiller(BaseModel):
             teacher_inputs: The batch under each other input contract.
 
         Raises:
-            ValueError: In ``'loss'``, if labels are needed and missing.
+            ValueError: In ``'loss'``, if labels are needed and missing, or the data are of another task or of other classes.
         """
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
-        labels = labels_for(self.host, data_samples, self.task_weight, dict(self._methods()))
+        labels = labels_for('student', self.host, data_samples, self.task_weight, dict(self._methods()))
+        require_names_of_data(self.teachers, classes_of_data())
         if not self.methods:
             return self._task(inputs, data_samples)
         with self._taps.record(self.student) as features:

@@ -50,7 +50,7 @@ class MutualStep:
         parse_losses: MMEngine's: from losses and facts to the total and what is logged.
 
     Raises:
-        ValueError: If labels are needed and missing.
+        ValueError: If labels are needed and missing, or the data are of another task.
     """
 
     def __init__(
@@ -70,7 +70,11 @@ class MutualStep:
         self.parse_losses = parse_losses
         self.labels = {
             learner: labels_for(
-                learner.peer.host, data_samples, task_weight, learner.lessons.by_name() if learner.lessons else {}
+                learner.peer.key,
+                learner.peer.host,
+                data_samples,
+                task_weight,
+                learner.lessons.by_name() if learner.lessons else {},
             )
             for learner in learners
         }

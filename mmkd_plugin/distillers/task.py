@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmkd_plugin.hosts import Host
 from mmkd_plugin.methods import Method
+
+#: What the samples of a task's data sets have, as the hosts pack them.
+_ANNOTATIONS = {'classification': ('gt_label', 'gt_score'), 'detection': ('gt_instances',)}
 
 
 def task_losses(network: nn.Module, host: Host, inputs: Any, data_samples: Any, weight: float) -> dict[str, Any]:
@@ -28,12 +32,15 @@ def task_losses(network: nn.Module, host: Host, inputs: Any, data_samples: Any, 
     return {f'task.{name}': _weighted(name, value, weight) for name, value in losses.items()}
 
 
-def labels_for(host: Host, data_samples: Any, task_weight: float, methods: Mapping[str, Method]) -> Tensor | None:
+def labels_for(
+    key: str, host: Host, data_samples: Any, task_weight: float, methods: Mapping[str, Method]
+) -> Tensor | None:
     """The labels of a batch, None if it has none.
 
     Raises:
-        ValueError: If it has none, and the task loss or a method needs them.
+        ValueError: If it has none, and the task loss or a method needs them; or if it is of another task than the network under ``key``.
     """
+    _require_same_task(key, host, data_samples)
     if not host.missing_labels(data_samples):
         return host.labels(data_samples)
     if task_weight:
@@ -45,6 +52,16 @@ def labels_for(host: Host, data_samples: Any, task_weight: float, methods: Mappi
         if method.needs_labels:
             raise ValueError(f'methods.{name}: expected labels in the training data, got a batch without')
     return None
+
+
+def _require_same_task(key: str, host: Host, data_samples: Any) -> None:
+    """A classifier cannot learn in a detector's run, nor a detector in a classifier's; a model that no host knows is taken at its word."""
+    if not host.task or not isinstance(data_samples, (list, tuple)):
+        return
+    for task, names in _ANNOTATIONS.items():
+        of_this = any(isinstance(one, BaseDataElement) and any(name in one for name in names) for one in data_samples)
+        if of_this and task != host.task:
+            raise ValueError(f'{key}: expected a model for {task}, as the training data are, got one for {host.task}')
 
 
 def _weighted(name: str, value: Any, weight: float) -> Any:

@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 
 from mmkd_plugin.checks import choice
 from mmkd_plugin.distillers import Distiller
+from mmkd_plugin.distillers.class_names import require_names_of_data
 from mmkd_plugin.hooks.distiller_of import distiller_of
 from mmkd_plugin.registry import HOOKS
 from mmkd_plugin.teacher import Teacher
@@ -49,7 +50,8 @@ class EvaluateTeachers(Hook):
             return
         if runner.val_loop is None:
             raise ValueError('val_dataloader: expected a validation set and evaluator for EvaluateTeachers, got none')
-        self._require_classes(runner, distiller)
+        meta = getattr(runner.train_dataloader.dataset, 'metainfo', {})
+        require_names_of_data(distiller.teachers, meta.get('classes'))  # before they are measured for nothing
         scores = self._scores([self._evaluate(runner, teacher) for teacher in distiller.teachers])
         self._announce(runner, distiller, scores, 'on the validation set')
         for teacher, score in zip(distiller.teachers, scores, strict=True):
@@ -60,13 +62,6 @@ class EvaluateTeachers(Hook):
                     'check its checkpoint, data_preprocessor and class order'
                 )
         distiller.set_teacher_scores(scores, greater_is_better=self.rule == 'greater')
-
-    def _require_classes(self, runner: Runner, distiller: Distiller) -> None:
-        """Detectors' data sets and checkpoints both name their classes: a teacher of others, or in another order, is found here."""
-        meta = getattr(runner.train_dataloader.dataset, 'metainfo', {})
-        for teacher in distiller.teachers:
-            if teacher.host.task == 'detection' and teacher.needs_scores:
-                teacher.class_map.require_names(teacher.classes, 'the training data', meta.get('classes'))
 
     def _evaluate(self, runner: Runner, teacher: Teacher) -> dict[str, float]:
         loop: Any = runner.val_loop

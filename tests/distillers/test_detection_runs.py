@@ -110,6 +110,28 @@ def test_a_teacher_of_other_class_names_is_found_before_training(tmp_path: Path)
     assert runner.model.teacher_scores.isfinite().all()
 
 
+def test_it_is_found_without_that_hook_too_before_the_first_step(tmp_path: Path) -> None:
+    detector = small.detector('gfl')
+    taught = [named(small.teacher(tmp_path, detector), ('green', 'red', 'blue'))]
+    runner = run(tmp_path, config(tmp_path, teachers=taught), iters=1)
+    runner.model.init_weights = lambda: None
+    before = tiny.weights_of(runner.model.student)
+    message = (
+        r"^teachers\[0\] \(t1\).class_map: expected .* of the training data.*class 0 is 'red' here and 'green' there"
+    )
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+    assert all(torch.equal(value, before[name]) for name, value in runner.model.student.state_dict().items())
+    pairs = [dict(student='neck[0]', teacher='neck[0]')]
+    mapped = [dict(taught[0], class_map=[1, 0, 2])]
+    maps = dict(hint=dict(type='Hint', pairs=pairs))  # they have no classes
+    for allowed in (
+        small.distiller(tmp_path, detector, mapped),
+        small.distiller(tmp_path, detector, taught, methods=maps),
+    ):
+        assert small.total(allowed, small.losses_of(allowed, small.batch_for('gfl'))).isfinite()
+
+
 def test_teachers_of_different_class_names_are_an_error_at_once(tmp_path: Path) -> None:
     detector = small.detector('gfl')
     one, other = small.teacher(tmp_path, detector, 1), small.teacher(tmp_path, detector, 2)
@@ -119,6 +141,67 @@ def test_teachers_of_different_class_names_are_an_error_at_once(tmp_path: Path) 
     ):
         small.distiller(tmp_path, detector, taught)
     small.distiller(tmp_path, detector, [taught[0], dict(taught[1], class_map=[0, 2, 1])])
+
+
+@pytest.mark.parametrize('task_weight', [0, 1])
+def test_a_classifier_in_a_detectors_run_is_an_error_before_the_first_step(task_weight: int, tmp_path: Path) -> None:
+    """It and its teachers agree with each other, but not with the data."""
+    runner = run(tmp_path, tiny.distiller_config(tmp_path, task_weight=task_weight))
+    message = r'^student: expected a model for detection, as the training data are, got one for classification$'
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+    assert runner.iter == 0
+
+
+def test_a_detector_in_a_classifiers_run_is_one_too(tmp_path: Path) -> None:
+    runner = tiny.runner(config(tmp_path), tmp_path / 'run')
+    message = r'^student: expected a model for classification, as the training data are, got one for detection$'
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+
+
+def test_classifiers_that_learn_from_each_other_in_a_detectors_run(tmp_path: Path) -> None:
+    runner = run(
+        tmp_path, tiny.mutual_config(), val_dataloader=None, val_evaluator=None, val_cfg=None,
+        optim_wrapper=tiny.peer_optimizers(),
+    )  # fmt: skip
+    with pytest.raises(
+        ValueError,
+        match=r'^peers\[0\] \(a\): expected a model for detection, as the training data are, got one for class',
+    ):
+        runner.train()
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    """With everything that has a state: weightings, their optimizer, the statistics of connectors."""
+    amtml = dict(
+        type='AMTMLKD',
+        objective='label',
+        student_groups=['backbone[2]', 'backbone[3]'],
+        teacher_taps='neck[0]',
+        mapping=[1, 0],
+    )
+    overhaul = dict(
+        type='Overhaul',
+        pairs=[dict(student='backbone[3]', teacher='backbone.layer4.1.relu#1:input', norm='backbone.layer4.1.bn2')],
+    )
+    model = config(tmp_path, methods=dict(amtml=amtml, od=overhaul))
+
+    def go(folder: str, iters: int, **changes: Any) -> Runner:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        optimizer = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-4, momentum=0.9))
+        runner = run(tmp_path / folder, model, iters, optim_wrapper=optimizer, **changes)
+        runner.train()
+        return runner
+
+    unbroken = go('one', 4)
+    go('two', 2)
+    resumed = go('two', 4, resume=True)
+    assert resumed.iter == 4
+    states = unbroken.model.state_dict(), resumed.model.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value.nan_to_num(), states[1][name].nan_to_num()) for name, value in states[0].items())
 
 
 def named(teacher: dict[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
