@@ -3,7 +3,6 @@
 import copy
 import gc
 import random
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from mmdet.models import DetDataPreprocessor
 from mmengine.logging import MessageHub
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmkd_plugin.distillers import Distiller
 from mmkd_plugin.teacher_inputs import TeacherInputs, same_contract
@@ -149,30 +149,48 @@ def test_how_labels_are_written_is_no_contract(change: dict[str, Any]) -> None:
     assert not same_contract(DetDataPreprocessor(**base), DetDataPreprocessor(**{**base, 'pad_size_divisor': 1}))
 
 
+#: The map that the pairs of a method regress, and the convolution that made it.
+TARGET = {'neck[1]', 'neck.fpn_convs.1.conv', 'neck.fpn_convs.1'}
+PAIRS = [dict(student='neck[1]', teacher='neck[1]')]
+AMTML = dict(type='AMTMLKD', student_groups=['backbone[1]', 'backbone[1]'], teacher_taps='neck[1]', mapping=[0, 1])
+
+
 @pytest.mark.parametrize('family', ['retinanet', 'faster_rcnn'])
-def test_nothing_that_a_teacher_computed_is_kept_for_the_backward_pass(family: str, tmp_path: Path) -> None:
-    """But the targets themselves: of scores the places that teach, of hints the map."""
-    pairs = [dict(student='neck[1]', teacher='neck[1]')]
-    model = small.distiller(
-        tmp_path,
-        small.detector(family),
-        methods=dict(kd=dict(type='SoftTarget'), hint=dict(type='Hint', pairs=pairs)),
-    )
-    kept: list[tuple[str, Any]] = []
+@pytest.mark.parametrize(
+    ('methods', 'number', 'targets'),
+    [
+        (dict(kd=dict(type='SoftTarget')), 1, set()),
+        (dict(at=dict(type='AttentionTransfer', pairs=PAIRS)), 1, set()),
+        (dict(kd=dict(type='SoftTarget'), hint=dict(type='Hint', pairs=PAIRS)), 1, TARGET),
+        (dict(amtml=AMTML), 2, TARGET),
+    ],
+    ids=['scores', 'attention', 'both', 'amtml'],
+)
+def test_nothing_that_a_teacher_computed_is_kept_for_the_backward_pass(
+    family: str, methods: dict[str, Any], number: int, targets: set[str], tmp_path: Path
+) -> None:
+    """But the targets themselves: of scores the places that teach, of hints the map. Memory counts: a view keeps all of it."""
+    config = small.detector(family)
+    taught = [small.teacher(tmp_path, config, seed) for seed in range(1, number + 1)]
+    model = small.distiller(tmp_path, config, taught, methods=methods)
+    kept: list[tuple[str, StorageWeakRef]] = []
+    with_gradient: list[str] = []
 
     def note(name: str, output: Any) -> None:
         if isinstance(output, Tensor):
-            kept.append((name, weakref.ref(output)))
+            if output.requires_grad:
+                with_gradient.append(name)
+            kept.append((name, StorageWeakRef(output.untyped_storage())))
         elif isinstance(output, (tuple, list)):
             for index, item in enumerate(output):
                 note(f'{name}[{index}]', item)
 
-    for name, module in model.teachers[0].model.named_modules():
-        module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+    for one in model.teachers:
+        for name, module in one.model.named_modules():
+            module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
     losses = small.losses_of(model, small.batch_for(family))
     total = small.total(model, losses)
     gc.collect()
-    alive = {name for name, reference in kept if reference() is not None}
-    assert len(kept) > 50
-    assert alive <= {'neck[1]', 'neck.fpn_convs.1.conv', 'neck.fpn_convs.1'}, 'the map that the hint regresses'
+    assert len(kept) > 50 * number and not with_gradient
+    assert {name for name, reference in kept if not reference.expired()} == targets
     total.backward()

@@ -18,13 +18,14 @@ from pathlib import Path
 
 import torch
 from benchmarks.angle import measure_angle
+from benchmarks.detection import measure_detection
 from benchmarks.ie_kd import measure_ie_kd
 from benchmarks.measure import Result
 from benchmarks.mutual import measure_mutual
 from benchmarks.steps import measure_steps
 
 SUBJECTS: dict[str, Callable[[torch.device, int, bool], list[Result]]] = dict(
-    angle=measure_angle, steps=measure_steps, ie_kd=measure_ie_kd, mutual=measure_mutual
+    angle=measure_angle, steps=measure_steps, ie_kd=measure_ie_kd, mutual=measure_mutual, detection=measure_detection
 )
 
 

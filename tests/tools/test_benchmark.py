@@ -127,6 +127,25 @@ def test_inheritance_and_mutual_learning_are_compared_with_their_parts(
     assert ['memory' in line for line in shown] == [False, False, True, True]
 
 
+@pytest.mark.slow
+def test_detectors_are_compared_with_their_parts_and_keep_nothing_of_their_teachers(
+    run: Callable[..., None], tmp_path: Path
+) -> None:
+    pytest.importorskip('mmdet')
+    run('detection', '--quick', '--repeats', '1', '--device', 'cpu', '--json', str(tmp_path / 'detection.json'))
+    results = json.loads((tmp_path / 'detection.json').read_text())['results']
+    subjects = ('Hint', 'IE-KD', 'SoftTarget')
+    assert [result['name'].split(', ')[2] for result in results] == [
+        f'{subject}: {what}'
+        for subject in subjects
+        for what in ('of its parts', 'of its parts and encoders', 'kept of teachers')
+        if subject == 'IE-KD' or 'encoders' not in what
+    ]
+    hint, ie_kd, soft = (result for result in results if 'kept' in result['name'])
+    assert hint['value'] > 0 == ie_kd['value'] == soft['value'], 'the maps that a hint regresses'
+    assert hint['met'] and ie_kd['met'] and soft['met']
+
+
 @pytest.mark.parametrize('option', ['--repeats', '--threads'])
 def test_numbers_below_one_are_refused(
     run: Callable[..., None], capsys: pytest.CaptureFixture[str], option: str

@@ -1,7 +1,7 @@
 """A training step of IE-KD against the sum of its parts, and what a teacher saves that stops after its deepest tap."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def measure_ie_kd(device: torch.device, repeats: int, quick: bool) -> list[Resul
         whole=step(distiller, data),
         student=step(MODELS.build(classifier(depth)).to(device).train(), data),
         teacher=forward(teacher.backbone, inputs),
-        encoders=_encoders_step(distiller, inputs),
+        encoders=encoders_step(distiller.methods.ie.compared, [_maps(distiller.student, teacher, inputs)]),
     )
     seconds = seconds_in_turns(tasks, repeats, device)
     whole = seconds.pop('whole')
@@ -67,22 +67,28 @@ def _distiller(depth: int, teacher_depth: int, tap: str) -> Any:
         )
 
 
-def _encoders_step(distiller: Any, inputs: torch.Tensor) -> Callable[[], object]:
-    """The paraphraser's encoder forward, both student encoders forward and backward, and their optimizer's step."""
-    compared = distiller.methods.ie.compared
-    encoders = [compared.encoders[part][0] for part in ('inherit', 'explore')]
-    optimizer = torch.optim.SGD(
-        [p for encoder in encoders for p in encoder.parameters()], lr=1e-3, momentum=0.9, weight_decay=5e-4
-    )
+@torch.no_grad()
+def _maps(student: Any, teacher: Any, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return student.backbone(inputs)[-1], teacher.backbone(inputs)[-1]
+
+
+def encoders_step(compared: Any, maps: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Callable[[], object]:
+    """Each pair's paraphraser forward, both its student encoders forward and backward, and their optimizer's step.
+
+    Args:
+        compared: The method's connectors.
+        maps: Of each pair the student's and the teacher's.
+    """
+    encoders = list(zip(compared.encoders['inherit'], compared.encoders['explore'], strict=True))
+    optimizer = torch.optim.SGD(compared.encoders.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
     wrapper = OptimWrapper(optimizer)
-    with torch.no_grad():
-        target = distiller.teachers[0].model.backbone(inputs)[-1]
-        size = distiller.student.backbone(inputs)[-1].shape
-    halves = [torch.randn(size[0], size[1] // 2, *size[2:], device=inputs.device, requires_grad=True) for _ in encoders]
+    halves = [torch.randn_like(source[:, ::2], requires_grad=True) for source, _ in maps]
 
     def run() -> None:
-        factor = compared.of_teacher(0, target)
-        losses = [(encoder(half) * factor).mean() for encoder, half in zip(encoders, halves, strict=True)]
+        losses = []
+        for number, (half, (_, target)) in enumerate(zip(halves, maps, strict=True)):
+            factor = compared.of_teacher(number, target)
+            losses += [(encoder(half) * factor).mean() for encoder in encoders[number]]
         wrapper.update_params(sum(losses[1:], losses[0]))
 
     return run

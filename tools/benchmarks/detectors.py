@@ -1,0 +1,124 @@
+"""Untrained detectors to be timed, teachers that have something to teach, and noise with boxes on it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmkd_plugin.hosts import host_of
+from mmkd_plugin.knowledge import ClassScores
+from mmkd_plugin.networks import network_config
+
+CLASSES = 10
+DIGIT_SCENES = Path(__file__).parents[2] / 'configs/detection/digit_scenes'
+#: Of the places of a trained teacher on DigitScenes this share is no sure background.
+TEACHING = 0.2
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed of one kind of detector.
+
+    Args:
+        name: What the table calls it.
+        student: Its config.
+        teachers: Theirs.
+        batch: Images.
+        side: Of an image, in pixels.
+        methods: By name: the config, and how many teachers it has.
+    """
+
+    name: str
+    student: ConfigDict
+    teachers: tuple[ConfigDict, ...]
+    batch: int
+    side: int
+    methods: dict[str, tuple[dict[str, Any], int]]
+
+
+def digit_scenes(name: str) -> ConfigDict:
+    """The GFL of this project's own study."""
+    return network_config(str(DIGIT_SCENES / f'{name}.py'), name)
+
+
+def retinanet(depth: int) -> ConfigDict:
+    """MMDet's own, for ten classes."""
+    options = {'model.backbone.init_cfg': None, 'model.bbox_head.num_classes': CLASSES}
+    return network_config(f'mmdet::retinanet/retinanet_r{depth}_fpn_1x_coco.py', 'student', options)
+
+
+def faster_rcnn(depth: int, channels: int) -> ConfigDict:
+    """MMDet's own with narrower pyramid and heads, for ten classes, and a fourth of the regions."""
+    base = 16 * channels // 64
+    options: dict[str, Any] = {
+        'model.backbone.init_cfg': None,
+        'model.backbone.depth': depth,
+        'model.backbone.base_channels': base,
+        'model.backbone.stem_channels': base,
+        'model.neck.in_channels': [base, 2 * base, 4 * base, 8 * base],
+        'model.neck.out_channels': channels,
+        'model.rpn_head.in_channels': channels,
+        'model.rpn_head.feat_channels': channels,
+        'model.roi_head.bbox_roi_extractor.out_channels': channels,
+        'model.roi_head.bbox_head.in_channels': channels,
+        'model.roi_head.bbox_head.fc_out_channels': 4 * channels,
+        'model.roi_head.bbox_head.num_classes': CLASSES,
+        'model.train_cfg.rcnn.sampler.num': 128,
+    }
+    return network_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'student', options)
+
+
+def batch_of(images: int, side: int) -> dict[str, Any]:
+    """Noise with four boxes an image, as the data loader collates it."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for _ in range(images):
+        sample = DetDataSample(metainfo=dict(img_shape=(side, side), ori_shape=(side, side), scale_factor=(1.0, 1.0)))
+        corners = torch.rand(4, 2, generator=generator) * side / 2
+        sizes = (0.1 + 0.4 * torch.rand(4, 2, generator=generator)) * side
+        labels = torch.randint(0, CLASSES, (4,), generator=generator)
+        sample.gt_instances = InstanceData(bboxes=torch.cat([corners, corners + sizes], dim=1), labels=labels)
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+        samples.append(sample)
+    noise = torch.randint(0, 256, (images, 3, side, side), generator=generator, dtype=torch.uint8)
+    return dict(inputs=list(noise), data_samples=samples)
+
+
+def teachers_of(case: Case, data: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Untrained teachers' entries; the places that teach are as many as a trained one's, for methods compute there alone."""
+    entries = []
+    for number, config in enumerate(case.teachers):
+        model = MODELS.build(config).eval()
+        _let_places_teach(model, model.data_preprocessor(data, True)['inputs'])
+        checkpoint = folder / f'teacher{number}.pth'
+        torch.save(dict(state_dict=model.state_dict()), checkpoint)
+        entries.append(dict(name=f't{number}', model=config, checkpoint=str(checkpoint)))
+    return entries
+
+
+@torch.no_grad()
+def _let_places_teach(model: Any, inputs: torch.Tensor) -> None:
+    """Shift the class scores of a dense head; an untrained RoI head of ten classes is nowhere sure of background as it is."""
+    host = host_of(model)
+    if host.scores_need_training:
+        return
+    scores = host.knowledge(model, dict(zip(host.score_taps, model(inputs, None)[0], strict=True)), inputs).logits
+    assert isinstance(scores, ClassScores)
+    last = _last_of_classes(model.bbox_head, scores)
+    last.bias += torch.tensor(0.05).logit() - scores.logits.amax(dim=-1).quantile(1 - TEACHING)
+
+
+def _last_of_classes(head: Any, scores: ClassScores) -> Any:
+    """The convolution that gives the class scores: the one whose name ends so in MMDet's heads."""
+    found = [
+        module for name, module in head.named_children() if name.endswith('_cls') and isinstance(module, nn.Conv2d)
+    ]
+    assert len(found) == 1 and found[0].out_channels == scores.levels[0][2] * scores.logits.shape[-1]
+    return found[0]
