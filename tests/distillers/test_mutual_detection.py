@@ -1,14 +1,20 @@
 """Detectors that learn from each other."""
 
 import copy
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
+import mmcv.ops
 import pytest
 import tiny_detection
 import torch
+from forbid import forbid
 from mmengine.registry import MODELS as ROOT_MODELS
 
 from mmkd_plugin.distillers import MutualDistiller, PeerOptimWrappers
+from mmkd_plugin.distillers.mutual_step import MutualStep
+from mmkd_plugin.knowledge import ClassScores
 
 SCORES = dict(kd=dict(type='SoftTarget', temperature=2.0))
 MAPS = dict(
@@ -50,6 +56,36 @@ def test_one_step(family: str, order: str, methods: dict[str, Any], logged: set[
     assert not [name for name in still if not name.endswith(alone)]
     if 'kd' in methods:
         assert found['a.kd.loss_kd'] > 0 and found['b.kd.loss_kd'] > 0
+
+
+@pytest.mark.parametrize(('family', 'order', 'asks'), [('fcos', 'alternating', 'ba'), ('gfl', 'simultaneous', '')])
+def test_a_peer_that_is_asked_does_a_teachers_work_alone(family: str, order: str, asks: str) -> None:
+    """No assigner, sampler, loss, prior, decoding or NMS; in simultaneous order what its own step computed has to do."""
+    model = built(family, order=order)
+    wrappers = PeerOptimWrappers(dict(optimizer=dict(type='SGD', lr=1e-3)))(model)
+    asked: list[str] = []
+    ask = MutualStep._ask
+
+    def watched(step: MutualStep, peer: Any) -> Any:
+        asked.append(peer.name)
+        head = peer.network.bbox_head
+        with ExitStack() as stack:
+            forbid(stack, peer.network, 'forward', 'loss', 'predict', '_forward')
+            forbid(stack, head, 'loss', 'loss_by_feat', 'predict', 'predict_by_feat', 'get_targets')
+            forbid(stack, head.prior_generator, 'grid_priors', 'valid_flags', 'single_level_grid_priors')
+            for part, work in dict(
+                assigner='assign', sampler='sample', loss_cls='forward', loss_bbox='forward'
+            ).items():
+                forbid(stack, getattr(head, part, None), work)
+            forbid(stack, mmcv.ops, 'nms', 'batched_nms')
+            said = ask(step, peer)
+        assert isinstance(said.logits, ClassScores) and not said.logits.logits.requires_grad
+        return said
+
+    with patch.object(MutualStep, '_ask', watched):
+        logged = model.train_step(copy.deepcopy(tiny_detection.batch_for(family)), wrappers)
+    assert asked == list(asks)
+    assert logged['a.kd.loss_kd'] > 0 and logged['b.kd.loss_kd'] > 0
 
 
 def test_each_predicts_and_there_is_no_ensemble() -> None:
