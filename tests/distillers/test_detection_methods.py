@@ -76,6 +76,31 @@ def test_ie_kd_does_not_fade_as_images_grow(tmp_path: Path) -> None:
     assert 0.8 < losses['size_invariant', 256] / losses['size_invariant', 128] < 1.3
 
 
+@pytest.mark.parametrize('family', ['gfl', 'yolox', 'ssdlite', 'detr'])
+def test_a_step_in_bfloat16_compares_in_float32(family: str, tmp_path: Path) -> None:
+    """Of regions there is none on a CPU: mmcv's NMS and RoIAlign there know no bfloat16."""
+    pairs = [dict(student=LEVEL, teacher=LEVEL)]
+    methods = dict(
+        kd=dict(type='SoftTarget', temperature=2.0),
+        amtml=dict(type='AMTMLKD', student_groups=['backbone[-1]'], teacher_taps=LEVEL, mapping=[0]),
+        ie=dict(type='IEKD', knowledge='attention', reduction='size_invariant', pairs=pairs),
+    )
+    if family == 'detr':
+        methods = dict(ie=methods['ie'], hint=dict(type='Hint', pairs=pairs))
+    model = small.distiller(tmp_path, small.detector(family), methods=methods)
+    exact = small.losses_of(model, small.batch_for(family))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = small.losses_of(model, small.batch_for(family))
+    parts = {name: value for name, value in losses.items() if 'loss' in name and not name.startswith('task')}
+    assert {name.split('.')[0] for name in parts} == set(methods)
+    for name, value in parts.items():
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(exact[name].item(), rel=0.25, abs=0.05), name
+    small.total(model, losses).backward()
+    torch.optim.SGD(model.parameters(), lr=1e-5).step()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
 def mutual(family: str, order: str = 'alternating', **methods: Any) -> Any:
     config = small.detector(family)
     peers = [dict(name=name, model=config) for name in 'ab']

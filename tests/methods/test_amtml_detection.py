@@ -58,6 +58,33 @@ def test_targets_are_mixed_at_each_place_by_the_weights_of_its_image(activation:
     assert losses['loss_angle'].item() == pytest.approx(0.3 * expected.item(), rel=1e-9)
 
 
+def test_the_angles_are_those_between_the_64_surest_places_of_the_batch() -> None:
+    method, own, taught = bound(kd_weight=0.0, locations=dict(weighting='uniform'))
+    assert IMAGES * PLACES > 64
+    losses = method(own, taught, None)
+    weights = method.weighting(own.features['high'].amax(dim=(2, 3)))
+    mixed = sum(weights[:, t, None, None] * (one.logits.logits / 2).sigmoid() for t, one in enumerate(taught))
+    confidence = torch.stack([one.logits.logits.sigmoid().amax(dim=-1) for one in taught]).amax(dim=0).flatten()
+    surest = confidence.argsort(descending=True)[:64]
+    rows = [values.flatten(0, 1)[surest] for values in ((own.logits.logits / 2).sigmoid(), mixed)]
+    assert losses['loss_angle'].item() == pytest.approx(angle_loss(*rows).item(), rel=1e-9)
+
+
+def test_an_image_has_one_weight_for_each_teacher(tmp_path: Path) -> None:
+    """However many places it has; they add up to 1, and images differ."""
+    config = small.detector('gfl')
+    taught = [small.teacher(tmp_path, config, seed) for seed in (1, 2)]
+    method = dict(type='AMTMLKD', hint_weight=0.0, weighting=dict(type='LatentTeacherWeighting', init_std=1.0))
+    model = small.distiller(tmp_path, config, taught, methods=dict(amtml=method))
+    seen: list[Tensor] = []
+    model.methods['amtml'].weighting.register_forward_hook(lambda _, __, weights: seen.append(weights))
+    small.losses_of(model, small.batch_for('gfl'))
+    [weights] = seen
+    assert weights.shape == (2, 2)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
+    assert not torch.allclose(weights[0], weights[1])
+
+
 def test_the_papers_objective_reaches_the_weights_through_the_places() -> None:
     method, own, taught = bound()
     losses = method(own, taught, None)
@@ -133,15 +160,15 @@ def test_what_does_not_go_with_detectors_is_named(changes: dict[str, Any], messa
 
 
 @pytest.mark.parametrize('family', ['gfl', 'faster_rcnn'])
-@pytest.mark.parametrize('objective', ['paper', 'label'])
-def test_two_teachers_teach_a_stock_detector_all_of_it(family: str, objective: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(('objective', 'maps'), [('paper', 'backbone[-1]'), ('label', 'neck[0]')])
+def test_two_teachers_teach_a_stock_detector_all_of_it(family: str, objective: str, maps: str, tmp_path: Path) -> None:
     config = small.detector(family)
     method = dict(
         type='AMTMLKD',
         objective=objective,
         embedding_tap='backbone[-1]',
         student_groups=['backbone[-2]', 'backbone[-1]'],
-        teacher_taps='neck[0]',
+        teacher_taps=maps,
         mapping=[1, 0],
     )
     taught = [small.teacher(tmp_path, config, seed) for seed in (1, 2)]
