@@ -6,24 +6,25 @@ Two teachers come first, and the paraphrasers of one of them; then the student l
 AMTML-KD from both. What is finished is skipped and what was interrupted goes on, so the command may be given again.
 """
 
+import io
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # read when numpy and torch are imported: a training has one core
 
 from rich.console import Console
 
+from mmkd_plugin.analyze.detections import compare_detections
 from mmkd_plugin.demo.command import demo_command, last_picture
 from mmkd_plugin.demo.plan import Demo, Measure, Training
 from mmkd_plugin.stages import Stage
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs/detection/digit_scenes'
 R18, R34 = 'teacher_gfl_r18', 'teacher_gfl_r34'
-PARAPHRASERS = tuple(
-    sorted(path.stem for path in CONFIGS.glob('paraphraser_gfl_r18_*.py'))
-)  # one a level of the pyramid
+PARAPHRASERS = ('paraphraser_gfl_r18_p3', 'paraphraser_gfl_r18_p4')  # one a level of the pyramid
 DEMO = Demo(
     name='demo_det',
     about='Trainings on scenes of handwritten digits',
@@ -56,9 +57,23 @@ def report(console: Console, stages: Mapping[str, Stage]) -> None:
     console.print('The students without distiller, for stock MMDet:')
     for stage in distilled:
         console.print(f'  {student_of(stage)}')
+    console.print(f'Four test scenes, ground truth beside what each detects:\n  {draw(stages)}')
     console.print(
         f'Scenes: {Path(alone.cfg.data_root).absolute()}. Logs: {root}/NAME/demo.log. Checkpoints: {root}/NAME/iter_*.pth'
     )
+
+
+def draw(stages: Mapping[str, Stage]) -> Path:
+    """Draw the boxes of all on a few test scenes: the true ones, the three students', the teachers'."""
+    titles = {'student_gfl_r18': 'alone', 'ie_kd_gfl_r18': 'IE-KD'}
+    against = [(f'{CONFIGS}/{name}.py', str(last_checkpoint(stages[name])), title) for name, title in titles.items()]
+    stage = stages['amtml_kd_gfl_r18']
+    out = stage.folder.parent / 'detections'
+    with redirect_stdout(io.StringIO()):  # pycocotools tells of its index
+        *_, sheet = compare_detections(
+            stage.cfg, str(last_checkpoint(stage)), against, out=out, name='AMTML-KD', images=4
+        )
+    return sheet
 
 
 def last_checkpoint(stage: Stage) -> Path:
