@@ -33,9 +33,10 @@ class Panels:
         self._visualizer.fig_save.set_dpi(DPI)
         self._visualizer.dpi = DPI
         classes, palette = meta.get('classes'), meta.get('palette')
-        enough = palette is not None and classes is not None and len(palette) >= len(classes)
+        if palette is not None and (classes is None or len(palette) < len(classes)):
+            palette = None  # the visualizer has one of its own
         self._visualizer.dataset_meta = dict(
-            classes=classes, palette=[tuple(colour) for colour in palette] if enough else None
+            classes=classes, palette=None if palette is None else [tuple(colour) for colour in palette]
         )
 
     def row(self, image: Picture, found: Mapping[str, Any]) -> Picture:

@@ -72,7 +72,8 @@ def compare_detections(
         raise ValueError(f'--out: expected a folder, got the file {out}')
     settings = loader_settings(cfg, split, SPLITS)
     detectors = load_detectors(cfg, checkpoint, against, name, without, device)
-    paths, rows = [], []
+    paths: list[Path] = []
+    rows: list[Picture] = []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         dataset = build_dataset(settings['dataset'])
         meta = getattr(dataset, 'metainfo', None) or {}
