@@ -11,6 +11,7 @@ import tiny_detection as small
 import torch
 from mmdet.models import DetDataPreprocessor
 from mmengine.logging import MessageHub
+from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -152,6 +153,7 @@ def test_how_labels_are_written_is_no_contract(change: dict[str, Any]) -> None:
 #: The map that the pairs of a method regress, and the convolution that made it.
 TARGET = {'neck[1]', 'neck.fpn_convs.1.conv', 'neck.fpn_convs.1'}
 PAIRS = [dict(student='neck[1]', teacher='neck[1]')]
+FACTORS = [dict(PAIRS[0], checkpoint='paraphraser.pth')]
 AMTML = dict(type='AMTMLKD', student_groups=['backbone[1]', 'backbone[1]'], teacher_taps='neck[1]', mapping=[0, 1])
 
 
@@ -163,15 +165,25 @@ AMTML = dict(type='AMTMLKD', student_groups=['backbone[1]', 'backbone[1]'], teac
         (dict(at=dict(type='AttentionTransfer', pairs=PAIRS)), 1, set()),
         (dict(kd=dict(type='SoftTarget'), hint=dict(type='Hint', pairs=PAIRS)), 1, TARGET),
         (dict(amtml=AMTML), 2, TARGET),
+        (dict(ft=dict(type='FactorTransfer', pairs=FACTORS), ie=dict(type='IEKD', pairs=FACTORS)), 1, set()),
     ],
-    ids=['scores', 'attention', 'both', 'amtml'],
+    ids=['scores', 'attention', 'both', 'amtml', 'factors'],
 )
 def test_nothing_that_a_teacher_computed_is_kept_for_the_backward_pass(
-    family: str, methods: dict[str, Any], number: int, targets: set[str], tmp_path: Path
+    family: str,
+    methods: dict[str, Any],
+    number: int,
+    targets: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """But the targets themselves: of scores the places that teach, of hints the map. Memory counts: a view keeps all of it."""
     config = small.detector(family)
     taught = [small.teacher(tmp_path, config, seed) for seed in range(1, number + 1)]
+    if 'ft' in methods:
+        trainer = dict(type='mmkd_plugin.ParaphraserTrainer', teacher=taught[0], tap='neck[1]')
+        torch.save(dict(state_dict=ROOT_MODELS.build(trainer).state_dict()), tmp_path / 'paraphraser.pth')
+        monkeypatch.chdir(tmp_path)
     model = small.distiller(tmp_path, config, taught, methods=methods)
     kept: list[tuple[str, StorageWeakRef]] = []
     with_gradient: list[str] = []
