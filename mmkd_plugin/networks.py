@@ -52,7 +52,7 @@ def network_config(
         raise ValueError(f'{key}: expected a model with a "type", got {network!r}')
     own_preprocessor = network.get('data_preprocessor') or config.get('data_preprocessor') or data_preprocessor
     if str(network['type']) in (f'{SCOPE}.Distiller', 'Distiller'):
-        return network_config(network['student'], f'{key}.student', network.get('cfg_options'), own_preprocessor)
+        return student_config(network['student'], f'{key}.student', network.get('cfg_options'), own_preprocessor)
     if str(network['type']) in (f'{SCOPE}.MutualDistiller', 'MutualDistiller'):
         entry = peer_entry(network.get('peers'), network.get('predict'), f'{key}.predict')
         chosen = network_config(entry['model'], f'{key}.peers', entry.get('cfg_options'), own_preprocessor)
@@ -65,6 +65,22 @@ def network_config(
     network.setdefault('_scope_', _scope(network['type'], config.get('default_scope')))
     if network['_scope_'] is None:
         network.pop('_scope_')
+    return network
+
+
+def student_config(
+    student: Any,
+    key: str,
+    cfg_options: Mapping[str, Any] | None = None,
+    data_preprocessor: Mapping[str, Any] | None = None,
+) -> ConfigDict:
+    """As :func:`network_config`, of the student of a run: where a path names it, the run's preprocessor goes before its own.
+
+    The run's data are made for the run's; a dict of the config stands beside them and may have its own.
+    """
+    network = network_config(student, key, cfg_options, data_preprocessor)
+    if not isinstance(student, Mapping) and data_preprocessor is not None:
+        network.data_preprocessor = ConfigDict(data_preprocessor)
     return network
 
 

@@ -7,6 +7,7 @@ import torch
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from mmkd_plugin.distillers import Distiller
 from mmkd_plugin.networks import build_network, network_config
 
 
@@ -75,6 +76,21 @@ def test_a_distillation_config_stands_for_its_student(tmp_path: Path) -> None:
     assert type(model).__name__ == 'ImageClassifier'
     assert model.head.fc.out_features == 5
     assert model.data_preprocessor.mean.flatten().tolist() == [3.0] * 3
+
+
+def test_the_run_has_its_say_before_a_student_that_a_path_names(tmp_path: Path) -> None:
+    """As in training: the Distiller asks the same function."""
+    own = dict(mean=[9.0] * 3, std=[1.0] * 3)
+    student = tmp_path / 'student.py'
+    student.write_text(
+        f"model = {tiny.classifier()!r}\nmodel['data_preprocessor'] = {own!r}\ndefault_scope = 'mmpretrain'\n"
+    )
+    config = dict(type='mmkd_plugin.Distiller', student=str(student))
+    assert built(config).data_preprocessor.mean.flatten().tolist() == [9.0] * 3
+    config['data_preprocessor'] = dict(mean=[3.0] * 3, std=[1.0] * 3)
+    assert built(config).data_preprocessor.mean.flatten().tolist() == [3.0] * 3
+    trained = Distiller(str(student), [], {}, data_preprocessor=config['data_preprocessor'])
+    assert trained.data_preprocessor.mean.flatten().tolist() == [3.0] * 3
 
 
 @pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmengine', 'mmkd_plugin'])

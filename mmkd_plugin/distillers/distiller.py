@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from mmengine import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ from mmkd_plugin.distillers.task import labels_for, task_losses
 from mmkd_plugin.hosts import host_of
 from mmkd_plugin.knowledge import Knowledge
 from mmkd_plugin.methods import Method
-from mmkd_plugin.networks import build_network, network_config
+from mmkd_plugin.networks import build_network, student_config
 from mmkd_plugin.registry import MODELS
 from mmkd_plugin.teacher import Teacher, build_teachers
 from mmkd_plugin.teacher_inputs import share_inputs
@@ -70,13 +69,11 @@ class Distiller(BaseModel):
         )
         for key, config in given.items():
             no_nan(key, config)
-        student_config = network_config(student, 'student', cfg_options, data_preprocessor)
-        if not isinstance(student, Mapping) and data_preprocessor is not None:
-            student_config.data_preprocessor = ConfigDict(data_preprocessor)  # the run's data are made for the run's
-        contract = copy.deepcopy(student_config.get('data_preprocessor'))  # frameworks write into what they build from
-        if contract is not None and '_scope_' in student_config:
-            contract.setdefault('_scope_', student_config['_scope_'])  # for teachers of another framework
-        network = build_network(student_config, 'student')
+        resolved = student_config(student, 'student', cfg_options, data_preprocessor)
+        contract = copy.deepcopy(resolved.get('data_preprocessor'))  # frameworks write into what they build from
+        if contract is not None and '_scope_' in resolved:
+            contract.setdefault('_scope_', resolved['_scope_'])  # for teachers of another framework
+        network = build_network(resolved, 'student')
         super().__init__(getattr(network, 'data_preprocessor', None), init_cfg)
         self.student = network
         self.task_weight = task_weight
