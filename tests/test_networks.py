@@ -90,7 +90,12 @@ def test_the_run_has_its_say_before_a_student_that_a_path_names(tmp_path: Path) 
     config['data_preprocessor'] = dict(mean=[3.0] * 3, std=[1.0] * 3)
     assert built(config).data_preprocessor.mean.flatten().tolist() == [3.0] * 3
     nothing = dict(kd=dict(type='SoftTarget', loss_weight=0.0))
-    trained = Distiller(str(student), [], nothing, data_preprocessor=config['data_preprocessor'])
+    trained = Distiller(
+        str(student),
+        [dict(model='nowhere', checkpoint='nowhere')],
+        nothing,
+        data_preprocessor=config['data_preprocessor'],
+    )
     assert trained.data_preprocessor.mean.flatten().tolist() == [3.0] * 3
 
 
