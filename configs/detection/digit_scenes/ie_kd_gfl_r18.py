@@ -23,8 +23,8 @@ model = dict(
                 dict(student=tap, teacher=tap, checkpoint=f'{work_root}/paraphraser_gfl_r18_{level}/iter_300.pth')
                 for tap, level in (('neck[0]', 'p3'), ('neck[1]', 'p4'))
             ],
-            inherit_weight=50.0,
-            explore_weight=10.0,
+            inherit_weight=60.0,
+            explore_weight=2.5,
             reduction='size_invariant',
         )
     ),
