@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
 )  # mmdet's own
 FOLDER = Path(__file__).parents[2] / 'configs/detection/digit_scenes'
 FEW = dict(train=8, val=4, test=2)
-PLAIN = ['student_gfl_r18', 'teacher_gfl_r18']
+PLAIN = ['student_gfl_r18', 'teacher_gfl_r18', 'teacher_gfl_r34']
 
 
 @pytest.fixture(scope='module')
@@ -63,6 +63,22 @@ def test_two_steps_of_training_validation_and_test(name: str, root: str, tmp_pat
     assert 0 <= runner.test()['coco/bbox_mAP'] <= 1
 
 
+@pytest.mark.slow
+def test_two_that_learn_from_each_other(root: str, tmp_path: Path) -> None:
+    """The configs with a teacher are trained by the test of the demo."""
+    cfg = small('ie_dml_gfl_r18', root, tmp_path)
+    cfg.model.pop('test_cfg')  # of the plain detector alone
+    for peer in cfg.model.peers:
+        peer.model.test_cfg.score_thr = 0.0
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    assert runner.iter == 2 and torch.isfinite(torch.from_numpy(scalars['train/loss'].data[0])).all()
+    found = {name: scalars[f'val/{name}/coco/bbox_mAP'].current() for name in ('a', 'b', 'mean')}
+    assert found['mean'] == pytest.approx((found['a'] + found['b']) / 2)
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'iter_2.pth', 'iter_2_a.pth', 'iter_2_b.pth'}
+
+
 def parameters(name: str) -> int:
     model = build_network(network_config(Config.fromfile(FOLDER / f'{name}.py').model, name), name)
     return sum(parameter.numel() for parameter in model.parameters())
@@ -70,7 +86,8 @@ def parameters(name: str) -> int:
 
 def test_sizes() -> None:
     assert parameters('student_gfl_r18') == 239_993
-    assert parameters('teacher_gfl_r18') == 6_618_849
+    assert parameters('teacher_gfl_r18') == 3_113_041
+    assert parameters('teacher_gfl_r34') == 3_306_345
 
 
 @pytest.mark.parametrize('path', sorted(FOLDER.glob('*.py')), ids=lambda path: path.stem)
@@ -78,7 +95,9 @@ def test_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 60
 
 
-@pytest.mark.parametrize(('name', 'steps'), [('student_gfl_r18', 1000), ('teacher_gfl_r18', 2000)])
+@pytest.mark.parametrize(
+    ('name', 'steps'), [('student_gfl_r18', 1000), ('teacher_gfl_r18', 1500), ('teacher_gfl_r34', 1500)]
+)
 def test_schedule(name: str, steps: int) -> None:
     cfg = Config.fromfile(FOLDER / f'{name}.py')
     assert cfg.train_cfg.max_iters == cfg.train_cfg.val_interval == steps
