@@ -9,7 +9,7 @@ model = dict(
         ie=dict(
             type='IEKD',
             pairs=[dict(student=tap, teacher=tap) for tap in ('neck[0]', 'neck[1]')],
-            inherit_weight=20.0,
+            inherit_weight=6.0,
             explore_weight=1.0,
             reduction='size_invariant',
         )
