@@ -6,8 +6,8 @@ trained once for 1,500 iterations. Paraphrasers: of P3 and P4 of the first. The 
 
 All with one teacher take the first. `hint`, `ft` and `ie` look at P3 and P4, `kd` and `mean` at class scores, `amtml` at these and at the
 teachers' P4. Each method chooses among three candidates by validation mAP on a seed that is not reported; `mean` takes what `kd`
-chose. **same_iterations** compares with the student alone after as many iterations. The other two tables compare with one that learns alone for
-longer: for 1,500 iterations, in less time than any method takes, and for 2,000, in more time than those with one teacher take and in
+chose. **same_iterations** compares with the student alone after as many iterations. The other two tables compare with one that learns alone
+for longer: for 1,500 iterations, in less time than any method takes, and for 2,000, in more time than those with one teacher take and in
 less than those with two; see *s a run*, which has validation and test in it. The time of teachers and paraphrasers is not counted.
 """
 metric = 'coco/bbox_mAP'
