@@ -38,7 +38,9 @@ def work_root(root: str | Path | None = None) -> Path:
 def config_text(cfg: Config) -> str:
     """A resolved config on one line; the same wherever the work root and the folder of its file lie."""
     text = json.dumps(cfg.to_dict(), default=repr).replace(str(work_root()), 'work_dirs')
-    return text.replace(str(Path(cfg.filename).resolve().parent), 'configs') if cfg.filename else text
+    return (
+        text.replace(os.path.dirname(os.path.abspath(cfg.filename)), 'configs') if cfg.filename else text
+    )  # as fileDirname
 
 
 def sha256(text: str) -> str:

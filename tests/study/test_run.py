@@ -55,6 +55,20 @@ def test_arms_by_seeds_each_a_line(study_file: Path) -> None:
     assert not list(work_root().rglob('*.pth'))
 
 
+def test_a_run_without_a_timer_is_not_lost(study_file: Path) -> None:
+    assert (
+        run(
+            study_file,
+            "options = {'default_hooks.timer': None}",
+            arms=['plain'],
+            seeds=[0],
+        )
+        == []
+    )
+    [line] = read_lines(study_file.with_suffix('.jsonl'))
+    assert 'step_seconds' not in line and 'toy/accuracy' in line['test']
+
+
 def test_a_run_depends_on_its_seed_alone(study_file: Path) -> None:
     run(study_file)
     first = {(line['arm'], line['seed']): line['test'] for line in read_lines(study_file.with_suffix('.jsonl'))}

@@ -147,8 +147,9 @@ def test_the_hash_does_not_depend_on_where_the_work_root_is(tmp_path: Path, monk
 
 def test_the_hash_does_not_depend_on_where_the_configs_lie(tmp_path: Path) -> None:
     digests = set()
-    for clone in ('here', 'there'):
-        (tmp_path / clone).mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'here')
+    for clone in ('here', 'there', 'link'):
+        (tmp_path / clone).mkdir(exist_ok=clone == 'link')
         path = write_config(tmp_path / clone / 'a.py', "teacher = '{{fileDirname}}/teacher.py'")
         [stage] = load_stages([path])
         assert stage.cfg.teacher == str(tmp_path / clone / 'teacher.py')

@@ -15,7 +15,7 @@ from mmkd_plugin.networks import network_config
 
 CLASSES = 10
 DIGIT_SCENES = Path(__file__).parents[2] / 'configs/detection/digit_scenes'
-#: Of the places of a trained teacher on DigitScenes this share is no sure background.
+#: The share of a dense teacher's places that shall be no sure background.
 TEACHING = 0.2
 
 
@@ -92,7 +92,7 @@ def batch_of(images: int, side: int) -> dict[str, Any]:
 
 
 def teachers_of(case: Case, data: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Untrained teachers' entries; the places that teach are as many as a trained one's, for methods compute there alone."""
+    """Untrained teachers' entries; as many places teach as :data:`TEACHING` says, for methods compute there alone."""
     entries = []
     for number, config in enumerate(case.teachers):
         model = MODELS.build(config).eval()
