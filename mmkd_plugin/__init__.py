@@ -9,7 +9,7 @@ from mmkd_plugin.version import __version__
 
 require_hosts()
 
-from mmkd_plugin.checkpoint import allow_runner_checkpoints  # noqa: E402  it needs what was just asked for
+from mmkd_plugin.loading.checkpoint import allow_runner_checkpoints  # noqa: E402  it needs what was just asked for
 
 allow_runner_checkpoints()
 

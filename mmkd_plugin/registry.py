@@ -1,8 +1,12 @@
-"""Child registries of MMEngine's. Nothing of ours is registered in a host's scope or in the root.
+"""Child registries of MMEngine's registries. Nothing of ours is registered in another project's scope or in the root.
 
-``type='mmkd_plugin.Name'`` in any OpenMMLab project's config makes MMEngine import this file, and the first look-up
-imports the rooms listed as locations.
+``type='mmkd_plugin.Name'`` in any OpenMMLab project's config makes MMEngine import this file. The first look-up imports
+the packages that are listed as locations.
 """
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
@@ -12,6 +16,9 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
+from mmkd_plugin.errors import ConfigError, construct, nearest_names
+
+T = TypeVar('T')
 SCOPE = 'mmkd_plugin'
 
 MODELS = Registry(
@@ -19,22 +26,58 @@ MODELS = Registry(
     parent=ROOT_MODELS,
     scope=SCOPE,
     locations=[
-        'mmkd_plugin.backbones',
-        'mmkd_plugin.connectors',
-        'mmkd_plugin.distillers',
-        'mmkd_plugin.losses',
-        'mmkd_plugin.methods',
+        'mmkd_plugin.models.backbones',
+        'mmkd_plugin.models.connectors',
+        'mmkd_plugin.models.distillers',
+        'mmkd_plugin.models.losses',
+        'mmkd_plugin.models.methods',
+        'mmkd_plugin.models.weightings',
     ],
 )
 DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['mmkd_plugin.datasets'])
-HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['mmkd_plugin.hooks'])
-LOOPS = Registry('loop', parent=ROOT_LOOPS, scope=SCOPE, locations=['mmkd_plugin.distillers'])
-MODEL_WRAPPERS = Registry(
-    'model_wrapper', parent=ROOT_MODEL_WRAPPERS, scope=SCOPE, locations=['mmkd_plugin.distillers']
-)
+HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['mmkd_plugin.engine.hooks'])
+LOOPS = Registry('loop', parent=ROOT_LOOPS, scope=SCOPE, locations=['mmkd_plugin.engine'])
+MODEL_WRAPPERS = Registry('model_wrapper', parent=ROOT_MODEL_WRAPPERS, scope=SCOPE, locations=['mmkd_plugin.engine'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
     scope=SCOPE,
-    locations=['mmkd_plugin.distillers'],
+    locations=['mmkd_plugin.engine'],
 )
+
+
+def build_part(config: Any, kind: type[T], key: str, default: str | None = None, **inferred: Any) -> T:
+    """Build a method, weighting, connector or loss from its config dict; its type needs no prefix.
+
+    Args:
+        config: ``dict(type=…, …)``; None where ``default`` names a type.
+        kind: The class that the type must be a subclass of.
+        key: The config key, for messages.
+        default: The type of a config that has none.
+        inferred: Arguments that the config need not state. Those that the type does not take are left out.
+
+    Raises:
+        ConfigError: If the type is missing, unknown or of another kind, or if it refuses its arguments.
+    """
+    example = f"dict(type='{default or kind.__name__}', …)"
+    if config is None and default is not None:
+        config = {}
+    if not isinstance(config, Mapping) or not ('type' in config or default):
+        raise ConfigError(key, 'must be a dict with a "type"', f'For example {example}.', found=config)
+    given = dict(config)
+    name = given.pop('type', default)
+    found = name if inspect.isclass(name) else _registered(str(name))
+    if found is None:
+        known = [n for n, one in MODELS.module_dict.items() if inspect.isclass(one) and issubclass(one, kind)]
+        raise ConfigError(
+            f'{key}.type', 'is not registered', f'The nearest names are {nearest_names(str(name), known)}.', found=name
+        )
+    if not (inspect.isclass(found) and issubclass(found, kind)):
+        raise ConfigError(f'{key}.type', f'must be a {kind.__name__}', found=name)
+    taken = inspect.signature(found).parameters
+    return construct(key, found, {**{n: v for n, v in inferred.items() if n in taken}, **given})
+
+
+def _registered(name: str) -> Any:
+    MODELS.import_from_location()
+    return MODELS.module_dict.get(name.removeprefix(f'{SCOPE}.')) or MODELS.get(name)

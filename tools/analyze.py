@@ -14,12 +14,12 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 
-from mmkd_plugin.analyze.images import SPLITS, sample_images
-from mmkd_plugin.analyze.networks import load_networks
-from mmkd_plugin.analyze.noise import LEVELS
-from mmkd_plugin.analyze.relevance import RULES
-from mmkd_plugin.analyze.report import SUBJECTS
-from mmkd_plugin.stages import work_root
+from mmkd_plugin.analysis.images import SPLITS, sample_images
+from mmkd_plugin.analysis.networks import load_networks
+from mmkd_plugin.analysis.noise import LEVELS
+from mmkd_plugin.analysis.relevance import RULES
+from mmkd_plugin.analysis.report import SUBJECTS
+from mmkd_plugin.engine.stages import work_root
 
 
 def parse_args() -> argparse.Namespace:

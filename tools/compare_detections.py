@@ -12,8 +12,8 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 
-from mmkd_plugin.analyze.detections import SPLITS, compare_detections
-from mmkd_plugin.stages import work_root
+from mmkd_plugin.analysis.detections import SPLITS, compare_detections
+from mmkd_plugin.engine.stages import work_root
 
 
 def parse_args() -> argparse.Namespace:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # read when numpy and torch are imported: a training has one core
 
+from experiments.demo.command import demo_command, last_picture
+from experiments.demo.plan import Demo, Measure, Training
 from rich.console import Console
 
-from mmkd_plugin.demo.command import demo_command, last_picture
-from mmkd_plugin.demo.plan import Demo, Measure, Training
-from mmkd_plugin.stages import Stage
+from mmkd_plugin.engine.stages import Stage
 
 TEACHERS = ('teacher_01234', 'teacher_34567', 'teacher_01789')
 DEMO = Demo(

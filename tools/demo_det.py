@@ -15,12 +15,12 @@ from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # read when numpy and torch are imported: a training has one core
 
+from experiments.demo.command import demo_command, last_picture
+from experiments.demo.plan import Demo, Measure, Training
 from rich.console import Console
 
-from mmkd_plugin.analyze.detections import compare_detections
-from mmkd_plugin.demo.command import demo_command, last_picture
-from mmkd_plugin.demo.plan import Demo, Measure, Training
-from mmkd_plugin.stages import Stage
+from mmkd_plugin.analysis.detections import compare_detections
+from mmkd_plugin.engine.stages import Stage
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs/detection/digit_scenes'
 R18, R34 = 'teacher_gfl_r18', 'teacher_gfl_r34'

@@ -9,8 +9,8 @@ import argparse
 from rich.console import Console
 from rich.table import Column, Table
 
-from mmkd_plugin.inspect_taps import tap_points
-from mmkd_plugin.student import network_of
+from mmkd_plugin.adapters.inspect_taps import tap_points
+from mmkd_plugin.loading.student import network_of
 
 
 def main() -> None:

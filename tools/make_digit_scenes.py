@@ -6,8 +6,8 @@ python tools/make_digit_scenes.py data/few --scenes 200 50 50 --image-size 128
 
 import argparse
 
-from mmkd_plugin.datasets.scene_files import write_scenes
-from mmkd_plugin.datasets.scene_recipe import COUNTS, SceneRecipe
+from mmkd_plugin.datasets.digit_scenes.files import write_scenes
+from mmkd_plugin.datasets.digit_scenes.recipe import COUNTS, SceneRecipe
 from mmkd_plugin.datasets.splits import SPLITS
 
 

@@ -15,12 +15,11 @@ from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # read when numpy and torch are imported: a run has one core
 
+from experiments.study.load import load_study
+from experiments.study.report import write_report
+from experiments.study.run import StudyRunner, default_jobs
 from mmengine.logging import MMLogger
 from rich.console import Console
-
-from mmkd_plugin.study.load import load_study
-from mmkd_plugin.study.report import write_report
-from mmkd_plugin.study.run import StudyRunner, default_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,9 +15,9 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmkd_plugin.launch import join_process_group
-from mmkd_plugin.stages import work_root
-from mmkd_plugin.student import as_student, load_student
+from mmkd_plugin.engine.launch import join_process_group
+from mmkd_plugin.engine.stages import work_root
+from mmkd_plugin.loading.student import as_student, load_student
 
 
 def parse_args() -> argparse.Namespace:

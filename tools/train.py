@@ -11,7 +11,7 @@ import os
 
 from mmengine.config import Config, DictAction
 
-from mmkd_plugin.stages import load_stages, train_stages
+from mmkd_plugin.engine.stages import load_stages, train_stages
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """Real images for tests, demo and studies, as data sets of MMPretrain and MMDet; nothing is downloaded."""
 
-from mmkd_plugin.datasets.digit_scenes import DigitScenes
+from mmkd_plugin.datasets.digit_scenes.dataset import DigitScenes
 from mmkd_plugin.installed import has
 
 __all__ = ['DigitScenes']

@@ -2,15 +2,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from cifar_files import TRAIN, write_cifar
-from index_entry import index_entry
+from helpers.cifar_files import TRAIN, write_cifar
+from helpers.index_entry import index_entry
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR10, CIFAR100
 
-from mmkd_plugin.networks import build_network, network_config
+from mmkd_plugin.loading.build import build_network, network_config
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = [ROOT / 'configs/classification/cifar10', ROOT / 'configs/classification/cifar100']

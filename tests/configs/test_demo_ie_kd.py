@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny  # noqa: F401  it imports the host, whose warnings are not ours
 import torch
+from helpers import classification as tiny  # noqa: F401  it imports the host, whose warnings are not ours
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from mmkd_plugin.stages import work_root
+from mmkd_plugin.engine.stages import work_root
 
 FOLDER = Path(__file__).parents[2] / 'configs/demo'
 CHAINS = [

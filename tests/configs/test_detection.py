@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_coco
-import tiny_detection as small
 import torch
 import yaml
-from index_entry import index_entry
+from helpers import coco_files
+from helpers import detection as small
+from helpers.index_entry import index_entry
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
-from mmkd_plugin.networks import build_network, network_config
+from mmkd_plugin.loading.build import build_network, network_config
 
 FOLDER = Path(__file__).parents[2] / 'configs/detection'
 COCO, VOC = sorted((FOLDER / 'coco').glob('*.py')), sorted((FOLDER / 'voc').glob('*.py'))
@@ -103,7 +103,7 @@ def built(cfg: Config) -> Any:
 @pytest.fixture(scope='module')
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures, teachers that learned nothing, and their paraphrasers where the configs look for them."""
-    root = tiny_coco.write(tmp_path_factory.mktemp('detection'), classes=CLASSES)
+    root = coco_files.write(tmp_path_factory.mktemp('detection'), classes=CLASSES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('MMKD_WORK_DIR', str(root))
         for path in [*COCO, *VOC]:

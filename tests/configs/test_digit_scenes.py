@@ -15,9 +15,9 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # of the host, about itself
     pytest.importorskip('mmdet.models')
 
-from mmkd_plugin.datasets.scene_files import write_scenes
-from mmkd_plugin.datasets.scene_recipe import SceneRecipe
-from mmkd_plugin.networks import build_network, network_config
+from mmkd_plugin.datasets.digit_scenes.files import write_scenes
+from mmkd_plugin.datasets.digit_scenes.recipe import SceneRecipe
+from mmkd_plugin.loading.build import build_network, network_config
 
 pytestmark = pytest.mark.filterwarnings(
     'ignore:DeprecationWarning. `num_anchors` is deprecated:UserWarning'

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from cifar_files import TRAIN, write_cifar
-from index_entry import index_entry
+from helpers.cifar_files import TRAIN, write_cifar
+from helpers.index_entry import index_entry
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
@@ -15,8 +15,8 @@ from mmpretrain.datasets import CIFAR10
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from mmkd_plugin.stages import load_stages, train_stages
-from mmkd_plugin.taps import FeatureTaps
+from mmkd_plugin.adapters.taps import FeatureTaps
+from mmkd_plugin.engine.stages import load_stages, train_stages
 
 FOLDER = Path(__file__).parents[2] / 'configs/classification/ie_kd_cifar10'
 CONFIGS = sorted(FOLDER.glob('*.py'))

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from index_entry import index_entry
+from helpers.index_entry import index_entry
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
-from mmkd_plugin.networks import build_network, network_config
+from mmkd_plugin.loading.build import build_network, network_config
 
 FOLDER = Path(__file__).parents[2] / 'configs/classification/imagenet'
 PARAPHRASER = FOLDER / 'paraphraser_resnet34_in1k.py'

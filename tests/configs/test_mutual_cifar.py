@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from cifar_files import TRAIN, write_cifar
-from index_entry import index_entry
+from helpers.cifar_files import TRAIN, write_cifar
+from helpers.index_entry import index_entry
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR100
 from mmpretrain.structures import DataSample
 
-from mmkd_plugin.networks import build_network, network_config
+from mmkd_plugin.loading.build import build_network, network_config
 
 FOLDER = Path(__file__).parents[2] / 'configs/classification/mutual_cifar100'
 NETWORKS = ['resnet32', 'wrn28_10', 'mobilenet']

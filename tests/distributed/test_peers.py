@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-
-from distributed import processes
+from helpers import classification as tiny
+from helpers import processes
 
 pytestmark = pytest.mark.slow
 # Weights of 5, not 50: through BatchNorm at batch 8 those let a rounding error grow a thousandfold within four steps.

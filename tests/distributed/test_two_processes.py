@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-
-from distributed import processes
+from helpers import classification as tiny
+from helpers import processes
 
 pytestmark = pytest.mark.slow
 OBJECTIVES = ('paper', 'label')

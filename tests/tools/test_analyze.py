@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
+from helpers import classification as tiny
+from helpers.analysis import checkpoint_of, config_of
 from mmengine.config import Config
-from tiny_analyze import checkpoint_of, config_of
 
 TOOL = Path(__file__).parents[2] / 'tools/analyze.py'
 FILES = dict(

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from mmkd_plugin.losses import angle_loss
+from mmkd_plugin.models.losses import angle_loss
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import mmcv
 import pytest
-import tiny_coco
-import tiny_detection as small
+from helpers import coco_files
+from helpers import detection as small
 from mmengine.config import Config
 
-from mmkd_plugin.analyze.detection_picture import GAP
+from mmkd_plugin.analysis.detection_picture import GAP
 
 TOOL = Path(__file__).parents[2] / 'tools/compare_detections.py'
 
@@ -19,9 +19,9 @@ TOOL = Path(__file__).parents[2] / 'tools/compare_detections.py'
 def test_a_picture_an_image_with_a_panel_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny_coco.write(tmp_path)
+    coco_files.write(tmp_path)
     model = small.detector('gfl', test_cfg__max_per_img=5)
-    loader = dict(dataset=tiny_coco.dataset(tmp_path, training=False))
+    loader = dict(dataset=coco_files.dataset(tmp_path, training=False))
     Config(dict(model=model, default_scope='mmdet', val_dataloader=loader)).dump(tmp_path / 'small.py')
     config, one, other = tmp_path / 'small.py', *(small.checkpoint(tmp_path, model, seed) for seed in (1, 2))
     options = ['--against', str(config), other, 'other', '--split', 'val', '--images', '9', '--device', 'cpu']

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from experiments.demo.command import table_of
+from experiments.demo.plan import Demo
+from experiments.demo.run import run_demo
 from mmengine.config import Config
 from rich.console import Console
 
-from mmkd_plugin.demo.command import table_of
-from mmkd_plugin.demo.plan import Demo
-from mmkd_plugin.demo.run import run_demo
-from mmkd_plugin.stages import Stage
+from mmkd_plugin.engine.stages import Stage
 
 TOOL: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / 'tools/demo.py'), run_name='demo')
 DEMO: Demo = TOOL['DEMO']

@@ -17,9 +17,9 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # of the host, about itself
     pytest.importorskip('mmdet.models')
 
-from mmkd_plugin.demo.command import table_of
-from mmkd_plugin.demo.plan import Demo
-from mmkd_plugin.demo.run import run_demo
+from experiments.demo.command import table_of
+from experiments.demo.plan import Demo
+from experiments.demo.run import run_demo
 
 TOOL: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / 'tools/demo_det.py'), run_name='demo_det')
 DEMO: Demo = TOOL['DEMO']

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_coco
-import tiny_detection as small
+from helpers import coco_files
+from helpers import detection as small
 
-from mmkd_plugin.checkpoint import load_weights
-from mmkd_plugin.networks import build_network
+from mmkd_plugin.loading.build import build_network
+from mmkd_plugin.loading.checkpoint import load_weights
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = """
@@ -53,14 +53,14 @@ def run_tool(name: str, *arguments: object) -> str:
 def test_a_stock_detector_is_distilled_tested_exported_and_looked_into(tmp_path: Path) -> None:
     options = {**small.FAMILIES['gfl'][1], 'model.test_cfg.score_thr': 0.001}
     detector = small.detector('gfl', test_cfg__score_thr=0.001)
-    tiny_coco.write(tmp_path)
+    coco_files.write(tmp_path)
     config = tmp_path / 'distil.py'
     config.write_text(
         CONFIG.format(
             small=options,
             teacher=small.checkpoint(tmp_path, detector, 1),
-            train=tiny_coco.dataset(tmp_path),
-            val=tiny_coco.dataset(tmp_path, training=False),
+            train=coco_files.dataset(tmp_path),
+            val=coco_files.dataset(tmp_path, training=False),
             annotations=tmp_path / 'annotations.json',
         )
     )
@@ -71,6 +71,6 @@ def test_a_stock_detector_is_distilled_tested_exported_and_looked_into(tmp_path:
     assert 'coco/bbox_mAP: ' in tested and 'Evaluating the teacher' not in tested
     run_tool('export_student.py', checkpoint, tmp_path / 'student.pth')
     loaded = load_weights(build_network(detector, 'student'), str(tmp_path / 'student.pth'), 'student')
-    assert loaded.classes == tiny_coco.CLASSES
+    assert loaded.classes == coco_files.CLASSES
     taps = run_tool('inspect_taps.py', config, '--shape', 3, 96, 96)
     assert 'neck[0]' in taps and 'bbox_head[0][4]' in taps

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toys import write_config
+from helpers.toy_run import write_config
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 LAUNCHERS = ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh']

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny  # noqa: F401  it imports the host, whose warnings are not ours
 import torch
+from helpers import classification as tiny  # noqa: F401  it imports the host, whose warnings are not ours
 
-from mmkd_plugin.stages import load_stages, train_stages, work_root
+from mmkd_plugin.engine.stages import load_stages, train_stages, work_root
 
 REPOSITORY = Path(__file__).parents[2]
 COMMON = """

@@ -12,9 +12,9 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
-from mmkd_plugin.inspect_taps import tap_points
-from mmkd_plugin.networks import build_network, network_config
-from mmkd_plugin.student import as_student, export_student, load_student, network_of
+from mmkd_plugin.adapters.inspect_taps import tap_points
+from mmkd_plugin.loading.build import build_network, network_config
+from mmkd_plugin.loading.student import as_student, export_student, load_student, network_of
 
 REPOSITORY = Path(__file__).parents[2]
 NETWORK = """

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.toy_run import write_config
 from mmengine.config import Config
-from toys import write_config
 
-from mmkd_plugin.stages import load_stages, train_stages, work_root
+from mmkd_plugin.engine.stages import load_stages, train_stages, work_root
 
 REPOSITORY = Path(__file__).parents[2]
 SEVEN, EIGHT = 'randomness = dict(seed=7)', 'randomness = dict(seed=8)'

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.measure import STATUS, Result, kib, ratio, seconds_in_turns
-from mmkd_plugin.losses import angle_loss
+from mmkd_plugin.models.losses import angle_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

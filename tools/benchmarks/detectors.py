@@ -9,9 +9,9 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmkd_plugin.hosts import host_of
-from mmkd_plugin.knowledge import ClassScores
-from mmkd_plugin.networks import network_config
+from mmkd_plugin.adapters import host_of
+from mmkd_plugin.loading.build import network_config
+from mmkd_plugin.outputs import ClassScores
 
 CLASSES = 10
 DIGIT_SCENES = Path(__file__).parents[2] / 'configs/detection/digit_scenes'

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from benchmarks.measure import STATUS, Result, kib, ratio, seconds_in_turns
 from benchmarks.steps import batch_of, classifier, forward, step
-from mmkd_plugin.distillers import PeerOptimWrappers
+from mmkd_plugin.engine.optim_wrappers import PeerOptimWrappers
 
 SGD = dict(type='SGD', lr=1e-3, momentum=0.9, weight_decay=5e-4)
 

@@ -3,7 +3,7 @@
 # Reconstructed: the paper of IE-KD names SSD and these backbones, and no more.
 _base_ = 'mmdet::pascal_voc/ssd300_voc0712.py'
 
-custom_imports = dict(imports=['mmkd_plugin.ssd_prediction'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmkd_plugin.adapters.ssd_prediction'], allow_failed_imports=False)
 model = dict(
     data_preprocessor=dict(std=[58.395, 57.12, 57.375]),
     backbone=dict(

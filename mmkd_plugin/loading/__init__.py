@@ -1,0 +1,1 @@
+"""From a config and a file to a network, and back."""

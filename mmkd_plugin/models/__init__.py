@@ -1,0 +1,1 @@
+"""What the registry MODELS builds: distillers, methods, weightings, connectors, losses and backbones."""

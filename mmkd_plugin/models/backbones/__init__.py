@@ -1,0 +1,8 @@
+"""Networks of the papers that the hosts lack."""
+
+from mmkd_plugin.models.backbones.cifar_mobilenet import CifarMobileNet
+from mmkd_plugin.models.backbones.cifar_resnet import CifarResNet
+from mmkd_plugin.models.backbones.cifar_vgg import CifarVGG
+from mmkd_plugin.models.backbones.cifar_wide_resnet import CifarWideResNet
+
+__all__ = ['CifarMobileNet', 'CifarResNet', 'CifarVGG', 'CifarWideResNet']

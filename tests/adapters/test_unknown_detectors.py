@@ -1,0 +1,92 @@
+"""Detectors that no host knows, one of each of MMDet's kinds: distilled by their taps; asked for class scores, they say so."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import detection as small
+from mmdet.models.detectors import BaseDetector
+from mmdet.registry import MODELS as MMDET_MODELS
+from torch import Tensor, nn
+
+from mmkd_plugin.adapters import DenseDetectorHost, DetectorHost, RoIDetectorHost, host_of
+from mmkd_plugin.loading.build import network_config
+
+PAIRS = [dict(student='neck[0]', teacher='neck[0]')]
+HOSTS = dict(foveabox=DenseDetectorHost, sparse_rcnn=RoIDetectorHost, solo=DetectorHost)
+
+
+def config(kind: str) -> Any:
+    """A stock config, shrunk."""
+    dense = small.FAMILIES['retinanet'][1]
+    maps = {name: value for name, value in dense.items() if 'bbox_head' not in name}
+    if kind == 'foveabox':
+        return network_config('mmdet::foveabox/fovea_r50_fpn_4xb4-1x_coco.py', kind, dense)
+    if kind == 'solo':
+        head = dict(num_classes=small.CLASSES, in_channels=64, feat_channels=64, stacked_convs=1)
+        options = {'model.neck.out_channels': 64, **{f'model.mask_head.{name}': value for name, value in head.items()}}
+        return network_config('mmdet::solo/solo_r50_fpn_1x_coco.py', kind, {**maps, **options})
+    options = {
+        'model.rpn_head.num_proposals': 10,
+        'model.rpn_head.proposal_feature_channel': 8,
+        'model.roi_head.num_stages': 1,
+        'model.roi_head.stage_loss_weights': [1],
+        'model.roi_head.proposal_feature_channel': 8,
+        'model.roi_head.bbox_roi_extractor.out_channels': 8,
+    }
+    sparse = network_config('mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py', kind, {**maps, **options})
+    head = sparse.roi_head.bbox_head[0]
+    head.update(num_classes=small.CLASSES, in_channels=8, feedforward_channels=16, num_heads=2)
+    head.dynamic_conv_cfg.update(in_channels=8, feat_channels=4, out_channels=8)
+    sparse.roi_head.bbox_head, sparse.train_cfg.rcnn = [head], sparse.train_cfg.rcnn[:1]
+    return sparse
+
+
+def require_a_step(model: Any) -> None:
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    losses = small.losses_of(model, small.batch_for('mask_rcnn'))
+    assert losses['hint.loss_hint'] > 0 and any(name.startswith('task.') for name in losses)
+    small.total(model, losses).backward()
+    torch.optim.SGD(model.parameters(), lr=1e-4).step()
+    moved = {name.split('.')[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {'student', 'methods'}
+    assert not any(p.grad is not None for p in model.teachers[0].model.parameters())
+
+
+@pytest.mark.parametrize('kind', HOSTS)
+def test_a_stock_detector_learns_by_its_taps(kind: str, tmp_path: Path) -> None:
+    detector = config(kind)
+    assert type(host_of(small.network(detector))) is HOSTS[kind]
+    require_a_step(small.distiller(tmp_path, detector, methods=dict(hint=dict(type='Hint', pairs=PAIRS))))
+    message = r'^student: expected a model whose class scores are known, got \w+: .*taps alone'
+    with pytest.raises(ValueError, match=message):
+        small.distiller(tmp_path, detector)
+
+
+@MMDET_MODELS.register_module(force=True)
+class OfAnotherProject(BaseDetector):
+    """A detector that shares MMDet's base class and nothing else."""
+
+    def __init__(self, data_preprocessor: Any = None) -> None:
+        super().__init__(data_preprocessor)
+        self.backbone = nn.Conv2d(3, 4, 3, 2)
+        self.neck = nn.Conv2d(4, 4, 3, 2)
+
+    def extract_feat(self, batch_inputs: Tensor) -> Tensor:
+        return self.neck(self.backbone(batch_inputs))
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: Any) -> dict[str, Tensor]:
+        return {'loss_own': self.extract_feat(batch_inputs).square().mean()}
+
+    def predict(self, *args: Any) -> Any: ...
+
+    def _forward(self, *args: Any) -> Any:
+        raise AssertionError('more than is needed')
+
+
+def test_one_of_another_project_does_as_well(tmp_path: Path) -> None:
+    detector = dict(type='mmdet.OfAnotherProject', data_preprocessor=dict(type='mmdet.DetDataPreprocessor'))
+    model = small.distiller(tmp_path, detector, methods=dict(hint=dict(type='Hint', pairs=PAIRS)))
+    assert type(model.host) is DetectorHost
+    require_a_step(model)

@@ -1,0 +1,197 @@
+"""The smallest real runs: ResNet-8 of 4 channels in MMPretrain's classifier, on 8x8 images in memory."""
+
+import itertools
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.registry import DATASETS
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from mmkd_plugin.loading.build import build_network, network_config
+from mmkd_plugin.models.distillers import Distiller
+from mmkd_plugin.outputs import Knowledge
+
+with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # of the hosts, about themselves
+    import mmpretrain.models  # noqa: F401
+    from mmpretrain.structures import DataSample
+
+CLASSES = 4
+PREPROCESSOR = dict(type='ClsDataPreprocessor', num_classes=CLASSES, mean=[120.0] * 3, std=[60.0] * 3)
+_RUNS = itertools.count()
+
+
+@DATASETS.register_module(force=True)
+class TinyImages(Dataset):
+    """Noise with one bright quarter a class, as uint8 (3, 8, 8); without labels if told so."""
+
+    def __init__(self, length: int = 16, labels: bool = True, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.labels = labels
+        self.images = torch.randint(0, 128, (length, 3, 8, 8), generator=generator, dtype=torch.uint8)
+        for index, image in enumerate(self.images):
+            row, column = divmod(index % CLASSES, 2)
+            image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 100
+        self.metainfo = {'classes': tuple('abcd')}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = DataSample()
+        if self.labels:
+            sample.set_gt_label(index % CLASSES)
+        return dict(inputs=self.images[index].clone(), data_samples=sample)
+
+
+def classifier(depth: int = 8, classes: int = CLASSES, base_channels: int = 4, **extra: Any) -> dict[str, Any]:
+    """The config of a stock classifier on our backbone."""
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(type='mmkd_plugin.CifarResNet', depth=depth, base_channels=base_channels),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=classes,
+            in_channels=4 * base_channels,
+            loss=dict(type='CrossEntropyLoss'),
+            topk=(1,),
+        ),
+        **extra,
+    )
+
+
+def network(config: Any, seed: int = 0) -> nn.Module:
+    """Build and initialise what ``config`` says, with statistics and scores that tell networks apart."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build_network(network_config(config, 'network', data_preprocessor=dict(PREPROCESSOR)), 'network')
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.running_mean, std=0.1)
+                nn.init.uniform_(module.running_var, 0.5, 1.5)
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight)
+    return model
+
+
+def checkpoint(folder: Path, config: Any = None, seed: int = 0) -> str:
+    """Save such a network as a checkpoint."""
+    path = folder / f'network{seed}_{next(_RUNS)}.pth'
+    torch.save(dict(state_dict=network(config or classifier(), seed).state_dict()), path)
+    return str(path)
+
+
+def teachers(folder: Path, count: int = 2, **extra: Any) -> list[dict[str, Any]]:
+    """Teachers of 6 channels, t0, t1, …, each with weights of its own."""
+    config = classifier(base_channels=6)
+    return [
+        dict(name=f't{index}', model=config, checkpoint=checkpoint(folder, config, seed=index + 1), **extra)
+        for index in range(count)
+    ]
+
+
+def amtml(**changes: Any) -> dict[str, Any]:
+    """All parts of AMTML-KD on these nets."""
+    parts = dict(
+        type='AMTMLKD',
+        student_groups=['backbone.layer1', 'backbone.layer2', 'backbone.layer3'],
+        teacher_taps='backbone.layer3',
+        mapping=[2, 1],
+    )
+    return {**parts, **changes}
+
+
+def distiller_config(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A student taught by two teachers' mean, unless changed."""
+    config = dict(type='mmkd_plugin.Distiller', student=classifier(), methods=dict(kd=dict(type='SoftTarget')))
+    if 'teachers' not in changes:
+        config['teachers'] = teachers(folder)
+    return {**config, 'data_preprocessor': dict(PREPROCESSOR), **changes}
+
+
+def distiller(folder: Path, **changes: Any) -> Distiller:
+    """That, built."""
+    return ROOT_MODELS.build(distiller_config(folder, **changes))
+
+
+def mutual_config(*names: str, **changes: Any) -> dict[str, Any]:
+    """Peers a and b, or those named, of different depths, in deep mutual learning unless changed."""
+    peers = [dict(name=name, model=classifier(depth=8 + 6 * (index % 2))) for index, name in enumerate(names or 'ab')]
+    config = dict(
+        type='mmkd_plugin.MutualDistiller', peers=peers, methods=dict(dml=dict(type='SoftTarget', temperature=1.0))
+    )
+    return {**config, 'data_preprocessor': dict(PREPROCESSOR), **changes}
+
+
+def inherit_explore(**changes: Any) -> dict[str, Any]:
+    """IE-KD between the peers' last maps, with paraphrasers that learn along."""
+    pairs = [dict(student='backbone.layer3', teacher='backbone.layer3')]
+    return dict(ie={**dict(type='IEKD', pairs=pairs), **changes})
+
+
+def peer_optimizers(**changes: Any) -> dict[str, Any]:
+    """One shared optimizer config."""
+    optimizer = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)
+    return dict(constructor='mmkd_plugin.PeerOptimWrappers', optimizer=optimizer, **changes)
+
+
+def runner(model: Any, folder: Path, iters: int = 2, batch: int = 8, dataset: Any = None, **changes: Any) -> Runner:
+    """A Runner that trains ``iters`` steps and writes a checkpoint at the last."""
+    # Where data end in a run by iterations, MMEngine sleeps for two seconds; a run by epochs must have an end of its data.
+    by_epoch = changes.get('train_cfg', {}).get('by_epoch', False)
+    loader = dict(
+        batch_size=batch,
+        num_workers=0,
+        dataset=dataset or dict(type='TinyImages'),
+        sampler=dict(type='DefaultSampler', shuffle=True) if by_epoch else dict(type='InfiniteSampler'),
+    )
+    settings = dict(
+        train_dataloader=loader,
+        train_cfg=dict(by_epoch=False, max_iters=iters),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', interval=iters, by_epoch=False),
+            logger=dict(type='LoggerHook', interval=1),
+        ),
+        default_scope='mmpretrain',
+        experiment_name=f'run{next(_RUNS)}',
+        log_level='WARNING',
+        randomness=dict(seed=3),
+    )
+    return Runner(model, str(folder), **{**settings, **changes})
+
+
+def batch_of(count: int = 8, labels: bool = True) -> dict[str, Any]:
+    """A raw batch, as the data loader collates it."""
+    data = TinyImages(count, labels)
+    items = [data[index] for index in range(count)]
+    return dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items])
+
+
+def losses_of(model: nn.Module, raw: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    """The losses of one batch in training."""
+    data = model.data_preprocessor(raw or batch_of(), True)
+    return model(**data, mode='loss')
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the state dict."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def knowledge(logits: Tensor | None = None, **features: Tensor) -> Knowledge:
+    """Knowledge with features under plain names."""
+    return Knowledge(logits, features)
+
+
+def bound(method: Any, student: Knowledge, teachers: Sequence[Knowledge]) -> Any:
+    """A method that has seen the shapes."""
+    method.bind(student, teachers)
+    return method

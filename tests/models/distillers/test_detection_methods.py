@@ -1,0 +1,144 @@
+"""Every method on feature maps, on detectors, by the classes that serve classification; and mutual learning of detectors."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import classification as tiny
+from helpers import detection as small
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor
+
+LAST, LEVEL = 'backbone[3]', 'neck[0]'
+#: ResNet-18's last block: its one ReLU runs twice, and the second time it is the map before it that is compared.
+BEFORE_RELU = dict(
+    student='backbone.layer4.1.relu#1:input', teacher='backbone.layer4.1.relu#1:input', norm='backbone.layer4.1.bn2'
+)
+METHODS = ('ie_ft', 'ie_at', 'ie_od', 'ft', 'at', 'od', 'hint')
+
+
+def paraphraser(folder: Path, teacher: dict[str, Any], tap: str) -> str:
+    """What stage 1 leaves after one step on a batch of scenes."""
+    trainer = ROOT_MODELS.build(dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teacher, tap=tap))
+    optimizer = torch.optim.SGD(trainer.parameters(), lr=0.1)
+    losses = small.losses_of(trainer, small.batch_for('retinanet'))
+    losses['loss_rec'].backward()
+    optimizer.step()
+    predicted = trainer(**trainer.data_preprocessor(small.batch_for('retinanet'), False), mode='predict')
+    assert len(predicted) == 2, 'a detector predicts from the reconstruction too'
+    path = folder / f'paraphraser_{tap}.pth'
+    torch.save(dict(state_dict=trainer.state_dict()), path)
+    return str(path)
+
+
+def method(name: str, folder: Path, teacher: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    pairs = [dict(student=tap, teacher=tap) for tap in (LAST, LEVEL)]
+    if name.endswith('ft'):
+        pairs = [dict(pair, checkpoint=paraphraser(folder, teacher, pair['teacher'])) for pair in pairs]
+    if name.endswith('od'):
+        pairs = [BEFORE_RELU]
+    kinds = dict(ft='FactorTransfer', at='AttentionTransfer', od='Overhaul', hint='Hint')
+    knowledge = dict(ie_ft='factor', ie_at='attention', ie_od='overhaul')
+    if name in knowledge:
+        return dict(type='IEKD', pairs=pairs, knowledge=knowledge[name], reduction='size_invariant', **changes)
+    return dict(type=kinds[name], pairs=pairs, **changes)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_each_method_on_maps_teaches_a_detector(name: str, tmp_path: Path) -> None:
+    config = small.detector('retinanet')
+    taught = small.teacher(tmp_path, config)
+    model = small.distiller(tmp_path, config, [taught], methods=dict(maps=method(name, tmp_path, taught)))
+    losses = small.losses_of(model, small.batch_for('retinanet'))
+    parts = [value for key, value in losses.items() if key.startswith('maps.loss')]
+    assert parts and all(part.isfinite() and part != 0 for part in parts)
+    sum(parts).backward()
+    assert model.student.backbone.layer4[1].conv1.weight.grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.methods.parameters() if p.requires_grad)
+    assert not any(p.grad is not None for p in model.teachers[0].model.parameters())
+
+
+def test_ie_kd_does_not_fade_as_images_grow(tmp_path: Path) -> None:
+    """With the paper's mean, maps of four times as many places have half the loss."""
+    config = small.detector('retinanet')
+    taught = small.teacher(tmp_path, config)
+    losses: dict[tuple[str, int], Tensor] = {}
+    made = method('ie_ft', tmp_path, taught)
+    for reduction in ('mean', 'size_invariant'):
+        model = small.distiller(tmp_path, config, [taught], methods=dict(ie=dict(made, reduction=reduction)))
+        model.eval()  # the encoders too: the same function of every size
+        for side in (128, 256):
+            batch = small.batch_of([small.sample([[8, 8, 40, 40]], [0], (side, side))])
+            losses[reduction, side] = small.losses_of(model, batch)['ie.loss_inherit'].detach()
+    assert 0.4 < losses['mean', 256] / losses['mean', 128] < 0.65
+    assert 0.8 < losses['size_invariant', 256] / losses['size_invariant', 128] < 1.3
+
+
+@pytest.mark.parametrize('family', ['gfl', 'yolox', 'ssdlite', 'detr'])
+def test_a_step_in_bfloat16_compares_in_float32(family: str, tmp_path: Path) -> None:
+    """Of regions there is none on a CPU: mmcv's NMS and RoIAlign there know no bfloat16."""
+    pairs = [dict(student=LEVEL, teacher=LEVEL)]
+    methods = dict(
+        kd=dict(type='SoftTarget', temperature=2.0),
+        amtml=dict(type='AMTMLKD', student_groups=['backbone[-1]'], teacher_taps=LEVEL, mapping=[0]),
+        ie=dict(type='IEKD', knowledge='attention', reduction='size_invariant', pairs=pairs),
+    )
+    if family == 'detr':
+        methods = dict(ie=methods['ie'], hint=dict(type='Hint', pairs=pairs))
+    model = small.distiller(tmp_path, small.detector(family), methods=methods)
+    exact = small.losses_of(model, small.batch_for(family))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = small.losses_of(model, small.batch_for(family))
+    parts = {name: value for name, value in losses.items() if 'loss' in name and not name.startswith('task')}
+    assert {name.split('.')[0] for name in parts} == set(methods)
+    for name, value in parts.items():
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(exact[name].item(), rel=0.25, abs=0.05), name
+    small.total(model, losses).backward()
+    torch.optim.SGD(model.parameters(), lr=1e-5).step()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def mutual(family: str, order: str = 'alternating', **methods: Any) -> Any:
+    config = small.detector(family)
+    peers = [dict(name=name, model=config) for name in 'ab']
+    model = ROOT_MODELS.build(dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=methods, order=order))
+    for seed, name in enumerate('ab'):
+        small.varied(model.network(name), seed)
+    return model.train()
+
+
+def optimizers(model: Any) -> OptimWrapperDict:
+    parts = {name: [p for one in made for p in one.parameters()] for name, made in model.trained_together().items()}
+    return OptimWrapperDict(**{n: OptimWrapper(torch.optim.SGD(p, lr=1e-3)) for n, p in parts.items()})
+
+
+@pytest.mark.parametrize(('family', 'order'), [('gfl', 'alternating'), ('faster_rcnn', 'simultaneous')])
+def test_two_detectors_inherit_and_explore_from_each_other(family: str, order: str) -> None:
+    """IE-DML: by their maps alone, so of any kind."""
+    pairs = [dict(student=LEVEL, teacher=LEVEL)]
+    model = mutual(family, order, ie=dict(type='IEKD', pairs=pairs, reduction='size_invariant'))
+    before = tiny.weights_of(model)
+    logged = model.train_step(small.batch_for(family), optimizers(model))
+    assert {f'{name}.ie.{loss}' for name in 'ab' for loss in ('loss_inherit', 'loss_explore')} <= logged.keys()
+    assert all(value.isfinite().all() for value in logged.values())
+    moved = {name.split('.')[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {'peer_a', 'peer_b', 'lessons_a', 'lessons_b', 'apart_a', 'apart_b'} <= moved
+
+
+@pytest.mark.parametrize('order', ['alternating', 'simultaneous'])
+def test_two_dense_detectors_learn_each_others_class_scores(order: str) -> None:
+    model = mutual('gfl', order, dml=dict(type='SoftTarget', temperature=1.0))
+    logged = model.train_step(small.batch_for('gfl'), optimizers(model))
+    assert logged['a.dml.loss_kd'] > 0 and logged['b.dml.loss_kd'] > 0
+
+
+def test_a_detectors_predictions_have_no_mean() -> None:
+    peers = [small.detector('gfl')] * 2
+    config = dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=dict(dml=dict(type='SoftTarget')))
+    with pytest.raises(
+        ValueError, match=r"^predict: expected one of .*, got 'ensemble' of models whose answers have no mean"
+    ):
+        ROOT_MODELS.build(dict(config, predict='ensemble'))
