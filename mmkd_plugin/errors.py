@@ -47,11 +47,15 @@ class ConfigError(ValueError):
     def inside(self, key: str) -> 'ConfigError':
         """Return the same error with ``key`` before its own: ``temperature`` inside ``methods.kd``."""
         separator = '' if self.key.startswith('[') else '.'
-        error = type(self)(f'{key}{separator}{self.key}' if self.key else key, self.problem, self.fix)
+        error = type(self)(
+            f'{key}{separator}{self.key}' if self.key else key, self.problem, self.fix
+        )
         error.found = self.found
         return error
 
-    def __reduce__(self) -> tuple[Any, ...]:  # exceptions cross processes; ``found`` is text already
+    def __reduce__(
+        self,
+    ) -> tuple[Any, ...]:  # exceptions cross processes; ``found`` is text already
         return type(self), (self.key, self.problem, self.fix), {'found': self.found}
 
 
@@ -73,7 +77,11 @@ def construct(key: str, function: Callable[..., T], arguments: Mapping[str, Any]
         ConfigError: If an argument is unknown, missing or refused by the function.
     """
     parameters = inspect.signature(function).parameters
-    named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    named = {
+        name: p
+        for name, p in parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name, value in arguments.items():
         if name not in named and not open_ended:
@@ -135,7 +143,9 @@ def one_of(key: str, value: Any, allowed: Collection[str]) -> str:
     """
     if not isinstance(value, str) or value not in allowed:
         words = ', '.join(repr(word) for word in allowed)
-        raise ConfigError(key, f'must be one of {words}', _nearest(str(value), allowed).strip(), found=value)
+        raise ConfigError(
+            key, f'must be one of {words}', _nearest(str(value), allowed).strip(), found=value
+        )
     return value
 
 

@@ -39,8 +39,12 @@ def require_hosts() -> None:
             f'mmkd_plugin needs mmpretrain or mmdet, and neither is installed: {CLASSIFICATION} or {DETECTION}'
         )
     if has('torch') and _torch_version() < OLDEST_TORCH:
-        oldest, found = ('.'.join(map(str, version)) for version in (OLDEST_TORCH, _torch_version()))
-        lines.append(f'mmkd_plugin needs torch {oldest} or newer, found {found}: {CLASSIFICATION} or {DETECTION}')
+        oldest, found = (
+            '.'.join(map(str, version)) for version in (OLDEST_TORCH, _torch_version())
+        )
+        lines.append(
+            f'mmkd_plugin needs torch {oldest} or newer, found {found}: {CLASSIFICATION} or {DETECTION}'
+        )
     if lines:
         raise ImportError('\n'.join(lines))
 

@@ -48,7 +48,9 @@ class ClassScores:
         return replace(self, logits=self._cut(self.logits, levels), levels=levels, valid=valid)
 
     def _cut(self, values: Tensor, levels: tuple[tuple[int, int, int], ...]) -> Tensor:
-        parts = values.split([rows * columns * anchors for rows, columns, anchors in self.levels], dim=1)
+        parts = values.split(
+            [rows * columns * anchors for rows, columns, anchors in self.levels], dim=1
+        )
         kept = [
             part.unflatten(1, own)[:, :rows, :columns].flatten(1, 3)
             for part, own, (rows, columns, _) in zip(parts, self.levels, levels, strict=True)
@@ -61,7 +63,9 @@ class ClassScores:
             return f"{head} with background at {len(self.rois)} stage(s) of the student's regions"
         background = ' with background' if self.activation == 'softmax' else ''
         sizes = ', '.join(f'{rows}x{columns}x{anchors}' for rows, columns, anchors in self.levels)
-        return f'{head}{background} at {len(self.levels)} levels of (rows x columns x anchors) {sizes}'
+        return (
+            f'{head}{background} at {len(self.levels)} levels of (rows x columns x anchors) {sizes}'
+        )
 
 
 @dataclass(frozen=True)

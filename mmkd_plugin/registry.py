@@ -34,10 +34,14 @@ MODELS = Registry(
         'mmkd_plugin.models.weightings',
     ],
 )
-DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['mmkd_plugin.datasets'])
+DATASETS = Registry(
+    'dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['mmkd_plugin.datasets']
+)
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['mmkd_plugin.engine.hooks'])
 LOOPS = Registry('loop', parent=ROOT_LOOPS, scope=SCOPE, locations=['mmkd_plugin.engine'])
-MODEL_WRAPPERS = Registry('model_wrapper', parent=ROOT_MODEL_WRAPPERS, scope=SCOPE, locations=['mmkd_plugin.engine'])
+MODEL_WRAPPERS = Registry(
+    'model_wrapper', parent=ROOT_MODEL_WRAPPERS, scope=SCOPE, locations=['mmkd_plugin.engine']
+)
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
@@ -46,7 +50,9 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 )
 
 
-def build_part(config: Any, kind: type[T], key: str, default: str | None = None, **inferred: Any) -> T:
+def build_part(
+    config: Any, kind: type[T], key: str, default: str | None = None, **inferred: Any
+) -> T:
     """Build a method, weighting, connector or loss from its config dict; its type needs no prefix.
 
     Args:
@@ -63,14 +69,23 @@ def build_part(config: Any, kind: type[T], key: str, default: str | None = None,
     if config is None and default is not None:
         config = {}
     if not isinstance(config, Mapping) or not ('type' in config or default):
-        raise ConfigError(key, 'must be a dict with a "type"', f'For example {example}.', found=config)
+        raise ConfigError(
+            key, 'must be a dict with a "type"', f'For example {example}.', found=config
+        )
     given = dict(config)
     name = given.pop('type', default)
     found = name if inspect.isclass(name) else _registered(str(name))
     if found is None:
-        known = [n for n, one in MODELS.module_dict.items() if inspect.isclass(one) and issubclass(one, kind)]
+        known = [
+            n
+            for n, one in MODELS.module_dict.items()
+            if inspect.isclass(one) and issubclass(one, kind)
+        ]
         raise ConfigError(
-            f'{key}.type', 'is not registered', f'The nearest names are {nearest_names(str(name), known)}.', found=name
+            f'{key}.type',
+            'is not registered',
+            f'The nearest names are {nearest_names(str(name), known)}.',
+            found=name,
         )
     if not (inspect.isclass(found) and issubclass(found, kind)):
         raise ConfigError(f'{key}.type', f'must be a {kind.__name__}', found=name)

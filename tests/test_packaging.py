@@ -21,7 +21,11 @@ def project_name(requirement: str) -> str:
 
 
 def pins() -> dict[str, str]:
-    lines = [line for line in (ROOT / 'constraints.txt').read_text().splitlines() if line and not line.startswith('#')]
+    lines = [
+        line
+        for line in (ROOT / 'constraints.txt').read_text().splitlines()
+        if line and not line.startswith('#')
+    ]
     return {project_name(line): line for line in lines}
 
 
@@ -30,7 +34,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The files of the wheel that pip builds, made in a copy so that nothing is written here."""
     folder = tmp_path_factory.mktemp('wheel')
     unwanted = shutil.ignore_patterns(
-        '.*_cache', '.git', '.venv', '__pycache__', 'build', 'data', 'dist', 'work_dirs', '*.egg-info'
+        '.*_cache',
+        '.git',
+        '.venv',
+        '__pycache__',
+        'build',
+        'data',
+        'dist',
+        'work_dirs',
+        '*.egg-info',
     )
     shutil.copytree(ROOT, folder / 'copy', symlinks=True, ignore=unwanted)
     pip = [
@@ -60,7 +72,9 @@ def test_the_plugin_alone_brings_nothing_along() -> None:
 
 
 def test_no_extra_can_put_one_mmcv_over_another() -> None:
-    assert not {'mmcv', 'mmcv-lite', 'mmcv-full'} & {project_name(requirement) for requirement in REQUIREMENTS}
+    assert not {'mmcv', 'mmcv-lite', 'mmcv-full'} & {
+        project_name(requirement) for requirement in REQUIREMENTS
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,7 +89,9 @@ def test_no_extra_can_put_one_mmcv_over_another() -> None:
 )
 def test_every_package_of_an_extra_has_a_known_good_version(extra: str, hosts: set[str]) -> None:
     wanted = {
-        project_name(requirement) for requirement in REQUIREMENTS if re.search(rf'extra == .{extra}\b', requirement)
+        project_name(requirement)
+        for requirement in REQUIREMENTS
+        if re.search(rf'extra == .{extra}\b', requirement)
     }
     assert hosts <= wanted
     assert wanted - {'mmkd-plugin'}
@@ -95,15 +111,21 @@ def test_the_wheel_holds_every_module_and_the_type_marker(wheel: set[str]) -> No
 
 @pytest.mark.slow
 def test_the_wheel_holds_the_configs_where_mim_looks(wheel: set[str]) -> None:
-    configs = {f'mmkd_plugin/.mim/{path.relative_to(ROOT)}' for path in (ROOT / 'configs').rglob('*.py')}
+    configs = {
+        f'mmkd_plugin/.mim/{path.relative_to(ROOT)}' for path in (ROOT / 'configs').rglob('*.py')
+    }
     assert len(configs) > 5
-    assert configs | {'mmkd_plugin/.mim/model-index.yml', 'mmkd_plugin/.mim/tools/train.py'} <= wheel
+    assert (
+        configs | {'mmkd_plugin/.mim/model-index.yml', 'mmkd_plugin/.mim/tools/train.py'} <= wheel
+    )
     assert {name.split('/')[0] for name in wheel if '.dist-info' not in name} == {'mmkd_plugin'}
 
 
 def test_every_model_of_the_index_has_its_config() -> None:
     imported = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
-    models = [model for path in imported for model in yaml.safe_load((ROOT / path).read_text())['Models']]
+    models = [
+        model for path in imported for model in yaml.safe_load((ROOT / path).read_text())['Models']
+    ]
     assert {model['Name'] for model in models} == {Path(model['Config']).stem for model in models}
     assert [model['Config'] for model in models if not (ROOT / model['Config']).is_file()] == []
     listed = {ROOT / path for path in imported}

@@ -10,7 +10,9 @@ pytestmark = pytest.mark.slow
 
 def ask(code: str) -> str:
     prelude = 'import warnings; warnings.simplefilter("ignore")\n'
-    result = subprocess.run([sys.executable, '-c', prelude + code], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, '-c', prelude + code], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 

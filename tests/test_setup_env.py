@@ -70,12 +70,15 @@ def test_another_python(machine: Machine) -> None:
 def test_another_python_that_was_asked_for(machine: Machine) -> None:
     machine.add('python3.9', '[ "$1" = -V ] && echo Python 3.9.2')
     assert (
-        machine.refusal('demo', PYTHON='python3.9') == 'setup: needs Python 3.11, but PYTHON=python3.9 is Python 3.9.2'
+        machine.refusal('demo', PYTHON='python3.9')
+        == 'setup: needs Python 3.11, but PYTHON=python3.9 is Python 3.9.2'
     )
 
 
 def test_python_without_venv(machine: Machine) -> None:
-    machine.add('python3.11', f'case "$*" in *ensurepip*) exit 1 ;; esac; exec {sys.executable} "$@"')
+    machine.add(
+        'python3.11', f'case "$*" in *ensurepip*) exit 1 ;; esac; exec {sys.executable} "$@"'
+    )
     assert 'python3.11 has no venv module: install it' in machine.refusal('demo')
 
 

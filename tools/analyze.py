@@ -24,7 +24,9 @@ from mmkd_plugin.engine.stages import work_root
 
 def parse_args() -> argparse.Namespace:
     """What to look at, and how."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('subject', choices=['all', *SUBJECTS])
     parser.add_argument('config', help="a distillation config: a path, or 'pkg::path'")
     parser.add_argument('checkpoint', help='that its run wrote; not the exported student')
@@ -36,15 +38,28 @@ def parse_args() -> argparse.Namespace:
         metavar=('CONFIG', 'CHECKPOINT [NAME]'),
         help='another network to compare with; may be repeated',
     )
-    parser.add_argument('--images', type=int, default=512, help='drawn from the split (default: %(default)s)')
+    parser.add_argument(
+        '--images', type=int, default=512, help='drawn from the split (default: %(default)s)'
+    )
     parser.add_argument('--split', choices=SPLITS, default='val', help='default: %(default)s')
     parser.add_argument('--out', type=Path, help="folder; default: analyze, in the checkpoint's")
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='key=value')
-    parser.add_argument('--depth', type=int, default=2, help='cka: most parts of a layer path (default: %(default)s)')
-    parser.add_argument('--rule', choices=RULES, default='lrp', help='relevance: default %(default)s')
-    parser.add_argument('--levels', type=float, nargs='+', default=LEVELS, help='noise: relative to the weights')
-    parser.add_argument('--seeds', type=int, default=5, help='noise: draws a level (default: %(default)s)')
+    parser.add_argument(
+        '--depth',
+        type=int,
+        default=2,
+        help='cka: most parts of a layer path (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--rule', choices=RULES, default='lrp', help='relevance: default %(default)s'
+    )
+    parser.add_argument(
+        '--levels', type=float, nargs='+', default=LEVELS, help='noise: relative to the weights'
+    )
+    parser.add_argument(
+        '--seeds', type=int, default=5, help='noise: draws a level (default: %(default)s)'
+    )
     return parser.parse_args()
 
 
@@ -59,7 +74,9 @@ def main() -> None:
     out = args.out or Path(args.checkpoint).parent / 'analyze'
     out.mkdir(parents=True, exist_ok=True)
     options = dict(
-        cka=dict(depth=args.depth), relevance=dict(rule=args.rule), noise=dict(levels=args.levels, seeds=args.seeds)
+        cka=dict(depth=args.depth),
+        relevance=dict(rule=args.rule),
+        noise=dict(levels=args.levels, seeds=args.seeds),
     )
     for subject in SUBJECTS if args.subject == 'all' else [args.subject]:
         report = SUBJECTS[subject](networks, images, out, **options.get(subject, {}))

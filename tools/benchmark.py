@@ -25,20 +25,36 @@ from benchmarks.mutual import measure_mutual
 from benchmarks.steps import measure_steps
 
 SUBJECTS: dict[str, Callable[[torch.device, int, bool], list[Result]]] = dict(
-    angle=measure_angle, steps=measure_steps, ie_kd=measure_ie_kd, mutual=measure_mutual, detection=measure_detection
+    angle=measure_angle,
+    steps=measure_steps,
+    ie_kd=measure_ie_kd,
+    mutual=measure_mutual,
+    detection=measure_detection,
 )
 
 
 def parse_args() -> argparse.Namespace:
     """What, where, how often."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('subject', nargs='?', default='all', choices=['all', *SUBJECTS])
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--threads', type=int, default=1, help='of PyTorch on the CPU (default: %(default)s)')
-    parser.add_argument('--repeats', type=int, default=7, help='rounds whose median counts (default: %(default)s)')
-    parser.add_argument('--quick', action='store_true', help='small sizes, for which no ratio is promised')
     parser.add_argument(
-        '--system-allocator', action='store_true', help='let the allocator give memory back, as it does for users'
+        '--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu'
+    )
+    parser.add_argument(
+        '--threads', type=int, default=1, help='of PyTorch on the CPU (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--repeats', type=int, default=7, help='rounds whose median counts (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--quick', action='store_true', help='small sizes, for which no ratio is promised'
+    )
+    parser.add_argument(
+        '--system-allocator',
+        action='store_true',
+        help='let the allocator give memory back, as it does for users',
     )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there as well')
     args = parser.parse_args()
@@ -56,7 +72,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu'
-    print(f'{name}, {args.threads} thread(s), torch {torch.__version__}: median of {args.repeats} rounds (range)')
+    print(
+        f'{name}, {args.threads} thread(s), torch {torch.__version__}: median of {args.repeats} rounds (range)'
+    )
     results: list[Result] = []
     for subject, measure in SUBJECTS.items():
         if args.subject in ('all', subject):

@@ -18,9 +18,13 @@ from mmkd_plugin.engine.stages import work_root
 
 def parse_args() -> argparse.Namespace:
     """Whose boxes, on what."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help="a path, or 'pkg::path'; the images are of its data set")
-    parser.add_argument('checkpoint', help="its run's, or an exported student; teachers come from their own files")
+    parser.add_argument(
+        'checkpoint', help="its run's, or an exported student; teachers come from their own files"
+    )
     parser.add_argument(
         '--against',
         nargs='+',
@@ -29,12 +33,26 @@ def parse_args() -> argparse.Namespace:
         metavar=('CONFIG', 'CHECKPOINT [NAME]'),
         help='another network to compare with, of a distillation its student; may be repeated',
     )
-    parser.add_argument('--name', help="title of the config's own network (default: student, or the config's name)")
-    parser.add_argument('--without', nargs='+', default=[], metavar='NAME', help="leave out some of the config's own")
+    parser.add_argument(
+        '--name', help="title of the config's own network (default: student, or the config's name)"
+    )
+    parser.add_argument(
+        '--without',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help="leave out some of the config's own",
+    )
     parser.add_argument('--split', choices=SPLITS, default='test', help='default: %(default)s')
-    parser.add_argument('--images', type=int, default=8, help='the first ones (default: %(default)s)')
-    parser.add_argument('--indices', type=int, nargs='+', metavar='INDEX', help='which ones, in place of the first')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='draw no box below it (default: %(default)s)')
+    parser.add_argument(
+        '--images', type=int, default=8, help='the first ones (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--indices', type=int, nargs='+', metavar='INDEX', help='which ones, in place of the first'
+    )
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='draw no box below it (default: %(default)s)'
+    )
     parser.add_argument('--out', type=Path, help="folder; default: detections, in the checkpoint's")
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='key=value')

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-os.environ.setdefault('OMP_NUM_THREADS', '1')  # read when numpy and torch are imported: a training has one core
+os.environ.setdefault(
+    'OMP_NUM_THREADS', '1'
+)  # read when numpy and torch are imported: a training has one core
 
 from experiments.demo.command import demo_command, last_picture
 from experiments.demo.plan import Demo, Measure, Training
@@ -24,14 +26,20 @@ DEMO = Demo(
     name='demo',
     about='Seven trainings on distorted MNIST digits',
     configs=Path(__file__).resolve().parent.parent / 'configs/demo',
-    teachers=tuple(Training(name, f'teacher, at home in {" ".join(name[-5:])}') for name in TEACHERS),
+    teachers=tuple(
+        Training(name, f'teacher, at home in {" ".join(name[-5:])}') for name in TEACHERS
+    ),
     students=(
-        Training('student_alone', 'student alone'),  # it fills the core that the third teacher leaves free
+        Training(
+            'student_alone', 'student alone'
+        ),  # it fills the core that the third teacher leaves free
         Training('kd_mean', 'student by the mean of teachers', needs=TEACHERS),
         Training('amtml_paper', 'student by AMTML-KD (paper)', needs=TEACHERS),
         Training('amtml_label', 'student by AMTML-KD (label)', needs=TEACHERS),
     ),
-    measure=Measure('accuracy/top1', title='test accuracy', told='{:.1f}% of the test images', cell='{:.1f}%'),
+    measure=Measure(
+        'accuracy/top1', title='test accuracy', told='{:.1f}% of the test images', cell='{:.1f}%'
+    ),
     against='kd_mean',
     against_title='against the mean',
 )

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 
-os.environ.setdefault('OMP_NUM_THREADS', '1')  # read when numpy and torch are imported: a training has one core
+os.environ.setdefault(
+    'OMP_NUM_THREADS', '1'
+)  # read when numpy and torch are imported: a training has one core
 
 from experiments.demo.command import demo_command, last_picture
 from experiments.demo.plan import Demo, Measure, Training
@@ -36,7 +38,9 @@ DEMO = Demo(
         Training('ie_kd_gfl_r18', 'student by IE-KD (R18)', needs=(R18, *PARAPHRASERS)),
         Training('amtml_kd_gfl_r18', 'student by AMTML-KD (R18, R34)', needs=(R18, R34)),
     ),
-    measure=Measure('coco/bbox_mAP', title='test mAP', told='{:.1f} mAP on the test scenes', scale=100.0),
+    measure=Measure(
+        'coco/bbox_mAP', title='test mAP', told='{:.1f} mAP on the test scenes', scale=100.0
+    ),
     against='student_gfl_r18',
     against_title='against alone',
     data='Scenes of handwritten digits: written now if they are not there yet (once: 20 seconds, 135 MB)',
@@ -45,7 +49,10 @@ DEMO = Demo(
 
 def report(console: Console, stages: Mapping[str, Stage]) -> None:
     """How to read the table, and where everything is."""
-    alone, distilled = stages['student_gfl_r18'], [stages['ie_kd_gfl_r18'], stages['amtml_kd_gfl_r18']]
+    alone, distilled = (
+        stages['student_gfl_r18'],
+        [stages['ie_kd_gfl_r18'], stages['amtml_kd_gfl_r18']],
+    )
     root = alone.folder.parent
     console.print(
         "\nmAP is COCO's, ×100, over IoU 0.50 to 0.95. One run each on 400 test scenes: a point may be chance."
@@ -66,7 +73,10 @@ def report(console: Console, stages: Mapping[str, Stage]) -> None:
 def draw(stages: Mapping[str, Stage]) -> Path:
     """Draw the boxes of all on a few test scenes: the true ones, the three students', the teachers'."""
     titles = {'student_gfl_r18': 'alone', 'ie_kd_gfl_r18': 'IE-KD'}
-    against = [(f'{CONFIGS}/{name}.py', str(last_checkpoint(stages[name])), title) for name, title in titles.items()]
+    against = [
+        (f'{CONFIGS}/{name}.py', str(last_checkpoint(stages[name])), title)
+        for name, title in titles.items()
+    ]
     stage = stages['amtml_kd_gfl_r18']
     out = stage.folder.parent / 'detections'
     with redirect_stdout(io.StringIO()):  # pycocotools tells of its index

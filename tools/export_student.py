@@ -15,13 +15,22 @@ from mmkd_plugin.loading.student import export_student
 
 def main() -> None:
     """Export, and say what was written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        'checkpoint', help='path or URL; where a run averages weights (EMA), the averaged ones are taken'
+        'checkpoint',
+        help='path or URL; where a run averages weights (EMA), the averaged ones are taken',
     )
     parser.add_argument('out', type=Path)
-    parser.add_argument('--network', metavar='NAME', help='the peer, where several learned from each other')
-    parser.add_argument('--hash', action='store_true', help='end the name with 8 digits of the SHA-256, for publishing')
+    parser.add_argument(
+        '--network', metavar='NAME', help='the peer, where several learned from each other'
+    )
+    parser.add_argument(
+        '--hash',
+        action='store_true',
+        help='end the name with 8 digits of the SHA-256, for publishing',
+    )
     args = parser.parse_args()
     out = export_student(args.checkpoint, args.out, args.hash, args.network)
     state = torch.load(out, map_location='cpu', weights_only=True)['state_dict']

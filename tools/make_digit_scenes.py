@@ -13,18 +13,32 @@ from mmkd_plugin.datasets.splits import SPLITS
 
 def main() -> None:
     """Write them, unless they are there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('root', nargs='?', default='data/digit_scenes', help='folder of the data set (%(default)s)')
-    parser.add_argument(
-        '--scenes', type=int, nargs=3, default=list(COUNTS.values()), metavar=tuple(map(str.upper, SPLITS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--image-size', type=int, default=96, help='side of the pictures in pixels (%(default)s)')
+    parser.add_argument(
+        'root', nargs='?', default='data/digit_scenes', help='folder of the data set (%(default)s)'
+    )
+    parser.add_argument(
+        '--scenes',
+        type=int,
+        nargs=3,
+        default=list(COUNTS.values()),
+        metavar=tuple(map(str.upper, SPLITS)),
+    )
+    parser.add_argument(
+        '--image-size', type=int, default=96, help='side of the pictures in pixels (%(default)s)'
+    )
     parser.add_argument('--seed', type=int, default=0, help='of the scenes (%(default)s)')
-    parser.add_argument('--overwrite', action='store_true', help='delete scenes of other options in this folder')
+    parser.add_argument(
+        '--overwrite', action='store_true', help='delete scenes of other options in this folder'
+    )
     args = parser.parse_args()
     recipe = SceneRecipe(dict(zip(SPLITS, args.scenes, strict=True)), args.image_size, args.seed)
     written = write_scenes(args.root, recipe, args.overwrite)
-    print(f'{args.root}: {"written" if written else "is there already"}, recipe {recipe.sha256[:12]}')
+    print(
+        f'{args.root}: {"written" if written else "is there already"}, recipe {recipe.sha256[:12]}'
+    )
 
 
 if __name__ == '__main__':

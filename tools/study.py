@@ -13,7 +13,9 @@ import signal
 import sys
 from pathlib import Path
 
-os.environ.setdefault('OMP_NUM_THREADS', '1')  # read when numpy and torch are imported: a run has one core
+os.environ.setdefault(
+    'OMP_NUM_THREADS', '1'
+)  # read when numpy and torch are imported: a run has one core
 
 from experiments.study.load import load_study
 from experiments.study.report import write_report
@@ -26,18 +28,28 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def parse_args() -> argparse.Namespace:
     """Two commands, run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest='command', required=True)
     run = commands.add_parser('run', help='train what has no line yet')
     run.add_argument('study', type=Path, help='the study file')
-    run.add_argument('--jobs', type=int, default=default_jobs(), help='trainings at once (default: one a core)')
+    run.add_argument(
+        '--jobs', type=int, default=default_jobs(), help='trainings at once (default: one a core)'
+    )
     run.add_argument('--arms', nargs='+', default=[], help='only these arms')
-    run.add_argument('--seeds', nargs='+', type=int, default=[], help="only these of the study's seeds")
+    run.add_argument(
+        '--seeds', nargs='+', type=int, default=[], help="only these of the study's seeds"
+    )
     run.add_argument('--dry-run', action='store_true', help='only tell what would be trained')
     report = commands.add_parser('report', help='write docs/results.md and its pictures')
-    report.add_argument('studies', nargs='*', type=Path, default=sorted((ROOT / 'configs/studies').glob('*.py')))
+    report.add_argument(
+        'studies', nargs='*', type=Path, default=sorted((ROOT / 'configs/studies').glob('*.py'))
+    )
     for command in (run, report):
-        command.add_argument('--results', type=Path, default=ROOT / 'docs/results', help='the folder of the lines')
+        command.add_argument(
+            '--results', type=Path, default=ROOT / 'docs/results', help='the folder of the lines'
+        )
     return parser.parse_args()
 
 
@@ -45,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
     """Run a study; the exit code says whether all of it succeeded."""
     console = Console()
     study = load_study(args.study)
-    runner = StudyRunner(study, args.results / f'{study.name}.jsonl', args.jobs, args.arms, args.seeds)
+    runner = StudyRunner(
+        study, args.results / f'{study.name}.jsonl', args.jobs, args.arms, args.seeds
+    )
     for phase, (missing, total) in runner.counts().items():
         console.print(f'{phase}: {missing} of {total} trainings are missing', highlight=False)
     if args.dry_run:
@@ -60,7 +74,9 @@ def main() -> None:
     """Run or report; ended from outside, it ends its trainings first."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = parse_args()
-    MMLogger.get_current_instance().setLevel('WARNING')  # it tells of every environment variable in a config
+    MMLogger.get_current_instance().setLevel(
+        'WARNING'
+    )  # it tells of every environment variable in a config
     if args.command == 'report':
         write_report(args.studies, args.results)
     else:

@@ -22,15 +22,23 @@ from mmkd_plugin.loading.student import as_student, load_student
 
 def parse_args() -> argparse.Namespace:
     """OpenMMLab's usual flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config')
     parser.add_argument('checkpoint')
-    parser.add_argument('--network', metavar='NAME', help='one peer alone, where several learned from each other')
-    parser.add_argument('--work-dir', help='where the metrics are written; default: <root>/<config name>')
+    parser.add_argument(
+        '--network', metavar='NAME', help='one peer alone, where several learned from each other'
+    )
+    parser.add_argument(
+        '--work-dir', help='where the metrics are written; default: <root>/<config name>'
+    )
     parser.add_argument('--out', help='write the predictions to this .pkl file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='key=value')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='set by launchers'
+    )
     return parser.parse_args()
 
 

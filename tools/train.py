@@ -16,9 +16,15 @@ from mmkd_plugin.engine.stages import load_stages, train_stages
 
 def parse_args() -> argparse.Namespace:
     """OpenMMLab's usual flags, and --restart."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files, in the order of training')
-    parser.add_argument('--work-dir', help='of one config, its folder; of several, the root of <root>/<config name>')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'configs', nargs='+', metavar='CONFIG', help='config files, in the order of training'
+    )
+    parser.add_argument(
+        '--work-dir', help='of one config, its folder; of several, the root of <root>/<config name>'
+    )
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -26,13 +32,25 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from the last checkpoint even if the config has changed, or (one config) from this checkpoint',
     )
-    parser.add_argument('--restart', action='store_true', help='train again what is finished or was interrupted')
+    parser.add_argument(
+        '--restart', action='store_true', help='train again what is finished or was interrupted'
+    )
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument('--no-validate', action='store_true', help='no validation while training')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='key=value, for every config')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='key=value, for every config',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='set by launchers'
+    )
     return parser.parse_args()
 
 
@@ -41,12 +59,16 @@ def edit(cfg: Config, args: argparse.Namespace) -> None:
     if args.amp:
         kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
         if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise ValueError(f"optim_wrapper.type: expected 'OptimWrapper' with --amp, got {kind!r}")
+            raise ValueError(
+                f"optim_wrapper.type: expected 'OptimWrapper' with --amp, got {kind!r}"
+            )
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise ValueError('auto_scale_lr.base_batch_size: expected a number with --auto-scale-lr, got nothing')
+            raise ValueError(
+                'auto_scale_lr.base_batch_size: expected a number with --auto-scale-lr, got nothing'
+            )
         cfg.auto_scale_lr.enable = True
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None

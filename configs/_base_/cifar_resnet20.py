@@ -5,7 +5,11 @@ model = dict(
     type='ImageClassifier',
     backbone=dict(type='mmkd_plugin.CifarResNet', depth=20),
     neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=10, in_channels=64, loss=dict(type='CrossEntropyLoss')),
+    head=dict(
+        type='LinearClsHead', num_classes=10, in_channels=64, loss=dict(type='CrossEntropyLoss')
+    ),
 )
 optim_wrapper = dict(optimizer=dict(weight_decay=5e-4))
-default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=1))  # the last epoch counts, not the best on the test
+default_hooks = dict(
+    checkpoint=dict(interval=10, max_keep_ckpts=1)
+)  # the last epoch counts, not the best on the test

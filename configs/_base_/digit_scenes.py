@@ -19,26 +19,47 @@ train_dataloader = dict(
 )
 pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(96, 96), keep_ratio=True),  # changes nothing; the metric asks for its scale_factor
+    dict(
+        type='Resize', scale=(96, 96), keep_ratio=True
+    ),  # changes nothing; the metric asks for its scale_factor
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
 ]
 val_dataloader = dict(
     batch_size=16,
     num_workers=0,
-    dataset=dict(type='mmkd_plugin.DigitScenes', split='val', data_root=data_root, test_mode=True, pipeline=pipeline),
+    dataset=dict(
+        type='mmkd_plugin.DigitScenes',
+        split='val',
+        data_root=data_root,
+        test_mode=True,
+        pipeline=pipeline,
+    ),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
 test_dataloader = dict(
     batch_size=16,
     num_workers=0,
-    dataset=dict(type='mmkd_plugin.DigitScenes', split='test', data_root=data_root, test_mode=True, pipeline=pipeline),
+    dataset=dict(
+        type='mmkd_plugin.DigitScenes',
+        split='test',
+        data_root=data_root,
+        test_mode=True,
+        pipeline=pipeline,
+    ),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
 val_evaluator = dict(type='CocoMetric', ann_file=f'{data_root}/annotations/val.json', metric='bbox')
-test_evaluator = dict(type='CocoMetric', ann_file=f'{data_root}/annotations/test.json', metric='bbox')
+test_evaluator = dict(
+    type='CocoMetric', ann_file=f'{data_root}/annotations/test.json', metric='bbox'
+)
 
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.02), clip_grad=dict(max_norm=10))
+optim_wrapper = dict(
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.02), clip_grad=dict(max_norm=10)
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=100),  # fits itself to max_iters

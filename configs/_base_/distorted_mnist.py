@@ -25,7 +25,9 @@ test_dataloader = dict(
 val_evaluator = dict(type='Accuracy', topk=(1,))
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-3))
+optim_wrapper = dict(
+    optimizer=dict(type='SGD', lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-3)
+)
 param_scheduler = [  # both fit themselves to max_epochs
     dict(type='LinearLR', start_factor=0.04, end=3, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', begin=3, convert_to_iter_based=True),

@@ -4,7 +4,12 @@ _base_ = 'student_alone.py'
 specialist = dict(
     type='ImageClassifier',
     backbone=dict(
-        type='mmkd_plugin.CifarResNet', depth=8, in_channels=1, base_channels=16, stem_stride=2, shortcut='conv'
+        type='mmkd_plugin.CifarResNet',
+        depth=8,
+        in_channels=1,
+        base_channels=16,
+        stem_stride=2,
+        shortcut='conv',
     ),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
@@ -16,7 +21,11 @@ model = dict(
     type='mmkd_plugin.Distiller',
     student={{_base_.model}},
     teachers=[
-        dict(name=f'knows {digits}', model=specialist, checkpoint=f'{work_root}/teacher_{digits}/epoch_50.pth')
+        dict(
+            name=f'knows {digits}',
+            model=specialist,
+            checkpoint=f'{work_root}/teacher_{digits}/epoch_50.pth',
+        )
         for digits in ('01234', '34567', '01789')
     ],
     methods=dict(

@@ -8,8 +8,12 @@ model = dict(
     methods=dict(dml=dict(type='SoftTarget', temperature=1.0)),
     order='alternating',
 )
-optim_wrapper = dict(constructor='mmkd_plugin.PeerOptimWrappers')  # one optimizer each, of the same config
+optim_wrapper = dict(
+    constructor='mmkd_plugin.PeerOptimWrappers'
+)  # one optimizer each, of the same config
 model_wrapper_cfg = dict(type='mmkd_plugin.PeerDataParallel')  # where there are several processes
 val_cfg = dict(type='mmkd_plugin.PeerValLoop')  # each by its name, their mean, their ensemble
 test_cfg = dict(type='mmkd_plugin.PeerTestLoop')
-custom_hooks = [dict(type='mmkd_plugin.SaveStudent')]  # epoch_30_a.pth and epoch_30_b.pth load into stock MMPretrain
+custom_hooks = [
+    dict(type='mmkd_plugin.SaveStudent')
+]  # epoch_30_a.pth and epoch_30_b.pth load into stock MMPretrain

@@ -20,7 +20,13 @@ model = dict(
     methods=dict(
         ie=dict(
             type='IEKD',
-            pairs=[dict(student=last_map, teacher=last_map, checkpoint=f'{work_root}/paraphraser/epoch_30.pth')],
+            pairs=[
+                dict(
+                    student=last_map,
+                    teacher=last_map,
+                    checkpoint=f'{work_root}/paraphraser/epoch_30.pth',
+                )
+            ],
             inherit_weight=50.0,
             explore_weight=50.0,
         )

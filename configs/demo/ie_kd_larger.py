@@ -9,11 +9,21 @@ last_map = 'backbone.layer3'
 model = dict(
     student=f'{here}/larger_alone.py',
     teachers=[
-        dict(name='resnet8', model=f'{here}/student_alone.py', checkpoint=f'{work_root}/student_alone/epoch_30.pth')
+        dict(
+            name='resnet8',
+            model=f'{here}/student_alone.py',
+            checkpoint=f'{work_root}/student_alone/epoch_30.pth',
+        )
     ],
     methods=dict(
         ie=dict(
-            pairs=[dict(student=last_map, teacher=last_map, checkpoint=f'{work_root}/paraphraser_small/epoch_30.pth')]
+            pairs=[
+                dict(
+                    student=last_map,
+                    teacher=last_map,
+                    checkpoint=f'{work_root}/paraphraser_small/epoch_30.pth',
+                )
+            ]
         )
     ),
 )

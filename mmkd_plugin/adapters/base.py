@@ -33,10 +33,16 @@ class Host:
             scores: Whether the class scores are wanted as well.
             rois: The regions that the student's RoI head was asked about, by stage.
         """
-        model(inputs, None, mode='tensor')  # by position: frameworks call what comes with the inputs by many names
+        model(
+            inputs, None, mode='tensor'
+        )  # by position: frameworks call what comes with the inputs by many names
 
     def knowledge(
-        self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any, data_samples: Sequence[Any] | None = None
+        self,
+        model: nn.Module,
+        features: Mapping[str, Tensor],
+        inputs: Any,
+        data_samples: Sequence[Any] | None = None,
     ) -> Knowledge:
         """What a forward of ``model`` on ``inputs`` said, from what its taps recorded.
 

@@ -22,7 +22,9 @@ class ClassMap:
 
     def __init__(self, indices: Any, key: str) -> None:
         wrong = not isinstance(indices, (list, tuple)) or not indices
-        if indices is not None and (wrong or not all(type(index) is int and index >= 0 for index in indices)):
+        if indices is not None and (
+            wrong or not all(type(index) is int and index >= 0 for index in indices)
+        ):
             raise ValueError(
                 f'{key}: expected the index of a class of the teacher for each of the student, got {indices!r}'
             )
@@ -44,11 +46,15 @@ class ClassMap:
                 f'{self.key}: expected indices below {classes}, the classes of the teacher, got {max(self.indices)}'
             )
         chosen = (
-            logits.with_classes(self.indices) if isinstance(logits, ClassScores) else logits[..., list(self.indices)]
+            logits.with_classes(self.indices)
+            if isinstance(logits, ClassScores)
+            else logits[..., list(self.indices)]
         )
         return replace(knowledge, logits=chosen)
 
-    def require_names(self, found: Sequence[str] | None, whose: str, expected: Sequence[str] | None) -> None:
+    def require_names(
+        self, found: Sequence[str] | None, whose: str, expected: Sequence[str] | None
+    ) -> None:
         """Refuse a teacher that was trained on classes of other names, or in another order, unless a map says which are meant.
 
         Args:
@@ -59,10 +65,17 @@ class ClassMap:
         Raises:
             ValueError: If they differ, and there is no map.
         """
-        if self.indices is not None or found is None or expected is None or tuple(found) == tuple(expected):
+        if (
+            self.indices is not None
+            or found is None
+            or expected is None
+            or tuple(found) == tuple(expected)
+        ):
             return
         pairs = zip(expected, found, strict=False)
-        index, (name, other) = next(((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1]), (0, ('', '')))
+        index, (name, other) = next(
+            ((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1]), (0, ('', ''))
+        )
         raise ValueError(
             f'{self.key}: expected the index of a class of the teacher for each class of {whose}, where they differ: {len(expected)} '
             f'and {len(found)}, class {index} is {name!r} here and {other!r} there; got none. If they are the same, say so: '

@@ -21,8 +21,12 @@ class ClassifierHost(Host):
 
     def __init__(self, model: nn.Module) -> None:
         head = getattr(model, 'head', None)
-        self.score_taps = ('head',) if head is not None else ('model',) if hasattr(model, 'model') else ()
-        single = sys.modules['mmpretrain.models.heads'].ClsHead  # imported by the package of any classifier
+        self.score_taps = (
+            ('head',) if head is not None else ('model',) if hasattr(model, 'model') else ()
+        )
+        single = sys.modules[
+            'mmpretrain.models.heads'
+        ].ClsHead  # imported by the package of any classifier
         self.can_average = isinstance(head, single) or (head is None and bool(self.score_taps))
 
     def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
@@ -32,13 +36,19 @@ class ClassifierHost(Host):
             model.extract_feat(inputs)  # type: ignore[operator]
 
     def knowledge(
-        self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any, data_samples: Sequence[Any] | None = None
+        self,
+        model: nn.Module,
+        features: Mapping[str, Tensor],
+        inputs: Any,
+        data_samples: Sequence[Any] | None = None,
     ) -> Knowledge:
         """The tokens (N, L, C) of a vision transformer become the map (N, C, H, W) that they stand for; others stay as they are."""
         backbone = getattr(model, 'backbone', None)
         if hasattr(backbone, 'patch_embed'):
             extra = getattr(backbone, 'num_extra_tokens', 0)
-            features = {tap: _as_map(value, extra, inputs.shape[2:]) for tap, value in features.items()}
+            features = {
+                tap: _as_map(value, extra, inputs.shape[2:]) for tap, value in features.items()
+            }
         return Knowledge(features.get(self.score_taps[0]) if self.score_taps else None, features)
 
     def put_back(self, output: Tensor, feature: Tensor) -> Tensor:
@@ -59,20 +69,29 @@ class ClassifierHost(Host):
         return torch.cat([sample.gt_label for sample in data_samples])
 
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
-        return not data_samples or any('gt_label' not in s and 'gt_score' not in s for s in data_samples)
+        return not data_samples or any(
+            'gt_label' not in s and 'gt_score' not in s for s in data_samples
+        )
 
     def average(self, predictions: Sequence[Sequence[Any]]) -> list[Any]:
         """The mean of their class probabilities; heads that give several labels an image have none."""
         averaged = []
         for same in zip(*predictions, strict=True):
             score = torch.stack([sample.pred_score for sample in same]).mean(dim=0)
-            averaged.append(same[0].clone().set_pred_score(score).set_pred_label(score.argmax(dim=0, keepdim=True)))
+            averaged.append(
+                same[0]
+                .clone()
+                .set_pred_score(score)
+                .set_pred_label(score.argmax(dim=0, keepdim=True))
+            )
         return averaged
 
     def in_classes(self, predictions: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
         for sample in predictions:
             score = sample.pred_score[list(indices)]
-            sample.set_pred_score(score / score.sum()).set_pred_label(score.argmax(dim=0, keepdim=True))
+            sample.set_pred_score(score / score.sum()).set_pred_label(
+                score.argmax(dim=0, keepdim=True)
+            )
         return predictions
 
 

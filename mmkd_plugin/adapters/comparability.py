@@ -25,10 +25,14 @@ def require_same_task(key: str, host: Host, whose: str, other: Host) -> None:
         ValueError: If so; the message begins with the key.
     """
     if host.task and other.task and host.task != other.task:
-        raise ValueError(f'{key}: expected a model for {other.task}, as {whose} is, got one for {host.task}')
+        raise ValueError(
+            f'{key}: expected a model for {other.task}, as {whose} is, got one for {host.task}'
+        )
 
 
-def require_comparable(key: str, seen: Knowledge, whose: str, other: Knowledge, of_other_classes: str = '') -> None:
+def require_comparable(
+    key: str, seen: Knowledge, whose: str, other: Knowledge, of_other_classes: str = ''
+) -> None:
     """Refuse class scores in another layout, or of another number of classes, than those of ``whose`` network.
 
     Layouts are equal when locations, levels, anchors and the activation are; the kinds of heads may differ.
@@ -54,11 +58,19 @@ def require_comparable(key: str, seen: Knowledge, whose: str, other: Knowledge, 
     else:
         classes = _columns(expected), _columns(found)
     if classes[0] != classes[1]:
-        raise ValueError(f'{key}: expected the {classes[0]} classes of {whose}, got {classes[1]}{of_other_classes}')
+        raise ValueError(
+            f'{key}: expected the {classes[0]} classes of {whose}, got {classes[1]}{of_other_classes}'
+        )
 
 
 def _columns(scores: Tensor | ClassScores | None) -> object:
-    return scores.shape[-1] if isinstance(scores, Tensor) else 'no' if scores is None else scores.classes
+    return (
+        scores.shape[-1]
+        if isinstance(scores, Tensor)
+        else 'no'
+        if scores is None
+        else scores.classes
+    )
 
 
 def _layout(scores: ClassScores) -> object:

@@ -12,7 +12,16 @@ from mmkd_plugin.adapters.detector import DetectorHost
 from mmkd_plugin.outputs import ClassScores, Knowledge
 
 #: Heads whose forward gives, first of all, a list of class scores (N, anchors * C, H, W), one a level, before their activation.
-_HEADS = ('RetinaHead', 'FCOSHead', 'ATSSHead', 'GFLHead', 'YOLOXHead', 'SSDHead', 'RTMDetHead', 'RTMDetSepBNHead')
+_HEADS = (
+    'RetinaHead',
+    'FCOSHead',
+    'ATSSHead',
+    'GFLHead',
+    'YOLOXHead',
+    'SSDHead',
+    'RTMDetHead',
+    'RTMDetSepBNHead',
+)
 
 
 class DenseDetectorHost(DetectorHost):
@@ -27,13 +36,13 @@ class DenseDetectorHost(DetectorHost):
         super().__init__(head)
         self._with_objectness = False
         if head is None or not _known(head):
-            self.why_no_scores = (
-                f'of a {type(head).__name__} the taps alone are known; class scores of {", ".join(_HEADS)}'
-            )
+            self.why_no_scores = f'of a {type(head).__name__} the taps alone are known; class scores of {", ".join(_HEADS)}'
             return
         levels = range(len(head.prior_generator.strides))
         self.score_taps = tuple(f'bbox_head[0][{level}]' for level in levels)
-        if hasattr(head, 'multi_level_conv_obj'):  # YOLOX: a class counts where there is an object at all
+        if hasattr(
+            head, 'multi_level_conv_obj'
+        ):  # YOLOX: a class counts where there is an object at all
             self._with_objectness = True
             self.score_taps += tuple(f'bbox_head[2][{level}]' for level in levels)
 
@@ -43,7 +52,11 @@ class DenseDetectorHost(DetectorHost):
             model.bbox_head(features)  # type: ignore[operator]
 
     def knowledge(
-        self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any, data_samples: Sequence[Any] | None = None
+        self,
+        model: nn.Module,
+        features: Mapping[str, Tensor],
+        inputs: Any,
+        data_samples: Sequence[Any] | None = None,
     ) -> Knowledge:
         if not self.score_taps or not features.keys() >= set(self.score_taps):
             return Knowledge(features=features)
@@ -54,7 +67,9 @@ class DenseDetectorHost(DetectorHost):
             maps = [_joint(*pair) for pair in zip(maps[:count], maps[count:], strict=True)]
         channels = head.cls_out_channels
         levels = tuple((seen.shape[2], seen.shape[3], seen.shape[1] // channels) for seen in maps)
-        logits = torch.cat([seen.permute(0, 2, 3, 1).reshape(len(seen), -1, channels) for seen in maps], dim=1)
+        logits = torch.cat(
+            [seen.permute(0, 2, 3, 1).reshape(len(seen), -1, channels) for seen in maps], dim=1
+        )
         activation = 'sigmoid' if head.use_sigmoid_cls else 'softmax'
         valid = None
         if data_samples:

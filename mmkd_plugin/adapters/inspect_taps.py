@@ -44,15 +44,23 @@ def tap_points(model: nn.Module, shape: Sequence[int] | None = None) -> list[Tap
             handles.append(module.register_forward_hook(record))
     try:
         with torch.no_grad():
-            host.run(model.eval(), torch.zeros(1, *shape, device=next(model.parameters()).device), scores=True)
+            host.run(
+                model.eval(),
+                torch.zeros(1, *shape, device=next(model.parameters()).device),
+                scores=True,
+            )
     finally:
         for handle in handles:
             handle.remove()
     modules = dict(model.named_modules())
-    return [point for path, calls in records.items() for point in _points(path, modules[path], calls)]
+    return [
+        point for path, calls in records.items() for point in _points(path, modules[path], calls)
+    ]
 
 
-def _points(path: str, module: nn.Module, calls: list[tuple[Any, tuple[int, ...]]]) -> list[TapPoint]:
+def _points(
+    path: str, module: nn.Module, calls: list[tuple[Any, tuple[int, ...]]]
+) -> list[TapPoint]:
     output, versions = calls[0]
     name = type(module).__name__
     points = []

@@ -14,7 +14,9 @@ from mmkd_plugin.outputs import Knowledge
 _SIDES = (64, 224, 32, 299)
 
 
-def probe(model: nn.Module, host: Host, taps: FeatureTaps, shape: tuple[int, int, int]) -> Knowledge:
+def probe(
+    model: nn.Module, host: Host, taps: FeatureTaps, shape: tuple[int, int, int]
+) -> Knowledge:
     """Run ``model`` once on zeros of ``shape`` (C, H, W); its modes, BatchNorm statistics and the random state stay as they were."""
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
@@ -42,10 +44,14 @@ def find_shape(
             raise ValueError(f'probe_shape: expected (channels, height, width), got {stated!r}')
         candidates = [(stated[0], stated[1], stated[2])]
     else:
-        first = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+        first = next(
+            (module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3
+        )
         # A stem that folds the image (YOLOX's Focus) has more channels than the image.
         sides = (*_own_side(model), *_SIDES)
-        candidates = [(channels, side, side) for channels in dict.fromkeys((first, 3)) for side in sides]
+        candidates = [
+            (channels, side, side) for channels in dict.fromkeys((first, 3)) for side in sides
+        ]
     nothing = FeatureTaps(model, ())
     failure: Any = None
     for shape in candidates:

@@ -36,10 +36,13 @@ class RoIDetectorHost(DetectorHost):
         stages = [f'.{stage}' for stage in range(len(heads))] if self._cascade else ['']
         # The first call: a mask head may share the extractor.
         self._stages = [
-            (f'roi_head.bbox_roi_extractor{stage}#0:input[1]', f'roi_head.bbox_head{stage}[0]') for stage in stages
+            (f'roi_head.bbox_roi_extractor{stage}#0:input[1]', f'roi_head.bbox_head{stage}[0]')
+            for stage in stages
         ]
         self.score_taps = tuple(tap for stage in self._stages for tap in stage)
-        self.optional_taps = frozenset(self.score_taps[2:])  # a cascade ends where no region is left
+        self.optional_taps = frozenset(
+            self.score_taps[2:]
+        )  # a cascade ends where no region is left
 
     def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
         features = model.extract_feat(inputs)  # type: ignore[operator]
@@ -50,21 +53,32 @@ class RoIDetectorHost(DetectorHost):
             model.roi_head._bbox_forward(*before, features, regions)  # type: ignore[union-attr, operator]
 
     def knowledge(
-        self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any, data_samples: Sequence[Any] | None = None
+        self,
+        model: nn.Module,
+        features: Mapping[str, Tensor],
+        inputs: Any,
+        data_samples: Sequence[Any] | None = None,
     ) -> Knowledge:
         if not self.score_taps or not features.keys() >= set(self.score_taps) - self.optional_taps:
             return Knowledge(features=features)
-        stages = [(features[rois], features[rows]) for rois, rows in self._stages if rois in features]
+        stages = [
+            (features[rois], features[rows]) for rois, rows in self._stages if rois in features
+        ]
         by_image = [_by_image(rois, rows, len(inputs)) for rois, rows in stages]
         logits, valid = (torch.cat(parts, dim=1) for parts in zip(*by_image, strict=True))
-        return Knowledge(ClassScores(logits, 'softmax', rois=tuple(rois for rois, _ in stages), valid=valid), features)
+        return Knowledge(
+            ClassScores(logits, 'softmax', rois=tuple(rois for rois, _ in stages), valid=valid),
+            features,
+        )
 
 
 def _known(roi_head: nn.Module) -> bool:
     """Whether the box head is asked as a listed class asks it: a subclass may have changed everything else."""
     module: Any = sys.modules.get('mmdet.models.roi_heads')
     own = getattr(type(roi_head), '_bbox_forward', None)
-    return any(own is getattr(module, name)._bbox_forward for name in ('StandardRoIHead', 'CascadeRoIHead'))
+    return any(
+        own is getattr(module, name)._bbox_forward for name in ('StandardRoIHead', 'CascadeRoIHead')
+    )
 
 
 def _whole(inputs: Tensor) -> Tensor:

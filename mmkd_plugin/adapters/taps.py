@@ -10,7 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-_TAP = re.compile(r'^(?P<path>[^\[\]#:]+)(?:#(?P<call>\d+))?(?P<input>:input)?(?P<index>(?:\[-?\d+\])*)$')
+_TAP = re.compile(
+    r'^(?P<path>[^\[\]#:]+)(?:#(?P<call>\d+))?(?P<input>:input)?(?P<index>(?:\[-?\d+\])*)$'
+)
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,17 @@ class FeatureTaps:
     """
 
     def __init__(
-        self, model: nn.Module, taps: Sequence[str], key: str = 'taps', optional: Collection[str] = ()
+        self,
+        model: nn.Module,
+        taps: Sequence[str],
+        key: str = 'taps',
+        optional: Collection[str] = (),
     ) -> None:
         self.key = key
         self.optional = frozenset(optional)
-        parsed_taps = [_parse(tap, key) for tap in taps]  # first of all: what is no tap may not be hashable
+        parsed_taps = [
+            _parse(tap, key) for tap in taps
+        ]  # first of all: what is no tap may not be hashable
         self._parsed = dict(zip(taps, parsed_taps, strict=True))
         self.taps = tuple(self._parsed)
         known = dict(model.named_modules())
@@ -105,14 +113,18 @@ class FeatureTaps:
             if tap not in features and tap in self.optional:
                 continue
             if tap not in features:
-                raise ValueError(f'{self.key}: expected {tap!r} to run in a forward, it was {_often(calls[tap])}')
+                raise ValueError(
+                    f'{self.key}: expected {tap!r} to run in a forward, it was {_often(calls[tap])}'
+                )
             if features[tap]._version != versions[tap]:
                 raise ValueError(
                     f'{self.key}: expected the output of {tap!r} to stay as it was recorded, it was changed in place by a later '
                     'layer (often ReLU(inplace=True)); tap that later layer'
                 )
 
-    def _hook(self, model: nn.Module, tap: str, take: Callable[[str, nn.Module, Any], Any]) -> RemovableHandle:
+    def _hook(
+        self, model: nn.Module, tap: str, take: Callable[[str, nn.Module, Any], Any]
+    ) -> RemovableHandle:
         module = model.get_submodule(self._parsed[tap].path)
         if self._parsed[tap].input:
             return module.register_forward_pre_hook(lambda module, args: take(tap, module, args))
@@ -126,7 +138,12 @@ def _parse(tap: str, key: str) -> _Tap:
             f"{key}: expected a tap such as 'backbone.layer4', 'neck[0]' or 'backbone.layer4.1.relu#1:input', got {tap!r}"
         )
     index = tuple(int(number) for number in re.findall(r'-?\d+', match['index']))
-    return _Tap(match['path'], None if match['call'] is None else int(match['call']), match['input'] is not None, index)
+    return _Tap(
+        match['path'],
+        None if match['call'] is None else int(match['call']),
+        match['input'] is not None,
+        index,
+    )
 
 
 def _numbered(tap: str) -> str:
@@ -164,7 +181,9 @@ def _one_of(outputs: Sequence[Any], name: str, tap: str, key: str) -> str:
 
 
 @contextmanager
-def replaced(model: nn.Module, tap: str, function: Callable[[Tensor], Tensor], key: str = 'tap') -> Iterator[None]:
+def replaced(
+    model: nn.Module, tap: str, function: Callable[[Tensor], Tensor], key: str = 'tap'
+) -> Iterator[None]:
     """Let the layers behind a tap read ``function(feature)`` in its place while the model runs inside the ``with``.
 
     A module that runs several times is changed in all its calls, unless the tap says which.

@@ -48,7 +48,9 @@ class Teacher:
         key: str = 'teacher',
     ) -> None:
         if not isinstance(checkpoint, str) or not checkpoint:
-            raise ValueError(f'{key}.checkpoint: expected the path or URL of trained weights, got {checkpoint!r}')
+            raise ValueError(
+                f'{key}.checkpoint: expected the path or URL of trained weights, got {checkpoint!r}'
+            )
         self.name = name
         self.key = key
         self.checkpoint = checkpoint
@@ -76,7 +78,9 @@ class Teacher:
             require_scores(self.key, self.model, self.host)
         self.needs_scores = needs_scores
         scores = self.host.score_taps if needs_scores else ()
-        self.taps = FeatureTaps(self.model, [*taps, *scores], f'{self.key} taps', self.host.optional_taps)
+        self.taps = FeatureTaps(
+            self.model, [*taps, *scores], f'{self.key} taps', self.host.optional_taps
+        )
 
     def probe(self, shape: tuple[int, int, int]) -> Knowledge:
         """Its knowledge of one image of zeros, for shapes.
@@ -100,7 +104,9 @@ class Teacher:
         FeatureTaps(self.model, [path], f'norm of {self.key}')  # the path exists
         layer = self.model.get_submodule(path)
         scale, shift = getattr(layer, 'weight', None), getattr(layer, 'bias', None)
-        if not (isinstance(scale, torch.Tensor) and isinstance(shift, torch.Tensor) and scale.ndim == 1):
+        if not (
+            isinstance(scale, torch.Tensor) and isinstance(shift, torch.Tensor) and scale.ndim == 1
+        ):
             raise ValueError(
                 f'norm of {self.key}: expected a BatchNorm layer with scale and shift, got {type(layer).__name__} at {path!r}'
             )
@@ -156,7 +162,9 @@ def build_teachers(configs: Any, run_preprocessor: Mapping[str, Any] | None) -> 
     for index, config in enumerate(configs):
         teacher = build_teacher(config, run_preprocessor, f'teachers[{index}]', f'teacher{index}')
         if teacher.name in {other.name for other in teachers}:
-            raise ValueError(f'teachers[{index}].name: expected a name of its own, got {teacher.name!r} again')
+            raise ValueError(
+                f'teachers[{index}].name: expected a name of its own, got {teacher.name!r} again'
+            )
         teachers.append(teacher)
     return teachers
 

@@ -38,7 +38,9 @@ def activities(networks: Networks, batches: Sequence[Any]) -> list[Activity]:
         ValueError: If the config has no IE-KD, which alone says which maps.
     """
     if not networks.parts:
-        raise ValueError("config: expected a method 'IEKD', whose maps and parts are looked at, got none")
+        raise ValueError(
+            "config: expected a method 'IEKD', whose maps and parts are looked at, got none"
+        )
     found = []
     for number, teacher in enumerate(networks.teachers):
         taps = [part.teacher[1] for part in networks.parts if part.teacher[0] == number]
@@ -47,11 +49,18 @@ def activities(networks: Networks, batches: Sequence[Any]) -> list[Activity]:
         known = dict(other.model.named_modules())
         parts = [part for part in networks.parts if part.tap in known]
         found += _of(other, [part.tap for part in parts], parts, batches, 'channels of ')
-    return [*found, *_of(networks.student, [part.tap for part in networks.parts], networks.parts, batches)]
+    return [
+        *found,
+        *_of(networks.student, [part.tap for part in networks.parts], networks.parts, batches),
+    ]
 
 
 def _of(
-    network: Network, taps: Sequence[str], parts: Sequence[Part], batches: Sequence[Any], prefix: str = ''
+    network: Network,
+    taps: Sequence[str],
+    parts: Sequence[Part],
+    batches: Sequence[Any],
+    prefix: str = '',
 ) -> list[Activity]:
     features = record_features(network, taps, batches) if taps else {}
     found = [activity(network.name, shown(tap), values) for tap, values in features.items()]
@@ -67,4 +76,10 @@ def activity(network: str, name: str, values: Tensor) -> Activity:
     active = values > 0
     images = active.flatten(1).float().mean(dim=1)
     alive = active.transpose(0, 1).flatten(1).any(dim=1).float()
-    return Activity(network, name, float(images.mean()), float(images.std(correction=0)), 1.0 - float(alive.mean()))
+    return Activity(
+        network,
+        name,
+        float(images.mean()),
+        float(images.std(correction=0)),
+        1.0 - float(alive.mean()),
+    )

@@ -22,8 +22,12 @@ def draw_activity(found: Sequence[Activity], images: int) -> Figure:
         capsize=3,
         height=0.65,
     )
-    dead = [f', {one.dead_channels:.0%} of channels dead' if one.dead_channels else '' for one in found]
-    axes.set_yticks(places, [f'{one.network}: {one.name}{told}' for one, told in zip(found, dead, strict=True)])
+    dead = [
+        f', {one.dead_channels:.0%} of channels dead' if one.dead_channels else '' for one in found
+    ]
+    axes.set_yticks(
+        places, [f'{one.network}: {one.name}{told}' for one, told in zip(found, dead, strict=True)]
+    )
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.grid(axis='x', alpha=0.3)

@@ -26,7 +26,9 @@ class Panels:
     """
 
     def __init__(self, meta: Mapping[str, Any], score_thr: float) -> None:
-        from mmdet.visualization import DetLocalVisualizer  # here: the package is there without MMDet
+        from mmdet.visualization import (
+            DetLocalVisualizer,
+        )  # here: the package is there without MMDet
 
         self.score_thr = score_thr
         self._visualizer = DetLocalVisualizer(line_width=2, text_color=(255, 255, 255))
@@ -36,7 +38,8 @@ class Panels:
         if palette is not None and (classes is None or len(palette) < len(classes)):
             palette = None  # the visualizer has one of its own
         self._visualizer.dataset_meta = dict(
-            classes=classes, palette=None if palette is None else [tuple(colour) for colour in palette]
+            classes=classes,
+            palette=None if palette is None else [tuple(colour) for colour in palette],
         )
 
     def row(self, image: Picture, found: Mapping[str, Any]) -> Picture:
@@ -57,7 +60,9 @@ class Panels:
         predicted = 'scores' in boxes
         if predicted:
             boxes = boxes[boxes.scores > self.score_thr]
-            boxes = boxes[boxes.scores.argsort()]  # the surest on top, where labels cover each other
+            boxes = boxes[
+                boxes.scores.argsort()
+            ]  # the surest on top, where labels cover each other
         shown, factor = resized(image)
         boxes = boxes.clone()
         boxes.bboxes = boxes.bboxes * factor
@@ -79,7 +84,11 @@ class Panels:
         self._visualizer.set_image(np.full((TITLE, width, 3), WHITE, dtype=np.uint8))
         size = min(12.0, 72 / DPI * (width - 8) / (0.65 * len(title)))
         self._visualizer.draw_texts(
-            title, np.array([4, TITLE / 2]), font_sizes=size, colors='k', vertical_alignments='center'
+            title,
+            np.array([4, TITLE / 2]),
+            font_sizes=size,
+            colors='k',
+            vertical_alignments='center',
         )
         strip: Picture = self._visualizer.get_image()
         return strip
@@ -100,5 +109,8 @@ def resized(image: Picture) -> tuple[Picture, float]:
 def sheet(rows: Sequence[Picture]) -> Picture:
     """Pictures below each other, the narrower ones filled up with white."""
     width = max(row.shape[1] for row in rows)
-    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=WHITE) for row in rows]
+    padded = [
+        np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=WHITE)
+        for row in rows
+    ]
     return np.concatenate(padded)

@@ -87,7 +87,9 @@ def compare_detections(
             raw = pseudo_collate([dataset[index]])
             found = {TRUTH: true_boxes(info)} if 'instances' in info else {}
             found |= {detector.name: predicted_boxes(detector, raw) for detector in detectors}
-            picture = panels.row(read_image(info['img_path'], getattr(dataset, 'backend_args', None)), found)
+            picture = panels.row(
+                read_image(info['img_path'], getattr(dataset, 'backend_args', None)), found
+            )
             paths.append(write(picture, out / f'{index:03}_{Path(info["img_path"]).stem}.png'))
             rows += [picture] if len(rows) < ON_SHEET else []
     return [*paths, write(sheet(rows), out / 'sheet.png')]
@@ -97,7 +99,10 @@ def true_boxes(info: Mapping[str, Any]) -> InstanceData:
     """What a data set says of an image: ``bboxes`` (n, 4) and ``labels`` (n,); crowds and boxes to be ignored are left out."""
     instances = [one for one in info['instances'] if not one.get('ignore_flag')]
     boxes = torch.tensor([one['bbox'] for one in instances], dtype=torch.float32).reshape(-1, 4)
-    return InstanceData(bboxes=boxes, labels=torch.tensor([one['bbox_label'] for one in instances], dtype=torch.long))
+    return InstanceData(
+        bboxes=boxes,
+        labels=torch.tensor([one['bbox_label'] for one in instances], dtype=torch.long),
+    )
 
 
 def predicted_boxes(detector: Detector, raw: Any) -> InstanceData:
@@ -109,7 +114,9 @@ def predicted_boxes(detector: Detector, raw: Any) -> InstanceData:
     [sample] = detector.predict(raw)
     found = sample.get('pred_instances')
     if found is None or 'bboxes' not in found or 'scores' not in found:
-        raise ValueError(f'{detector.name}: expected a detector of boxes, got {type(detector.model).__name__}')
+        raise ValueError(
+            f'{detector.name}: expected a detector of boxes, got {type(detector.model).__name__}'
+        )
     return InstanceData(bboxes=found.bboxes, labels=found.labels, scores=found.scores).cpu()
 
 
@@ -135,5 +142,7 @@ def _chosen(indices: Sequence[int] | None, images: int, there: int) -> Sequence[
     if indices is None:
         return range(min(images, there))
     if not indices or not all(0 <= index < there for index in indices):
-        raise ValueError(f'--indices: expected numbers of images from 0 to {there - 1}, got {list(indices)}')
+        raise ValueError(
+            f'--indices: expected numbers of images from 0 to {there - 1}, got {list(indices)}'
+        )
     return indices

@@ -39,7 +39,11 @@ class Detector:
     def predict(self, raw: Any) -> Sequence[Any]:
         """Data samples with ``pred_instances`` of a raw batch, which its own preprocessor prepares."""
         samples: Sequence[Any] = self.model.test_step(copy.deepcopy(raw))  # type: ignore[operator]  # it writes into them
-        return samples if self.class_map is None else host_of(self.model).in_classes(samples, self.class_map)
+        return (
+            samples
+            if self.class_map is None
+            else host_of(self.model).in_classes(samples, self.class_map)
+        )
 
     def require_classes(self, expected: Sequence[str] | None) -> None:
         """Refuse a detector of other classes than the data set's, or in another order.
@@ -84,10 +88,16 @@ def load_detectors(
     try:
         place = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
-        raise ValueError(f'--device: expected one that is there, got {device!r} ({error})') from error
+        raise ValueError(
+            f'--device: expected one that is there, got {device!r} ({error})'
+        ) from error
     left_out = set(without)
     given = [_other(one, cfg) for one in against]
-    given += _peers(cfg, checkpoint, left_out) if is_mutual(cfg) else _student(cfg, checkpoint, name, left_out)
+    given += (
+        _peers(cfg, checkpoint, left_out)
+        if is_mutual(cfg)
+        else _student(cfg, checkpoint, name, left_out)
+    )
     if left_out:
         raise ValueError(f'--without: expected networks of the config, got {sorted(left_out)}')
     if not given:
@@ -104,11 +114,15 @@ def load_detectors(
     return given
 
 
-def _student(cfg: Config, checkpoint: str, name: str | None, left_out: set[str]) -> Iterator[Detector]:
+def _student(
+    cfg: Config, checkpoint: str, name: str | None, left_out: set[str]
+) -> Iterator[Detector]:
     """With its teachers, where there are any."""
     name = name or ('student' if is_distiller(cfg) else Path(cfg.filename or 'network').stem)
     network = network_config(cfg.model, 'model', data_preprocessor=cfg.get('data_preprocessor'))
-    contract = copy.deepcopy(network.get('data_preprocessor'))  # frameworks write into what they build from
+    contract = copy.deepcopy(
+        network.get('data_preprocessor')
+    )  # frameworks write into what they build from
     if not _is_left_out(name, left_out):
         model = build_network(network, 'model')
         yield Detector(name, model, load_student(model, checkpoint))

@@ -35,7 +35,10 @@ def layer_taps(network: Network, raw: Any, depth: int, wanted: Sequence[str] = (
     candidates = [
         point.tap
         for point in points
-        if not point.obstacle and point.tap.count('.') < depth and len(point.shape) > 1 and point.shape[0] == 1
+        if not point.obstacle
+        and point.tap.count('.') < depth
+        and len(point.shape) > 1
+        and point.shape[0] == 1
     ]
     taps = FeatureTaps(network.model, [*candidates, *wanted], network.name)
     with torch.no_grad(), taps.record(network.model) as features:
@@ -49,7 +52,9 @@ def layer_taps(network: Network, raw: Any, depth: int, wanted: Sequence[str] = (
 
 
 @torch.no_grad()
-def record_features(network: Network, taps: Sequence[str], batches: Sequence[Any]) -> dict[str, Tensor]:
+def record_features(
+    network: Network, taps: Sequence[str], batches: Sequence[Any]
+) -> dict[str, Tensor]:
     """Of every tap the features of all images, (N, ...), on the CPU.
 
     Raises:
@@ -63,7 +68,11 @@ def record_features(network: Network, taps: Sequence[str], batches: Sequence[Any
             network.host.run(network.model, inputs, scores=True)
         seen = network.host.knowledge(network.model, features, inputs).features
         if number == 0:
-            needed = sum(value.numel() * value.element_size() for value in seen.values()) * len(batches) / 2**30
+            needed = (
+                sum(value.numel() * value.element_size() for value in seen.values())
+                * len(batches)
+                / 2**30
+            )
             if needed > MOST_GIB:
                 raise ValueError(
                     f'--images: expected so few that the features of {network.name} fit into {MOST_GIB:g} GiB, '
@@ -74,4 +83,6 @@ def record_features(network: Network, taps: Sequence[str], batches: Sequence[Any
     try:
         return {tap: torch.cat(values) for tap, values in found.items()}
     except RuntimeError as error:
-        raise ValueError(f'--split: expected images of one size after preprocessing, got several: {error}') from error
+        raise ValueError(
+            f'--split: expected images of one size after preprocessing, got several: {error}'
+        ) from error

@@ -30,7 +30,9 @@ class Images:
 
     def raw(self, most: int) -> list[Tensor]:
         """The first images, (C, H, W) each."""
-        return [torch.as_tensor(image) for batch in self.batches for image in batch['inputs']][:most]
+        return [torch.as_tensor(image) for batch in self.batches for image in batch['inputs']][
+            :most
+        ]
 
 
 def sample_images(cfg: Config, split: str, count: int, seed: int = 0) -> Images:
@@ -56,10 +58,14 @@ def sample_images(cfg: Config, split: str, count: int, seed: int = 0) -> Images:
         dataset = build_dataset(settings['dataset'])
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
         chosen = order[:count].sort().values.tolist()
-        settings |= dict(dataset=Subset(dataset, chosen), sampler=dict(type='DefaultSampler', shuffle=False))
+        settings |= dict(
+            dataset=Subset(dataset, chosen), sampler=dict(type='DefaultSampler', shuffle=False)
+        )
         settings |= dict(drop_last=False, persistent_workers=False)
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
-        return Images(list(Runner.build_dataloader(settings)), len(chosen), tuple(map(str, classes)))
+        return Images(
+            list(Runner.build_dataloader(settings)), len(chosen), tuple(map(str, classes))
+        )
 
 
 def loader_settings(cfg: Config, split: str, splits: Sequence[str] = SPLITS) -> dict[str, Any]:

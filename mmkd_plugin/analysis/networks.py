@@ -77,7 +77,9 @@ class Network:
 
     def _batch(self, raw: Any) -> Mapping[str, Any]:
         preprocessor: Any = self.model.data_preprocessor
-        batch: Mapping[str, Any] = preprocessor(copy.deepcopy(raw), False)  # frameworks write into what they are given
+        batch: Mapping[str, Any] = preprocessor(
+            copy.deepcopy(raw), False
+        )  # frameworks write into what they are given
         return batch
 
 
@@ -97,7 +99,10 @@ class Networks:
 
 
 def load_networks(
-    cfg: Config, checkpoint: str, against: Sequence[Sequence[str]] = (), device: str | torch.device = 'cpu'
+    cfg: Config,
+    checkpoint: str,
+    against: Sequence[Sequence[str]] = (),
+    device: str | torch.device = 'cpu',
 ) -> Networks:
     """Build what a distillation config says, load its run's checkpoint, and freeze all of it.
 
@@ -123,7 +128,9 @@ def load_networks(
         distiller: Distiller = ROOT_MODELS.build(model)
     load_weights(distiller, checkpoint, 'checkpoint')
     student = _frozen('student', distiller.student, distiller.host, device)
-    teachers = [_frozen(teacher.name, teacher.model, teacher.host, device) for teacher in distiller.teachers]
+    teachers = [
+        _frozen(teacher.name, teacher.model, teacher.host, device) for teacher in distiller.teachers
+    ]
     others: list[Network] = []
     for given in against:
         taken = {network.name for network in (student, *teachers, *others)}
@@ -131,7 +138,9 @@ def load_networks(
     return Networks(student, teachers, others, parts_of(distiller))
 
 
-def _other(given: Sequence[str], taken: set[str], preprocessor: Any, device: str | torch.device) -> Network:
+def _other(
+    given: Sequence[str], taken: set[str], preprocessor: Any, device: str | torch.device
+) -> Network:
     if len(given) not in (2, 3):
         raise ValueError(
             f'--against: expected CONFIG CHECKPOINT and perhaps a NAME, got {" ".join(given) or "nothing"}'
@@ -139,8 +148,12 @@ def _other(given: Sequence[str], taken: set[str], preprocessor: Any, device: str
     config, checkpoint, *names = given
     name = names[0] if names else Path(config.rpartition('::')[2]).stem
     if name in taken:
-        raise ValueError(f'--against: expected a name of its own, got {name!r} again: CONFIG CHECKPOINT NAME')
-    model = build_network(network_config(config, '--against', data_preprocessor=preprocessor), '--against')
+        raise ValueError(
+            f'--against: expected a name of its own, got {name!r} again: CONFIG CHECKPOINT NAME'
+        )
+    model = build_network(
+        network_config(config, '--against', data_preprocessor=preprocessor), '--against'
+    )
     with config_key('--against'):
         load_student(model, checkpoint)
     return _frozen(name, model, host_of(model), device)

@@ -50,7 +50,9 @@ def disturb(model: nn.Module, level: float, seed: int) -> None:
         weights.add_(level * around * noise)
 
 
-def noise_curve(network: Network, batches: Sequence[Any], levels: Sequence[float], seeds: int) -> list[Disturbed]:
+def noise_curve(
+    network: Network, batches: Sequence[Any], levels: Sequence[float], seeds: int
+) -> list[Disturbed]:
     """Measure ``network``, which stays as it is, at every level; at level 0 once.
 
     Args:
@@ -80,7 +82,9 @@ def noise_curve(network: Network, batches: Sequence[Any], levels: Sequence[float
 
 
 @torch.no_grad()
-def plain_loss(network: Network, inputs: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[float, float]:
+def plain_loss(
+    network: Network, inputs: Sequence[Tensor], labels: Sequence[Tensor]
+) -> tuple[float, float]:
     """Mean cross-entropy, and accuracy in percent, of preprocessed batches."""
     taps = FeatureTaps(network.model, network.require_scores(), network.name)
     total, right, images_seen = 0.0, 0, 0

@@ -17,8 +17,18 @@ def draw_noise(found: Sequence[Disturbed], images: int) -> Figure:
     for number, network in enumerate(networks):
         curve = [one for one in found if one.network == network]
         levels = [one.level for one in curve]
-        for axes, values in ((loss, [one.losses for one in curve]), (accuracy, [one.accuracies for one in curve])):
-            axes.plot(levels, list(map(fmean, values)), 'o-', markersize=4, color=f'C{number}', label=network)
+        for axes, values in (
+            (loss, [one.losses for one in curve]),
+            (accuracy, [one.accuracies for one in curve]),
+        ):
+            axes.plot(
+                levels,
+                list(map(fmean, values)),
+                'o-',
+                markersize=4,
+                color=f'C{number}',
+                label=network,
+            )
             least, most = list(map(min, values)), list(map(max, values))
             axes.fill_between(levels, least, most, color=f'C{number}', alpha=0.15, linewidth=0)
     loss.set_ylabel('cross-entropy')
@@ -34,5 +44,7 @@ def draw_noise(found: Sequence[Disturbed], images: int) -> Figure:
         axes.grid(alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
     loss.legend()
-    figure.suptitle(f'weights disturbed: mean and range of {seeds} draws, {images} images', fontsize=10)
+    figure.suptitle(
+        f'weights disturbed: mean and range of {seeds} draws, {images} images', fontsize=10
+    )
     return figure

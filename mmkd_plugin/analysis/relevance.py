@@ -59,7 +59,9 @@ def relevances(networks: Networks, batches: Sequence[Any], rule: str = 'lrp') ->
     return [*found, *(relevance(networks.student, batches, rule, part) for part in networks.parts)]
 
 
-def relevance(network: Network, batches: Sequence[Any], rule: str = 'lrp', part: Part | None = None) -> Relevance:
+def relevance(
+    network: Network, batches: Sequence[Any], rule: str = 'lrp', part: Part | None = None
+) -> Relevance:
     r"""Relevance of pixels for the score of each image's own class.
 
     ``'lrp'``: layer-wise relevance propagation. The score is handed down from layer to layer; each neuron shares what it gets among
@@ -108,12 +110,17 @@ def relevance(network: Network, batches: Sequence[Any], rule: str = 'lrp', part:
             return own * output.detach() if rule == 'lrp' else own
 
         # The part comes first: a rule bound to the tapped layer itself must see what is left of the relevance.
-        with only(network, part, inputs), handed_down(network.model, rules) if rules else nullcontext():
+        with (
+            only(network, part, inputs),
+            handed_down(network.model, rules) if rules else nullcontext(),
+        ):
             output, pixels = attribute(inputs, start)
         output = output.detach()
         own_score = output.gather(1, labels[:, None])[:, 0]
         found.append((pixels.detach().sum(dim=1), own_score, labels, output.argmax(dim=1)))
-    maps, scores, classes, predictions = (torch.cat(values).cpu() for values in zip(*found, strict=True))
+    maps, scores, classes, predictions = (
+        torch.cat(values).cpu() for values in zip(*found, strict=True)
+    )
     if part is not None:
         return Relevance(part.name, maps, scores, classes, predictions, network.name)
     result = Relevance(network.name, maps, scores, classes, predictions)
@@ -128,7 +135,9 @@ def only(network: Network, part: Part | None, inputs: Tensor) -> AbstractContext
         return nullcontext()
 
     def marked(output: Tensor) -> Tensor:
-        feature = network.host.knowledge(network.model, {part.tap: output}, inputs).features[part.tap]
+        feature = network.host.knowledge(network.model, {part.tap: output}, inputs).features[
+            part.tap
+        ]
         mask = network.host.put_back(torch.zeros_like(output), part.mask(feature))
         own = output.clone()  # what is recorded elsewhere keeps its gradient
         if own.requires_grad:

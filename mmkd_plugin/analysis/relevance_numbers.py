@@ -20,9 +20,14 @@ def relevance_numbers(found: Sequence[Relevance], teachers: Sequence[str]) -> di
     by_name = {one.name: one for one in found}
     networks = []
     for one in found:
-        compared = [*(by_name[name] for name in teachers), *(other for other in found if one.whole and other.whole)]
+        compared = [
+            *(by_name[name] for name in teachers),
+            *(other for other in found if one.whole and other.whole),
+        ]
         cosines = {
-            other.name: float(F.cosine_similarity(one.maps.flatten(1), other.maps.flatten(1)).mean())
+            other.name: float(
+                F.cosine_similarity(one.maps.flatten(1), other.maps.flatten(1)).mean()
+            )
             for other in compared
             if other is not one and other.maps.shape == one.maps.shape
         }

@@ -43,7 +43,10 @@ def report_similarity(networks: Networks, images: Images, out: Path, *, depth: i
     names = [': '.join(name) for name in found.names]
     matrices = dict(layers=names, cka=found.values.tolist(), chance=found.chance.tolist())
     numbers = _write(out / 'cka.json', dict(images=found.images, pairs=pairs, **matrices))
-    lines = [f'{pair["cka"]:.3f} (unrelated {pair["chance"]:.3f})  {pair["one"]} and {pair["other"]}' for pair in pairs]
+    lines = [
+        f'{pair["cka"]:.3f} (unrelated {pair["chance"]:.3f})  {pair["one"]} and {pair["other"]}'
+        for pair in pairs
+    ]
     return Report(lines, [picture, numbers])
 
 
@@ -51,7 +54,9 @@ def report_activity(networks: Networks, images: Images, out: Path) -> Report:
     """``active.png`` and ``active.json``: active neurons."""
     found = activities(networks, images.batches)
     picture = _save(draw_activity(found, images.count), out / 'active.png')
-    numbers = _write(out / 'active.json', dict(images=images.count, maps=list(map(dataclasses.asdict, found))))
+    numbers = _write(
+        out / 'active.json', dict(images=images.count, maps=list(map(dataclasses.asdict, found)))
+    )
     lines = [
         f'{one.active:6.1%} active, {one.dead_channels:4.0%} of channels dead  {one.network}: {one.name}'
         for one in found
@@ -78,12 +83,23 @@ def _told(one: Mapping[str, Any]) -> str:
 
 
 def report_noise(
-    networks: Networks, images: Images, out: Path, *, levels: Sequence[float] = LEVELS, seeds: int = 5
+    networks: Networks,
+    images: Images,
+    out: Path,
+    *,
+    levels: Sequence[float] = LEVELS,
+    seeds: int = 5,
 ) -> Report:
     """``noise.png`` and ``noise.json``: loss and accuracy with noise on all weights."""
-    found = [one for network in networks.all for one in noise_curve(network, images.batches, levels, seeds)]
+    found = [
+        one
+        for network in networks.all
+        for one in noise_curve(network, images.batches, levels, seeds)
+    ]
     picture = _save(draw_noise(found, images.count), out / 'noise.png')
-    numbers = _write(out / 'noise.json', dict(images=images.count, measured=list(map(dataclasses.asdict, found))))
+    numbers = _write(
+        out / 'noise.json', dict(images=images.count, measured=list(map(dataclasses.asdict, found)))
+    )
     lines = [
         f'{one.network} with noise of {one.level:g}: loss {fmean(one.losses):.3f}, accuracy {fmean(one.accuracies):.1f}%'
         for one in found

@@ -47,20 +47,34 @@ def followers(model: nn.Module, run: Callable[[], Tensor]) -> list[tuple[nn.Modu
         model: In eval mode.
         run: Runs it once, with gradient from the image to what it gives.
     """
-    made: dict[int, tuple[nn.Module, Tensor]] = {}  # with the tensor, whose id is its own as long as it lives
+    made: dict[
+        int, tuple[nn.Module, Tensor]
+    ] = {}  # with the tensor, whose id is its own as long as it lives
     read: list[tuple[nn.Module, Tensor]] = []
     handles = []
     for module in model.modules():
         if isinstance(module, Linear):
-            handles.append(module.register_forward_hook(lambda m, _, out: made.__setitem__(id(out), (m, out))))
-        elif isinstance(module, BatchNorm) and module.weight is not None and module.running_var is not None:
-            handles.append(module.register_forward_pre_hook(lambda m, args: read.append((m, args[0]))))
+            handles.append(
+                module.register_forward_hook(lambda m, _, out: made.__setitem__(id(out), (m, out)))
+            )
+        elif (
+            isinstance(module, BatchNorm)
+            and module.weight is not None
+            and module.running_var is not None
+        ):
+            handles.append(
+                module.register_forward_pre_hook(lambda m, args: read.append((m, args[0])))
+            )
     try:
         readers = _readers(run())
     finally:
         for handle in handles:
             handle.remove()
-    return [(made[id(out)][0], norm) for norm, out in read if id(out) in made and readers[out.grad_fn] == 1]
+    return [
+        (made[id(out)][0], norm)
+        for norm, out in read
+        if id(out) in made and readers[out.grad_fn] == 1
+    ]
 
 
 def _readers(output: Tensor) -> Counter[Any]:
@@ -88,8 +102,12 @@ def rules_for(network: Network, taps: FeatureTaps, batches: Sequence[Tensor]) ->
     """
     image = batches[0][:1].clone().requires_grad_()
     pairs = followers(network.model, lambda: network.scores(taps, image))
-    least = torch.stack([batch.amin(dim=(0, 2, 3)) for batch in batches]).amin(dim=0).view(1, -1, 1, 1)
-    greatest = torch.stack([batch.amax(dim=(0, 2, 3)) for batch in batches]).amax(dim=0).view(1, -1, 1, 1)
+    least = (
+        torch.stack([batch.amin(dim=(0, 2, 3)) for batch in batches]).amin(dim=0).view(1, -1, 1, 1)
+    )
+    greatest = (
+        torch.stack([batch.amax(dim=(0, 2, 3)) for batch in batches]).amax(dim=0).view(1, -1, 1, 1)
+    )
     none = ['bias']
     return EpsilonPlusFlat(
         first_map=[(Convolution, ZBox(least, greatest, zero_params=none))],

@@ -63,7 +63,9 @@ def similarity(networks: Networks, batches: Sequence[Any], depth: int = 2) -> Si
     for row, one in enumerate(layers):
         for column, other in enumerate(layers[: row + 1]):
             values[row, column] = values[column, row] = linear_cka(one.features, other.features)
-            chance[row, column] = chance[column, row] = linear_cka(one.features, other.features[order])
+            chance[row, column] = chance[column, row] = linear_cka(
+                one.features, other.features[order]
+            )
     return Similarity([(layer.network, layer.name) for layer in layers], values, chance, count)
 
 
@@ -73,16 +75,25 @@ def layers_of(networks: Networks, batches: Sequence[Any], depth: int) -> list[La
     for number, teacher in enumerate(networks.teachers):
         wanted = [part.teacher[1] for part in networks.parts if part.teacher[0] == number]
         layers += _layers(teacher, batches, depth, wanted, ())
-    layers += _layers(networks.student, batches, depth, [part.tap for part in networks.parts], networks.parts)
+    layers += _layers(
+        networks.student, batches, depth, [part.tap for part in networks.parts], networks.parts
+    )
     for other in networks.others:
         known = dict(other.model.named_modules())
         shared = [part for part in networks.parts if part.tap in known]
-        layers += _layers(other, batches, depth, [part.tap for part in shared], shared, 'channels of ')
+        layers += _layers(
+            other, batches, depth, [part.tap for part in shared], shared, 'channels of '
+        )
     return layers
 
 
 def _layers(
-    network: Network, batches: Sequence[Any], depth: int, wanted: Sequence[str], parts: Sequence[Part], prefix: str = ''
+    network: Network,
+    batches: Sequence[Any],
+    depth: int,
+    wanted: Sequence[str],
+    parts: Sequence[Part],
+    prefix: str = '',
 ) -> list[Layer]:
     taps = layer_taps(network, batches[0], depth, wanted)
     features = record_features(network, [*taps, *wanted], batches)
@@ -109,12 +120,22 @@ def compact(features: Tensor) -> Tensor:
     return (vectors * values.clamp_min(0).sqrt()).float()
 
 
-def pairs_of_interest(networks: Networks, found: Similarity) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+def pairs_of_interest(
+    networks: Networks, found: Similarity
+) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     """What IE-KD is about: the two parts, and each part and their whole map with the teacher's map; in the others likewise."""
     pairs = []
-    for network, prefix in ((networks.student, ''), *((other, 'channels of ') for other in networks.others)):
+    for network, prefix in (
+        (networks.student, ''),
+        *((other, 'channels of ') for other in networks.others),
+    ):
         for inherit, explore in zip(networks.parts[::2], networks.parts[1::2], strict=True):
             teacher = (networks.teachers[inherit.teacher[0]].name, shown(inherit.teacher[1]))
             one, other = ((network.name, f'{prefix}{part.name}') for part in (inherit, explore))
-            pairs += [(one, other), (one, teacher), (other, teacher), ((network.name, shown(inherit.tap)), teacher)]
+            pairs += [
+                (one, other),
+                (one, teacher),
+                (other, teacher),
+                ((network.name, shown(inherit.tap)), teacher),
+            ]
     return [pair for pair in pairs if set(pair) <= set(found.names)]

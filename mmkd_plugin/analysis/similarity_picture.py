@@ -28,10 +28,14 @@ def draw_similarity(found: Similarity) -> Figure:
             for column in range(count):
                 value = float(found.values[row, column])
                 ink = 'black' if value > 0.6 else 'white'
-                axes.text(column, row, f'{value:.2f}', ha='center', va='center', color=ink, fontsize=6.5)
+                axes.text(
+                    column, row, f'{value:.2f}', ha='center', va='center', color=ink, fontsize=6.5
+                )
     rows, columns = torch.tril_indices(count, count, offset=-1)
     pairs = found.chance[rows, columns]
-    chance = f'; of unrelated images {pairs.mean():.2f}, at most {pairs.max():.2f}' if len(pairs) else ''
+    chance = (
+        f'; of unrelated images {pairs.mean():.2f}, at most {pairs.max():.2f}' if len(pairs) else ''
+    )
     axes.set_title(f'linear CKA over {found.images} images{chance}', loc='left', fontsize=10)
     figure.colorbar(image, ax=axes, label='linear CKA', shrink=0.6)
     return figure

@@ -32,7 +32,10 @@ class SharedSums(TorchFunctionMode):
     ) -> Any:
         if getattr(func, '__name__', '') in _SUMS and len(args) == 2 and not kwargs:
             one, other = args
-            if all(isinstance(term, Tensor) and term.requires_grad for term in args) and one.shape == other.shape:
+            if (
+                all(isinstance(term, Tensor) and term.requires_grad for term in args)
+                and one.shape == other.shape
+            ):
                 return _SharedSum.apply(one, other)  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
@@ -47,6 +50,9 @@ class _SharedSum(torch.autograd.Function):
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, Tensor]:
         one, other = ctx.saved_tensors
         sign = torch.where(one + other < 0, -1.0, 1.0).to(one.dtype)
-        one, other = (one * sign).clamp_min(0), (other * sign).clamp_min(0)  # what has the sign of the sum
+        one, other = (
+            (one * sign).clamp_min(0),
+            (other * sign).clamp_min(0),
+        )  # what has the sign of the sum
         share = relevance / (one + other).clamp_min(torch.finfo(one.dtype).tiny)
         return one * share, other * share

@@ -29,7 +29,9 @@ class ArrayDataset(BaseDataset):
 
     def __init__(self, split: str = 'train', labels: bool = True, **kwargs: Any) -> None:
         if split not in SPLITS:
-            raise ValueError(f'{type(self).__name__}.split: expected one of {SPLITS}, got {split!r}')
+            raise ValueError(
+                f'{type(self).__name__}.split: expected one of {SPLITS}, got {split!r}'
+            )
         self.split = split
         self.labels = labels
         super().__init__(ann_file='', serialize_data=False, **kwargs)

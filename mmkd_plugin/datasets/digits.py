@@ -23,6 +23,8 @@ class Digits(ArrayDataset):
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
-            raise ImportError("Digits needs scikit-learn: pip install 'mmkd_plugin[demo]'") from error
+            raise ImportError(
+                "Digits needs scikit-learn: pip install 'mmkd_plugin[demo]'"
+            ) from error
         digits = load_digits()
         return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)

@@ -49,11 +49,17 @@ class DistortedMNIST(ArrayDataset):
         **kwargs: Any,
     ) -> None:
         if views < 1 or (fresh and views != 1):
-            raise ValueError(f'DistortedMNIST.views: expected a number >= 1, and 1 when fresh=True, got {views}')
+            raise ValueError(
+                f'DistortedMNIST.views: expected a number >= 1, and 1 when fresh=True, got {views}'
+            )
         if specialty is not None and (not specialty or not set(specialty) <= set(range(10))):
-            raise ValueError(f'DistortedMNIST.specialty: expected some of the classes 0..9, got {list(specialty)}')
+            raise ValueError(
+                f'DistortedMNIST.specialty: expected some of the classes 0..9, got {list(specialty)}'
+            )
         if not 0 <= rest_fraction <= 1:
-            raise ValueError(f'DistortedMNIST.rest_fraction: expected a number in [0, 1], got {rest_fraction}')
+            raise ValueError(
+                f'DistortedMNIST.rest_fraction: expected a number in [0, 1], got {rest_fraction}'
+            )
         self.views = views
         self.fresh = fresh
         self.seed = seed
@@ -81,7 +87,9 @@ class DistortedMNIST(ArrayDataset):
 
     def _kept(self, labels: Labels) -> NDArray[np.bool_]:
         kept = np.ones(len(labels), dtype=bool)
-        for label in set(range(10)).difference(range(10) if self.specialty is None else self.specialty):
+        for label in set(range(10)).difference(
+            range(10) if self.specialty is None else self.specialty
+        ):
             rows = np.flatnonzero(labels == label)
             kept[rows[round(self.rest_fraction * len(rows)) :]] = False
         return kept
@@ -97,7 +105,9 @@ class DistortedMNIST(ArrayDataset):
     def _generator(self) -> np.random.Generator:
         """Give this process's own stream: a worker is a copy of its parent, and the stream must not be."""
         worker = get_worker_info()
-        owner = None if worker is None else worker.seed  # drawn by the loader from torch's seed, anew in every epoch
+        owner = (
+            None if worker is None else worker.seed
+        )  # drawn by the loader from torch's seed, anew in every epoch
         if self._stream is None or self._stream[0] != owner:
             start = int(torch.randint(2**62, ())) if owner is None else owner
             self._stream = owner, np.random.default_rng([self.seed, get_rank(), start])

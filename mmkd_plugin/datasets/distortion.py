@@ -17,7 +17,9 @@ PATCHES = 2
 PATCH = 7  # side in pixels
 
 
-def distort(image: NDArray[np.uint8], clutter: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def distort(
+    image: NDArray[np.uint8], clutter: NDArray[np.uint8], rng: np.random.Generator
+) -> NDArray[np.uint8]:
     """Distort one image at random: shear, scale, turn and shift it, cover it with clutter, dim it, add noise.
 
     Args:
@@ -30,8 +32,12 @@ def distort(image: NDArray[np.uint8], clutter: NDArray[np.uint8], rng: np.random
         A new image, (H, W).
     """
     height, width = image.shape
-    chances = iter(rng.random(6 + 5 * PATCHES).tolist())  # one call: many small ones would cost most of the time
-    out = cv2.warpAffine(image, _random_affine(height, width, chances), (width, height), flags=cv2.INTER_LINEAR)
+    chances = iter(
+        rng.random(6 + 5 * PATCHES).tolist()
+    )  # one call: many small ones would cost most of the time
+    out = cv2.warpAffine(
+        image, _random_affine(height, width, chances), (width, height), flags=cv2.INTER_LINEAR
+    )
     for _ in range(PATCHES):
         source = clutter[_below(len(clutter), chances)]
         # The middle half of an image is where its strokes are.
@@ -54,7 +60,10 @@ def _random_affine(height: int, width: int, chances: Iterator[float]) -> NDArray
     cos, sin = size * math.cos(turn), size * math.sin(turn)
     a, b, c, d = cos, shear * cos - sin, sin, shear * sin + cos
     x, y = (width - 1) / 2, (height - 1) / 2
-    right, down = width * _between(-SHIFT, SHIFT, chances), height * _between(-SHIFT, SHIFT, chances)
+    right, down = (
+        width * _between(-SHIFT, SHIFT, chances),
+        height * _between(-SHIFT, SHIFT, chances),
+    )
     return np.array([[a, b, x - a * x - b * y + right], [c, d, y - c * x - d * y + down]])
 
 

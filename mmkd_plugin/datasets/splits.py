@@ -33,6 +33,8 @@ def split_rows(labels: NDArray[np.int64], split: str) -> NDArray[np.int64]:
         rank[rows] = np.arange(len(rows))
         half[rows] = len(rows) // 2
     in_train = rank < half
-    chosen = in_train if split == 'train' else ~in_train & ((rank - half) % 2 == SPLITS.index(split) - 1)
+    chosen = (
+        in_train if split == 'train' else ~in_train & ((rank - half) % 2 == SPLITS.index(split) - 1)
+    )
     order = np.lexsort((labels, rank))
     return order[chosen[order]]

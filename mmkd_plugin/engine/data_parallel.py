@@ -35,7 +35,9 @@ class PeerDataParallel(MMSeparateDistributedDataParallel):
                 f'{type(module).__name__}'
             )
         self.module = module
-        self._parallel: Mapping[str, nn.Module] = {  # no children: they would be in the state dict a second time
+        self._parallel: Mapping[
+            str, nn.Module
+        ] = {  # no children: they would be in the state dict a second time
             name: MMDistributedDataParallel(child, broadcast_buffers=broadcast_buffers, **kwargs)
             for name, child in module.named_children()
             if any(parameter.requires_grad for parameter in child.parameters())

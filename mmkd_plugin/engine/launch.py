@@ -45,7 +45,9 @@ def join_process_group(cfg: Config, launcher: str) -> bool:
     settings = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
     if get_device() == 'cpu' and launcher == 'pytorch':
         seconds = settings.get('timeout')
-        torch_dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=seconds) if seconds else None)
+        torch_dist.init_process_group(
+            'gloo', timeout=datetime.timedelta(seconds=seconds) if seconds else None
+        )
     else:
         init_dist(launcher, **settings)
     return True

@@ -26,7 +26,9 @@ class PeerEvaluator(Evaluator):
         predicting: Whose predictions those metrics see that are added later (``DumpResults``).
     """
 
-    def __init__(self, evaluator: Evaluator, peers: Sequence[str], ensemble: bool, predicting: str) -> None:
+    def __init__(
+        self, evaluator: Evaluator, peers: Sequence[str], ensemble: bool, predicting: str
+    ) -> None:
         super().__init__([])
         self.peers = tuple(peers)
         self.predicting = predicting
@@ -53,10 +55,16 @@ class PeerEvaluator(Evaluator):
     def evaluate(self, size: int) -> dict[str, Any]:
         """All metrics, from all processes."""
         found = {name: evaluator.evaluate(size) for name, evaluator in self.by_name.items()}
-        metrics = {f'{name}/{metric}': value for name, own in found.items() for metric, value in own.items()}
+        metrics = {
+            f'{name}/{metric}': value
+            for name, own in found.items()
+            for metric, value in own.items()
+        }
         for metric, value in found[self.peers[0]].items():
             if isinstance(value, (int, float, np.number)):
-                metrics[f'mean/{metric}'] = sum(found[name][metric] for name in self.peers) / len(self.peers)
+                metrics[f'mean/{metric}'] = sum(found[name][metric] for name in self.peers) / len(
+                    self.peers
+                )
         return {**metrics, **super().evaluate(size)}
 
 
@@ -116,7 +124,9 @@ def _run_iter(loop: ValLoop | TestLoop, stage: str, idx: int, batch: Any) -> Non
     with autocast(enabled=loop.fp16):
         outputs = model.answers(batch)
     loop.evaluator.process(data_samples=outputs, data_batch=batch)
-    loop.runner.call_hook(f'after_{stage}_iter', batch_idx=idx, data_batch=batch, outputs=outputs[model.predict])
+    loop.runner.call_hook(
+        f'after_{stage}_iter', batch_idx=idx, data_batch=batch, outputs=outputs[model.predict]
+    )
 
 
 def _model(loop: ValLoop | TestLoop) -> Any:

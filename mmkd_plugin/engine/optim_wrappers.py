@@ -32,7 +32,9 @@ class PeerOptimWrappers:
         ValueError: When built, if the model is another, a key names no optimizer, or an optimizer has no config.
     """
 
-    def __init__(self, optim_wrapper_cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, optim_wrapper_cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None = None
+    ) -> None:
         shared = copy.deepcopy(dict(optim_wrapper_cfg))
         if paramwise_cfg is not None:
             shared['paramwise_cfg'] = paramwise_cfg
@@ -40,7 +42,11 @@ class PeerOptimWrappers:
             self.by_name = dict(shared.pop('peers', None) or {})
             self.apart = dict(shared.pop('apart', None) or {})
         else:
-            self.by_name = {name: shared.pop(name) for name, value in [*shared.items()] if isinstance(value, Mapping)}
+            self.by_name = {
+                name: shared.pop(name)
+                for name, value in [*shared.items()]
+                if isinstance(value, Mapping)
+            }
             self.apart = self.by_name.pop('apart', {})
         self.shared = shared
 
@@ -58,7 +64,9 @@ class PeerOptimWrappers:
             )
         parts = distiller.trained_together()
         configs = self._configs(list(parts))
-        return PeerOptimWrapperDict(**{name: _build(name, parts[name], configs[name]) for name in parts})
+        return PeerOptimWrapperDict(
+            **{name: _build(name, parts[name], configs[name]) for name in parts}
+        )
 
     def _configs(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         if unknown := [name for name in self.by_name if name not in names]:
@@ -101,7 +109,9 @@ class PeerOptimWrapperDict(OptimWrapperDict):
 
 def _build(name: str, parts: Sequence[nn.Module], config: Any) -> OptimWrapper:
     trained = [part for part in parts if any(True for _ in part.parameters())]
-    together = trained[0] if len(trained) == 1 else nn.ModuleDict(dict(peer=parts[0], lessons=parts[1]))
+    together = (
+        trained[0] if len(trained) == 1 else nn.ModuleDict(dict(peer=parts[0], lessons=parts[1]))
+    )
     wrapper = build_optim_wrapper(together, config)
     if wrapper.clip_grad_kwargs:
         wrapper.grad_name = f'{name}.{wrapper.grad_name}'  # each logs its own norm

@@ -39,7 +39,9 @@ def config_text(cfg: Config) -> str:
     """A resolved config on one line; the same wherever the work root and the folder of its file lie."""
     text = json.dumps(cfg.to_dict(), default=repr).replace(str(work_root()), 'work_dirs')
     return (
-        text.replace(os.path.dirname(os.path.abspath(cfg.filename)), 'configs') if cfg.filename else text
+        text.replace(os.path.dirname(os.path.abspath(cfg.filename)), 'configs')
+        if cfg.filename
+        else text
     )  # as fileDirname
 
 
@@ -98,13 +100,18 @@ def load_stages(
             cfg.work_dir = str(root / Path(path).stem)
         folder = Path(cfg.work_dir).absolute()
         if folder in stages:
-            raise ValueError(f'work_dir: expected a folder for each stage, got {folder} for {path} and another config')
+            raise ValueError(
+                f'work_dir: expected a folder for each stage, got {folder} for {path} and another config'
+            )
         stages[folder] = Stage(cfg, digest)
     return list(stages.values())
 
 
 def train_stages(
-    stages: Sequence[Stage], launcher: str = 'none', resume: str | None = None, restart: bool = False
+    stages: Sequence[Stage],
+    launcher: str = 'none',
+    resume: str | None = None,
+    restart: bool = False,
 ) -> None:
     """Train the stages in this process, one after the other; all ranks do what the first one decides.
 
@@ -115,11 +122,16 @@ def train_stages(
         restart: Train again what is finished or was interrupted.
     """
     if resume not in (None, 'auto') and len(stages) > 1:
-        raise ValueError(f'--resume: expected no path, as each of {len(stages)} stages has its own, got {resume}')
+        raise ValueError(
+            f'--resume: expected no path, as each of {len(stages)} stages has its own, got {resume}'
+        )
     made_group = [join_process_group(stage.cfg, launcher) for stage in stages]
     for number, stage in enumerate(stages, 1):
         action, detail = _agreed(stage, resume, restart)
-        print_log(f'Stage {number} of {len(stages)}, {stage.folder}: {action} {detail}'.rstrip(), logger='current')
+        print_log(
+            f'Stage {number} of {len(stages)}, {stage.folder}: {action} {detail}'.rstrip(),
+            logger='current',
+        )
         if action == 'error':
             raise ValueError(detail)
         if action != 'skip':
@@ -183,6 +195,8 @@ def _train(stage: Stage, resume_from: str | None) -> None:
 def _last_checkpoint(folder: Path) -> str | None:
     """The checkpoint that the run wrote last; None where it was interrupted after MMEngine made room for the next."""
     last = find_latest_checkpoint(str(folder)) if (folder / 'last_checkpoint').exists() else None
-    if last and Path(last).parent.is_dir() and not Path(last).exists():  # of a store elsewhere the parent is no folder
+    if (
+        last and Path(last).parent.is_dir() and not Path(last).exists()
+    ):  # of a store elsewhere the parent is no folder
         return None
     return last or None

@@ -44,18 +44,26 @@ def network_config(
     elif isinstance(model, Mapping):
         config = Config(dict(model=_copied(model)))  # frameworks write into what they build from
     else:
-        raise ValueError(f"{key}: expected a model dict, a config path or 'pkg::path', got {type(model).__name__}")
+        raise ValueError(
+            f"{key}: expected a model dict, a config path or 'pkg::path', got {type(model).__name__}"
+        )
     if cfg_options:
         config.merge_from_dict(_copied(cfg_options))  # merging takes _delete_ out of them
     network = config.get('model')
     if not isinstance(network, Mapping) or 'type' not in network:
         raise ValueError(f'{key}: expected a model with a "type", got {network!r}')
-    own_preprocessor = network.get('data_preprocessor') or config.get('data_preprocessor') or data_preprocessor
+    own_preprocessor = (
+        network.get('data_preprocessor') or config.get('data_preprocessor') or data_preprocessor
+    )
     if str(network['type']) in (f'{SCOPE}.Distiller', 'Distiller'):
-        return student_config(network['student'], f'{key}.student', network.get('cfg_options'), own_preprocessor)
+        return student_config(
+            network['student'], f'{key}.student', network.get('cfg_options'), own_preprocessor
+        )
     if str(network['type']) in (f'{SCOPE}.MutualDistiller', 'MutualDistiller'):
         entry = peer_entry(network.get('peers'), network.get('predict'), f'{key}.predict')
-        chosen = network_config(entry['model'], f'{key}.peers', entry.get('cfg_options'), own_preprocessor)
+        chosen = network_config(
+            entry['model'], f'{key}.peers', entry.get('cfg_options'), own_preprocessor
+        )
         if entry.get('data_preprocessor') is not None:
             chosen.data_preprocessor = ConfigDict(entry['data_preprocessor'])
         return chosen
@@ -94,7 +102,9 @@ def build_network(config: ConfigDict, key: str) -> nn.Module:
         network: nn.Module = ROOT_MODELS.build(config)
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
         message = error.args[0] if error.args else error
-        raise ValueError(f'{key}: expected a model that its framework can build, got {message}') from error
+        raise ValueError(
+            f'{key}: expected a model that its framework can build, got {message}'
+        ) from error
     return network
 
 
@@ -109,11 +119,15 @@ def _read_config(path: str, key: str) -> Config:
     package, separator, inner = path.partition('::')
     if separator:
         if not has(package):  # the hub would install it from the network, unasked
-            raise ValueError(f'{key}: expected an installed package before "::", got {path!r}; pip install {package}')
+            raise ValueError(
+                f'{key}: expected an installed package before "::", got {path!r}; pip install {package}'
+            )
         try:
             return get_config(path)
         except (FileNotFoundError, ValueError, KeyError) as error:
-            raise ValueError(f'{key}: expected a config of {package}, found no {inner!r} in it ({error})') from error
+            raise ValueError(
+                f'{key}: expected a config of {package}, found no {inner!r} in it ({error})'
+            ) from error
     if not Path(path).is_file():
         raise ValueError(f'{key}: expected a config file, found none at {path}')
     return Config.fromfile(path)

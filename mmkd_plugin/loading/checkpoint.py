@@ -41,8 +41,20 @@ def allow_runner_checkpoints() -> None:
     scalars. These types carry numbers. A ``HistoryBuffer`` also names its own methods through ``getattr``, and a one-cycle
     schedule its curve; the stand-in that we allow under this name answers for these alone.
     """
-    numbers = (np.bool_, np.int32, np.int64, np.uint8, np.uint32, np.float16, np.float32, np.float64)
-    makers: dict[str, Any] = {'scalar': np.float64(0).__reduce__()[0], '_reconstruct': np.array(0).__reduce__()[0]}
+    numbers = (
+        np.bool_,
+        np.int32,
+        np.int64,
+        np.uint8,
+        np.uint32,
+        np.float16,
+        np.float32,
+        np.float64,
+    )
+    makers: dict[str, Any] = {
+        'scalar': np.float64(0).__reduce__()[0],
+        '_reconstruct': np.array(0).__reduce__()[0],
+    }
     # numpy 2 moved them; a checkpoint of either must load under either
     modules = ('numpy.core.multiarray', 'numpy._core.multiarray')
     named = [(maker, f'{module}.{name}') for name, maker in makers.items() for module in modules]
@@ -68,7 +80,9 @@ def _named_function(owner: object, name: str) -> object:
         return getattr(HistoryBuffer, name)
     if owner is _ONE_CYCLE and name in ('_annealing_cos', '_annealing_linear'):
         return getattr(OneCycleParamScheduler, name)
-    raise pickle.UnpicklingError(f'a checkpoint may not ask for the attribute {name!r} of {owner!r}')
+    raise pickle.UnpicklingError(
+        f'a checkpoint may not ask for the attribute {name!r} of {owner!r}'
+    )
 
 
 def load_file(path: str, key: str) -> LoadedFile:
@@ -91,12 +105,18 @@ def load_file(path: str, key: str) -> LoadedFile:
             raise ValueError(
                 f'{key}: expected a checkpoint of tensors, got {shown}, a pickle that wants to run code: {refused[0].strip()}'
             ) from error
-        raise ValueError(f'{key}: expected a checkpoint, got {shown}, which torch.save did not write') from error
+        raise ValueError(
+            f'{key}: expected a checkpoint, got {shown}, which torch.save did not write'
+        ) from error
     except Exception as error:  # a damaged file trips the reader anywhere
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f'{key}: expected a checkpoint, got a damaged or truncated file {shown} ({first})') from error
+        raise ValueError(
+            f'{key}: expected a checkpoint, got a damaged or truncated file {shown} ({first})'
+        ) from error
     if not isinstance(content, dict):
-        raise ValueError(f'{key}: expected a checkpoint dict, got {type(content).__name__} in {shown}')
+        raise ValueError(
+            f'{key}: expected a checkpoint dict, got {type(content).__name__} in {shown}'
+        )
     return LoadedFile(content, hashlib.sha256(data).digest())
 
 
@@ -108,9 +128,17 @@ def load_weights(model: nn.Module, path: str, key: str) -> LoadedWeights:
     """
     loaded = load_file(path, key)
     state = loaded.content.get('state_dict', loaded.content)
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f'{key}: expected a state dict of tensors, or a dict with one under "state_dict", in {path}')
-    versions = getattr(state, '_metadata', None)  # of its modules: they tell old key names from new ones
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(value, Tensor) for value in state.values())
+    ):
+        raise ValueError(
+            f'{key}: expected a state dict of tensors, or a dict with one under "state_dict", in {path}'
+        )
+    versions = getattr(
+        state, '_metadata', None
+    )  # of its modules: they tell old key names from new ones
     state = OrderedDict((name.removeprefix('module.'), value) for name, value in state.items())
     if versions is not None:
         state._metadata = {  # type: ignore[attr-defined]
@@ -140,7 +168,9 @@ def trained_networks(checkpoint: Mapping[str, Any]) -> dict[str, str]:
     if any(name.startswith(STUDENT_PREFIX) for name in state):
         return {'student': STUDENT_PREFIX}
     heads = dict.fromkeys(name.partition('.')[0] for name in state)
-    return {head.removeprefix(PEER_PREFIX): f'{head}.' for head in heads if head.startswith(PEER_PREFIX)}
+    return {
+        head.removeprefix(PEER_PREFIX): f'{head}.' for head in heads if head.startswith(PEER_PREFIX)
+    }
 
 
 def student_checkpoint(checkpoint: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
@@ -162,7 +192,9 @@ def student_checkpoint(checkpoint: Mapping[str, Any], name: str | None = None) -
     if name not in found and (name is not None or len(found) > 1):
         raise ValueError(f'--network: expected one of {list(found)}, got {name!r}')
     prefix = found[name or next(iter(found))]
-    student = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    student = {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }
     meta = checkpoint.get('meta', {})
     kept = ('dataset_meta', 'epoch', 'iter', 'seed', 'time', 'mmengine_version', 'experiment_name')
     return dict(meta={key: meta[key] for key in kept if key in meta}, state_dict=student)
@@ -184,9 +216,16 @@ def _read(path: str, key: str) -> bytes:
     try:
         return bytes(fileio.get(path))
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise ValueError(f'{key}: expected a checkpoint file or URL, found no file at {path}') from error
-    except (OSError, ImportError) as error:  # no permission, or the client of that storage is not installed
-        raise ValueError(f'{key}: expected a checkpoint file or URL, cannot read {path} ({error})') from error
+        raise ValueError(
+            f'{key}: expected a checkpoint file or URL, found no file at {path}'
+        ) from error
+    except (
+        OSError,
+        ImportError,
+    ) as error:  # no permission, or the client of that storage is not installed
+        raise ValueError(
+            f'{key}: expected a checkpoint file or URL, cannot read {path} ({error})'
+        ) from error
 
 
 def _download(url: str, key: str) -> str:
@@ -202,7 +241,9 @@ def _download(url: str, key: str) -> str:
             failure = str(error)
     dist.barrier()
     if not target.exists():
-        raise ValueError(f'{key}: expected a checkpoint at {url}, the download failed: {failure or "see rank 0"}')
+        raise ValueError(
+            f'{key}: expected a checkpoint at {url}, the download failed: {failure or "see rank 0"}'
+        )
     return str(target)
 
 

@@ -51,6 +51,8 @@ def _check_name(key: str, name: Any, earlier: Sequence[str]) -> None:
             f"{key}: expected a name that is a word, without 'loss' (MMEngine sums every log key that has it), got {name!r}"
         )
     if name in _TAKEN or name.startswith(APART_PREFIX):
-        raise ValueError(f'{key}: expected a name other than {", ".join(_TAKEN)} and {APART_PREFIX}…, got {name!r}')
+        raise ValueError(
+            f'{key}: expected a name other than {", ".join(_TAKEN)} and {APART_PREFIX}…, got {name!r}'
+        )
     if name in earlier:
         raise ValueError(f'{key}: expected a name of its own, got {name!r} again')

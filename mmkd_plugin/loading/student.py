@@ -11,7 +11,13 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 
 from mmkd_plugin.loading.build import build_network, network_config
-from mmkd_plugin.loading.checkpoint import PEER_PREFIX, classes_of, load_file, student_checkpoint, trained_networks
+from mmkd_plugin.loading.checkpoint import (
+    PEER_PREFIX,
+    classes_of,
+    load_file,
+    student_checkpoint,
+    trained_networks,
+)
 from mmkd_plugin.loading.peer_entries import peer_entries, peer_entry
 from mmkd_plugin.registry import SCOPE
 
@@ -52,12 +58,20 @@ def as_student(cfg: Config, name: str | None = None) -> bool:
         if is_mutual(cfg):
             cfg.model.predict = peer_entry(cfg.model.get('peers'), name, '--network')['name']
         elif name not in (None, 'student'):
-            raise ValueError(f"--network: expected 'student' where a single network learns, got {name!r}")
-        cfg.model = network_config(cfg.model, 'model', data_preprocessor=cfg.get('data_preprocessor'))
+            raise ValueError(
+                f"--network: expected 'student' where a single network learns, got {name!r}"
+            )
+        cfg.model = network_config(
+            cfg.model, 'model', data_preprocessor=cfg.get('data_preprocessor')
+        )
         for key in ('val_cfg', 'test_cfg'):
             if str((cfg.get(key) or {}).get('type')).startswith(f'{SCOPE}.Peer'):
                 cfg[key].pop('type')
-    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if not str(hook['type']).startswith(f'{SCOPE}.')]
+    cfg.custom_hooks = [
+        hook
+        for hook in cfg.get('custom_hooks') or []
+        if not str(hook['type']).startswith(f'{SCOPE}.')
+    ]
     return True
 
 
@@ -82,7 +96,9 @@ def network_of(config: str, name: str = 'student') -> nn.Module:
     for teacher in teachers:
         if teacher.get('name') == name:
             own = teacher.get('data_preprocessor', default)
-            return build_network(network_config(teacher['model'], name, teacher.get('cfg_options'), own), name)
+            return build_network(
+                network_config(teacher['model'], name, teacher.get('cfg_options'), own), name
+            )
     names = ['student', *(str(teacher.get('name')) for teacher in teachers)]
     raise ValueError(f'--network: expected one of {names}, got {name!r}')
 
@@ -104,12 +120,16 @@ def load_student(model: nn.Module, path: str, name: str | None = None) -> tuple[
     content = load_file(path, 'checkpoint').content
     network: Any = model.module if is_model_wrapper(model) else model
     state = content.get('state_dict', content)
-    if trained_networks(content) and not any(key.startswith(PEER_PREFIX) for key in network.state_dict()):
+    if trained_networks(content) and not any(
+        key.startswith(PEER_PREFIX) for key in network.state_dict()
+    ):
         state = student_checkpoint(content, name)['state_dict']
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f'checkpoint: expected the weights of this student, got {path}: {error}') from error
+        raise ValueError(
+            f'checkpoint: expected the weights of this student, got {path}: {error}'
+        ) from error
     return classes_of(content)
 
 

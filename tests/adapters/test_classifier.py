@@ -20,7 +20,12 @@ def small_vit() -> dict[str, Any]:
             img_size=8,
             patch_size=4,
         ),
-        head=dict(type='VisionTransformerClsHead', num_classes=4, in_channels=8, loss=dict(type='CrossEntropyLoss')),
+        head=dict(
+            type='VisionTransformerClsHead',
+            num_classes=4,
+            in_channels=8,
+            loss=dict(type='CrossEntropyLoss'),
+        ),
     )
 
 
@@ -75,7 +80,9 @@ def test_a_transformers_tokens_are_the_map_that_they_stand_for(size: tuple[int, 
         model(inputs, mode='tensor')
     assert features['backbone.ln1'].shape == (2, 1 + size[0] * size[1] // 16, 8)
     knowledge = host_of(model).knowledge(model, features, inputs)
-    assert torch.equal(knowledge.features['backbone.ln1'], features['backbone']), 'as the backbone itself shapes it'
+    assert torch.equal(knowledge.features['backbone.ln1'], features['backbone']), (
+        'as the backbone itself shapes it'
+    )
 
 
 def test_a_hierarchical_transformers_too() -> None:
@@ -85,7 +92,9 @@ def test_a_hierarchical_transformers_too() -> None:
     )  # fmt: skip
     model = tiny.network(dict(type='ImageClassifier', backbone=backbone)).eval()
     inputs = torch.randn(2, 3, 16, 16)
-    with FeatureTaps(model, ['backbone.stages.1[0]', 'backbone.norm1', 'backbone[1]']).record(model) as features:
+    with FeatureTaps(model, ['backbone.stages.1[0]', 'backbone.norm1', 'backbone[1]']).record(
+        model
+    ) as features:
         model(inputs, mode='tensor')
     seen = host_of(model).knowledge(model, features, inputs).features
     assert seen['backbone.stages.1[0]'].shape == (2, 8, 4, 4)
@@ -104,7 +113,9 @@ def test_labels_are_indices_or_mixed_probabilities_or_none() -> None:
     assert host.labels(samples).tolist() == [2, 0]
     mixed = [sample.set_gt_score(torch.tensor([0.25, 0.75, 0.0, 0.0])) for sample in samples]
     assert host.labels(mixed).tolist() == [[0.25, 0.75, 0.0, 0.0]] * 2
-    assert host.labels([DataSample().set_gt_label([0, 1])]) is None  # several classes, none to ask for
+    assert (
+        host.labels([DataSample().set_gt_label([0, 1])]) is None
+    )  # several classes, none to ask for
     for none in (None, [], [DataSample()], [samples[0], DataSample()]):
         assert host.missing_labels(none)
         assert host.labels(none) is None
@@ -126,7 +137,11 @@ def test_a_model_that_no_host_knows_runs_for_its_taps() -> None:
     model = Own()
     host = host_of(model)
     assert type(host) is Host
-    assert (host.score_taps, host.labels(torch.ones(3)), host.missing_labels(torch.ones(3))) == ((), None, False)
+    assert (host.score_taps, host.labels(torch.ones(3)), host.missing_labels(torch.ones(3))) == (
+        (),
+        None,
+        False,
+    )
     with FeatureTaps(model, ['net']).record(model) as features:
         host.run(model, torch.randn(2, 3, 8, 8), scores=False)
     assert features['net'].shape == (2, 4)

@@ -43,7 +43,9 @@ def preprocessed(model: nn.Module, raw: Any) -> Any:
 
 
 @pytest.mark.parametrize('family', EVERY)
-def test_a_stock_detector_takes_a_step_as_student_and_as_teacher(family: str, tmp_path: Path) -> None:
+def test_a_stock_detector_takes_a_step_as_student_and_as_teacher(
+    family: str, tmp_path: Path
+) -> None:
     pairs = [dict(student='neck[-1]', teacher='neck[-1]')]
     methods = dict(kd=dict(type='SoftTarget', temperature=2.0), hint=dict(type='Hint', pairs=pairs))
     model = taught(family, tmp_path, methods=methods)
@@ -56,12 +58,27 @@ def test_a_stock_detector_takes_a_step_as_student_and_as_teacher(family: str, tm
     assert losses['kd.loss_kd'] > 0 and losses['hint.loss_hint'] > 0
     assert {name.split('.')[0] for name in losses} == {'task', 'kd', 'hint'}
     total.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and p.grad.isfinite().all()
+        for p in model.parameters()
+        if p.requires_grad
+    )
     optimizer.step()
-    moved = [name for name, value in model.student.state_dict().items() if not torch.equal(value, before[name])]
-    assert any(name.startswith('bbox_head') for name in moved) and any(name.startswith('backbone') for name in moved)
-    assert all(torch.equal(value, frozen[name]) for name, value in model.teachers[0].model.state_dict().items())
-    assert not any(p.requires_grad or p.grad is not None for p in model.teachers[0].model.parameters())
+    moved = [
+        name
+        for name, value in model.student.state_dict().items()
+        if not torch.equal(value, before[name])
+    ]
+    assert any(name.startswith('bbox_head') for name in moved) and any(
+        name.startswith('backbone') for name in moved
+    )
+    assert all(
+        torch.equal(value, frozen[name])
+        for name, value in model.teachers[0].model.state_dict().items()
+    )
+    assert not any(
+        p.requires_grad or p.grad is not None for p in model.teachers[0].model.parameters()
+    )
 
 
 @pytest.mark.parametrize('family', QUICK)
@@ -69,7 +86,11 @@ def test_scores_reach_the_head_and_the_backbone_and_no_teacher(family: str, tmp_
     model = taught(family, tmp_path)
     loss = small.losses_of(model, small.batch_for(family))['kd.loss_kd']
     loss.backward()
-    reached = {name for name, p in model.student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    reached = {
+        name
+        for name, p in model.student.named_parameters()
+        if p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert any(name.startswith('bbox_head') for name in reached)
     assert any(name.startswith('backbone') for name in reached)
     assert not any('_reg.' in name for name in reached), 'boxes are none of its business'
@@ -94,7 +115,10 @@ def test_each_place_has_the_scores_that_the_head_gave_it(family: str) -> None:
             torch.testing.assert_close(scores.logits[1, place].sigmoid(), expected)
         start += rows * columns * anchors
     assert scores.logits.shape == (2, start, width)
-    assert (scores.activation, scores.classes) == ('softmax' if family == 'ssdlite' else 'sigmoid', small.CLASSES)
+    assert (scores.activation, scores.classes) == (
+        'softmax' if family == 'ssdlite' else 'sigmoid',
+        small.CLASSES,
+    )
 
 
 def test_ssd_has_a_softmax_with_the_background_last() -> None:
@@ -104,9 +128,13 @@ def test_ssd_has_a_softmax_with_the_background_last() -> None:
     assert (scores.activation, scores.classes) == ('softmax', small.CLASSES)
     assert scores.logits.shape[-1] == small.CLASSES + 1
     # MMDet predicts of the foreground's columns alone: its surest box has the score of our surest place.
-    with patch.object(model.bbox_head, 'loss_cls', Mock(custom_cls_channels=False), create=True):  # MMDet 3.3 forgot it
+    with patch.object(
+        model.bbox_head, 'loss_cls', Mock(custom_cls_channels=False), create=True
+    ):  # MMDet 3.3 forgot it
         predicted = model(**batch, mode='predict')
-    torch.testing.assert_close(foreground(scores)[0].max(), predicted[0].pred_instances.scores.max())
+    torch.testing.assert_close(
+        foreground(scores)[0].max(), predicted[0].pred_instances.scores.max()
+    )
 
 
 @pytest.mark.parametrize('family', QUICK)
@@ -141,10 +169,26 @@ def test_a_teacher_does_the_least_work(family: str, tmp_path: Path) -> None:
     teacher.tap(['backbone[0]'], needs_scores=True)
     head = teacher.model.bbox_head
     with ExitStack() as forbidden:
-        forbid(forbidden, teacher.model, 'forward', 'loss', 'predict', '_forward', 'add_pred_to_datasample')
+        forbid(
+            forbidden,
+            teacher.model,
+            'forward',
+            'loss',
+            'predict',
+            '_forward',
+            'add_pred_to_datasample',
+        )
         forbid(forbidden, head, 'loss', 'loss_by_feat', 'predict', 'predict_by_feat', 'get_targets')
-        forbid(forbidden, head.prior_generator, 'grid_priors', 'valid_flags', 'single_level_grid_priors')
-        for part, work in dict(assigner='assign', sampler='sample', loss_cls='forward', loss_bbox='forward').items():
+        forbid(
+            forbidden,
+            head.prior_generator,
+            'grid_priors',
+            'valid_flags',
+            'single_level_grid_priors',
+        )
+        for part, work in dict(
+            assigner='assign', sampler='sample', loss_cls='forward', loss_bbox='forward'
+        ).items():
             forbid(forbidden, getattr(head, part, None), work)
         forbid(forbidden, getattr(head, 'bbox_coder', None), 'decode', 'encode')
         forbid(forbidden, mmcv.ops, 'nms', 'batched_nms')
@@ -153,12 +197,16 @@ def test_a_teacher_does_the_least_work(family: str, tmp_path: Path) -> None:
     assert not seen.logits.logits.requires_grad
 
 
-def test_without_scores_the_head_does_not_run_and_what_lies_behind_the_deepest_tap_neither(tmp_path: Path) -> None:
+def test_without_scores_the_head_does_not_run_and_what_lies_behind_the_deepest_tap_neither(
+    tmp_path: Path,
+) -> None:
     config = small.detector('retinanet')
     teacher = Teacher(config, small.checkpoint(tmp_path, config))
     ran: list[str] = []
     for name in ('backbone.layer3', 'backbone.layer4', 'neck', 'bbox_head'):
-        teacher.model.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+        teacher.model.get_submodule(name).register_forward_hook(
+            lambda *_, name=name: ran.append(name)
+        )
     teacher.tap(['backbone.layer3'], needs_scores=False)
     teacher(torch.randn(1, 3, 64, 64))
     assert ran == ['backbone.layer3']
@@ -205,7 +253,8 @@ def test_a_subclass_is_known_by_its_forward(tmp_path: Path) -> None:
     assert len(known.score_taps) == 5
     assert unknown.score_taps == ()
     with pytest.raises(
-        ValueError, match=r'^student: expected a model whose class scores are known, got GFL: of a OtherScores'
+        ValueError,
+        match=r'^student: expected a model whose class scores are known, got GFL: of a OtherScores',
     ):
         small.distiller(tmp_path, small.detector('gfl', bbox_head__type='OtherScores'))
 
@@ -219,7 +268,12 @@ def test_a_subclass_is_known_by_its_forward(tmp_path: Path) -> None:
             r'at 5 levels .* 8x8x9, 4x4x9, 2x2x9, 1x1x9, 1x1x9',
             r'at 5 levels .* 8x8x1, 4x4x1, 2x2x1',
         ),
-        ('gfl', 'rtmdet', r'at 5 levels .* 8x8x1, 4x4x1, 2x2x1, 1x1x1, 1x1x1', r'at 3 levels .* 8x8x1, 4x4x1, 2x2x1\.'),
+        (
+            'gfl',
+            'rtmdet',
+            r'at 5 levels .* 8x8x1, 4x4x1, 2x2x1, 1x1x1, 1x1x1',
+            r'at 3 levels .* 8x8x1, 4x4x1, 2x2x1\.',
+        ),
     ],
 )
 def test_another_layout_is_an_error_that_shows_both(
@@ -231,19 +285,29 @@ def test_another_layout_is_an_error_that_shows_both(
     with pytest.raises(ValueError, match=message):
         small.distiller(tmp_path, small.detector(student), taught)
     pairs = [dict(student='neck[0]', teacher='neck[0]')]
-    small.distiller(tmp_path, small.detector(student), taught, methods=dict(hint=dict(type='Hint', pairs=pairs)))
+    small.distiller(
+        tmp_path, small.detector(student), taught, methods=dict(hint=dict(type='Hint', pairs=pairs))
+    )
 
 
-@pytest.mark.parametrize(('student', 'teacher'), [('fcos', 'gfl'), ('gfl', 'atss'), ('yolox', 'rtmdet')])
-def test_heads_of_another_kind_with_the_same_layout_can_teach(student: str, teacher: str, tmp_path: Path) -> None:
-    model = small.distiller(tmp_path, small.detector(student), [small.teacher(tmp_path, small.detector(teacher))])
+@pytest.mark.parametrize(
+    ('student', 'teacher'), [('fcos', 'gfl'), ('gfl', 'atss'), ('yolox', 'rtmdet')]
+)
+def test_heads_of_another_kind_with_the_same_layout_can_teach(
+    student: str, teacher: str, tmp_path: Path
+) -> None:
+    model = small.distiller(
+        tmp_path, small.detector(student), [small.teacher(tmp_path, small.detector(teacher))]
+    )
     assert small.losses_of(model, small.batch_for(student))['kd.loss_kd'] > 0
 
 
 def test_another_activation_is_another_layout(tmp_path: Path) -> None:
     softmax = dict(_delete_=True, type='CrossEntropyLoss', use_sigmoid=False)
     taught = [small.teacher(tmp_path, small.detector('retinanet', bbox_head__loss_cls=softmax))]
-    with pytest.raises(ValueError, match=r'3 classes, sigmoid at 5 .*; got 3 classes, softmax with background at 5'):
+    with pytest.raises(
+        ValueError, match=r'3 classes, sigmoid at 5 .*; got 3 classes, softmax with background at 5'
+    ):
         small.distiller(tmp_path, small.detector('retinanet'), taught)
 
 
@@ -253,12 +317,17 @@ def test_other_classes_are_an_error_unless_they_are_mapped(tmp_path: Path) -> No
     message = r'^teachers\[0\] \(t1\): expected the 3 classes of the student, got 5; say which are meant: class_map='
     with pytest.raises(ValueError, match=message):
         small.distiller(tmp_path, small.detector('retinanet'), [taught])
-    model = small.distiller(tmp_path, small.detector('retinanet'), [dict(taught, class_map=[4, 0, 2])])
+    model = small.distiller(
+        tmp_path, small.detector('retinanet'), [dict(taught, class_map=[4, 0, 2])]
+    )
     inputs = torch.randn(1, 3, 64, 64)
     seen = model.teachers[0](inputs).logits
     every = scores_of(model.teachers[0].model, dict(inputs=inputs, data_samples=None))
     assert torch.equal(seen.logits, every.logits[..., [4, 0, 2]])
-    for wrong, found in ([4, 0], 'classes of the student, got 2'), ([4, 0, 5], r'indices below 5, .*, got 5'):
+    for wrong, found in (
+        ([4, 0], 'classes of the student, got 2'),
+        ([4, 0, 5], r'indices below 5, .*, got 5'),
+    ):
         with pytest.raises(ValueError, match=rf'^teachers\[0\] \(t1\).*expected .*{found}'):
             small.distiller(tmp_path, small.detector('retinanet'), [dict(taught, class_map=wrong)])
 
@@ -268,10 +337,16 @@ def test_a_classifier_cannot_teach_a_detector_nor_a_detector_a_classifier(tmp_pa
     methods = dict(hint=dict(type='Hint', pairs=pairs))
     message = r'^teachers\[0\] \(t0\): expected a model for detection, as the student is, got one for classification'
     with pytest.raises(ValueError, match=message):
-        small.distiller(tmp_path, small.detector('retinanet'), tiny.teachers(tmp_path, 1), methods=methods)
+        small.distiller(
+            tmp_path, small.detector('retinanet'), tiny.teachers(tmp_path, 1), methods=methods
+        )
     message = r'^teachers\[0\] \(t1\): expected a model for classification, as the student is, got one for detection'
     with pytest.raises(ValueError, match=message):
-        tiny.distiller(tmp_path, teachers=[small.teacher(tmp_path, small.detector('retinanet'))], methods=methods)
+        tiny.distiller(
+            tmp_path,
+            teachers=[small.teacher(tmp_path, small.detector('retinanet'))],
+            methods=methods,
+        )
 
 
 def test_images_without_boxes_are_no_images_without_labels(tmp_path: Path) -> None:

@@ -21,9 +21,22 @@ WORK = dict(
     multiclass_nms='mmdet/models/layers/bbox_nms.py',
 )
 #: And what heads and detectors do themselves beside their forward.
-WORDS = ('loss', 'predict', 'target', 'proposal', 'refine', 'decode', 'assign', 'sample', 'nms', 'get_bboxes')
+WORDS = (
+    'loss',
+    'predict',
+    'target',
+    'proposal',
+    'refine',
+    'decode',
+    'assign',
+    'sample',
+    'nms',
+    'get_bboxes',
+)
 
-WITH_SCORES = [family for family in small.FAMILIES if family not in ('ssd', 'detr', 'deformable_detr', 'dino')]
+WITH_SCORES = [
+    family for family in small.FAMILIES if family not in ('ssd', 'detr', 'deformable_detr', 'dino')
+]
 BY_MAPS = ('detr', 'deformable_detr', 'dino')
 ROIS = torch.tensor([[0.0, 1, 1, 30, 30], [1, 5, 5, 60, 40]])
 
@@ -59,7 +72,8 @@ def asked(family: str, folder: Path, scores: bool) -> tuple[Teacher, Callable[[]
 
 
 @pytest.mark.parametrize(
-    ('family', 'scores'), [*((family, True) for family in WITH_SCORES), *((family, False) for family in BY_MAPS)]
+    ('family', 'scores'),
+    [*((family, True) for family in WITH_SCORES), *((family, False) for family in BY_MAPS)],
 )
 def test_a_teacher_runs_none_of_it(family: str, scores: bool, tmp_path: Path) -> None:
     teacher, ask = asked(family, tmp_path, scores)

@@ -61,7 +61,8 @@ def test_usual_sizes_are_found_and_the_channels_are_the_networks(side: int) -> N
 def test_an_unusual_size_must_be_stated() -> None:
     model = Fixed(3, 20)
     with pytest.raises(
-        ValueError, match=r'^probe_shape: expected the \(channels, height, width\) .* tried .*\(3, 64, 64\)'
+        ValueError,
+        match=r'^probe_shape: expected the \(channels, height, width\) .* tried .*\(3, 64, 64\)',
     ):
         find_shape(model, host_of(model), None)
     assert find_shape(model, host_of(model), (3, 20, 20)) == (3, 20, 20)
@@ -72,7 +73,9 @@ def test_an_unusual_size_must_be_stated() -> None:
 @pytest.mark.parametrize('stated', [(3, 20), (3, 20, 0), (3, 20.0, 20), ()])
 def test_what_is_no_shape(stated: tuple[int, ...]) -> None:
     model = Fixed(3, 20)
-    with pytest.raises(ValueError, match=r'^probe_shape: expected \(channels, height, width\), got'):
+    with pytest.raises(
+        ValueError, match=r'^probe_shape: expected \(channels, height, width\), got'
+    ):
         find_shape(model, host_of(model), stated)
 
 

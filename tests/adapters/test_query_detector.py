@@ -19,7 +19,9 @@ PAIRS = [dict(student='neck[0]', teacher='neck[0]')]
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_a_stock_detector_takes_a_step_as_student_and_as_teacher(family: str, tmp_path: Path) -> None:
+def test_a_stock_detector_takes_a_step_as_student_and_as_teacher(
+    family: str, tmp_path: Path
+) -> None:
     config = small.detector(family)
     model = small.distiller(tmp_path, config, methods=dict(hint=dict(type='Hint', pairs=PAIRS)))
     assert isinstance(model.host, QueryDetectorHost)
@@ -29,16 +31,18 @@ def test_a_stock_detector_takes_a_step_as_student_and_as_teacher(family: str, tm
     total.backward()
     assert total.isfinite() and losses['hint.loss_hint'] > 0
     torch.optim.SGD(model.parameters(), lr=1e-4).step()
-    moved = {n.split('.')[0] for n, value in model.student.state_dict().items() if not torch.equal(value, before[n])}
+    moved = {
+        n.split('.')[0]
+        for n, value in model.student.state_dict().items()
+        if not torch.equal(value, before[n])
+    }
     assert {'backbone', 'neck', 'encoder', 'decoder', 'bbox_head'} <= moved
     assert not any(p.grad is not None for p in model.teachers[0].model.parameters())
 
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_class_scores_of_queries_are_an_error(family: str, tmp_path: Path) -> None:
-    message = (
-        r'^student: expected a model whose class scores are known, got \w+: its queries do not correspond to those'
-    )
+    message = r'^student: expected a model whose class scores are known, got \w+: its queries do not correspond to those'
     with pytest.raises(ValueError, match=message):
         small.distiller(tmp_path, small.detector(family))
 
@@ -48,7 +52,15 @@ def test_a_teacher_has_backbone_and_neck_to_say(tmp_path: Path) -> None:
     teacher = Teacher(config, small.checkpoint(tmp_path, config))
     teacher.tap(['backbone[0]', 'neck[3]'], needs_scores=False)
     with ExitStack() as stack:
-        forbid(stack, teacher.model, 'forward', 'forward_transformer', 'pre_transformer', 'loss', 'predict')
+        forbid(
+            stack,
+            teacher.model,
+            'forward',
+            'forward_transformer',
+            'pre_transformer',
+            'loss',
+            'predict',
+        )
         for part in ('encoder', 'decoder', 'bbox_head'):
             forbid(stack, teacher.model.get_submodule(part), 'forward')
         assert teacher(torch.randn(1, 3, 96, 96)).features['neck[3]'].shape == (1, 32, 2, 2)
@@ -59,7 +71,10 @@ def test_a_detector_can_teach_another_kind_by_its_maps(tmp_path: Path) -> None:
     pairs = [dict(student='neck[2]', teacher='neck')]
     taught = [small.teacher(tmp_path, small.detector('detr'))]
     model = small.distiller(
-        tmp_path, small.detector('retinanet'), taught, methods=dict(hint=dict(type='Hint', pairs=pairs))
+        tmp_path,
+        small.detector('retinanet'),
+        taught,
+        methods=dict(hint=dict(type='Hint', pairs=pairs)),
     )
     assert small.losses_of(model, small.batch_for('retinanet'))['hint.loss_hint'] > 0
 

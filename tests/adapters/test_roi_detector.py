@@ -34,7 +34,9 @@ def extractors(model: nn.Module) -> list[nn.Module]:
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_a_stock_detector_takes_a_step_as_student_and_as_teacher(family: str, tmp_path: Path) -> None:
+def test_a_stock_detector_takes_a_step_as_student_and_as_teacher(
+    family: str, tmp_path: Path
+) -> None:
     """The teacher's box head is asked about the student's own regions, on the teacher's own features."""
     pairs = [dict(student='neck[0]', teacher='neck[0]')]
     methods = dict(kd=dict(type='SoftTarget', temperature=2.0), hint=dict(type='Hint', pairs=pairs))
@@ -51,14 +53,26 @@ def test_a_stock_detector_takes_a_step_as_student_and_as_teacher(family: str, tm
     total.backward()
     assert total.isfinite() and losses['kd.loss_kd'] > 0 and losses['hint.loss_hint'] > 0
     assert len(asked['student']) == len(asked['teacher']) == STAGES[family]
-    for (_, student_rois), (features, teacher_rois) in zip(asked['student'], asked['teacher'], strict=True):
+    for (_, student_rois), (features, teacher_rois) in zip(
+        asked['student'], asked['teacher'], strict=True
+    ):
         assert torch.equal(student_rois, teacher_rois) and len(teacher_rois) > 10
         assert all(one is other for one, other in zip(features, maps, strict=False))
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and p.grad.isfinite().all()
+        for p in model.parameters()
+        if p.requires_grad
+    )
     torch.optim.SGD(model.parameters(), lr=1e-4).step()
-    moved = {n.split('.')[0] for n, value in model.student.state_dict().items() if not torch.equal(value, before[n])}
+    moved = {
+        n.split('.')[0]
+        for n, value in model.student.state_dict().items()
+        if not torch.equal(value, before[n])
+    }
     assert moved == {'backbone', 'neck', 'rpn_head', 'roi_head'}
-    assert not any(p.requires_grad or p.grad is not None for p in model.teachers[0].model.parameters())
+    assert not any(
+        p.requires_grad or p.grad is not None for p in model.teachers[0].model.parameters()
+    )
 
 
 def test_each_region_has_its_own_scores_in_its_own_image(tmp_path: Path) -> None:
@@ -66,8 +80,14 @@ def test_each_region_has_its_own_scores_in_its_own_image(tmp_path: Path) -> None
     host = host_of(model)
     assert isinstance(host, RoIDetectorHost)
     inputs = torch.randn(3, 3, 64, 64)
-    rois = [torch.tensor([[0.0, 1, 1, 30, 30], [2, 5, 5, 60, 40], [2, 0, 0, 9, 9]]), torch.zeros(0, 5)]
-    with torch.no_grad(), FeatureTaps(model, host.score_taps, optional=host.optional_taps).record(model) as features:
+    rois = [
+        torch.tensor([[0.0, 1, 1, 30, 30], [2, 5, 5, 60, 40], [2, 0, 0, 9, 9]]),
+        torch.zeros(0, 5),
+    ]
+    with (
+        torch.no_grad(),
+        FeatureTaps(model, host.score_taps, optional=host.optional_taps).record(model) as features,
+    ):
         host.run(model, inputs, True, rois)
     scores = host.knowledge(model, features, inputs).logits
     assert isinstance(scores, ClassScores)
@@ -100,12 +120,36 @@ def test_a_teacher_does_the_least_work(family: str, tmp_path: Path) -> None:
     rois = [torch.tensor([[0.0, 1, 1, 30, 30], [1, 5, 5, 60, 40]])] * STAGES[family]
     with ExitStack() as stack:
         forbid(stack, teacher.model, 'forward', 'loss', 'predict', '_forward')
-        forbid(stack, teacher.model.rpn_head, 'forward', 'loss', 'predict', 'loss_and_predict', 'predict_by_feat')
         forbid(
-            stack, roi_head, 'forward', 'loss', 'predict', 'bbox_loss', '_mask_forward', 'predict_bbox', '_refine_roi'
+            stack,
+            teacher.model.rpn_head,
+            'forward',
+            'loss',
+            'predict',
+            'loss_and_predict',
+            'predict_by_feat',
+        )
+        forbid(
+            stack,
+            roi_head,
+            'forward',
+            'loss',
+            'predict',
+            'bbox_loss',
+            '_mask_forward',
+            'predict_bbox',
+            '_refine_roi',
         )
         for box, assigner, sampler in zip(boxes, assigners, samplers, strict=True):
-            forbid(stack, box, 'loss', 'loss_and_target', 'get_targets', 'predict_by_feat', 'refine_bboxes')
+            forbid(
+                stack,
+                box,
+                'loss',
+                'loss_and_target',
+                'get_targets',
+                'predict_by_feat',
+                'refine_bboxes',
+            )
             forbid(stack, box.bbox_coder, 'decode', 'encode')
             forbid(stack, assigner, 'assign')
             forbid(stack, sampler, 'sample')
@@ -162,32 +206,45 @@ def test_another_number_of_stages_is_an_error_that_shows_both(tmp_path: Path) ->
     )
     with pytest.raises(ValueError, match=message):
         small.distiller(tmp_path, small.detector('faster_rcnn'), taught)
-    with pytest.raises(ValueError, match=r'sigmoid at 5 levels .*; got 3 classes, softmax with background at 3 stage'):
+    with pytest.raises(
+        ValueError,
+        match=r'sigmoid at 5 levels .*; got 3 classes, softmax with background at 3 stage',
+    ):
         small.distiller(tmp_path, small.detector('retinanet'), taught)
 
 
 def test_masks_do_not_matter_for_class_scores(tmp_path: Path) -> None:
-    model = taught('faster_rcnn', tmp_path, teachers=[small.teacher(tmp_path, small.detector('mask_rcnn'))])
+    model = taught(
+        'faster_rcnn', tmp_path, teachers=[small.teacher(tmp_path, small.detector('mask_rcnn'))]
+    )
     assert small.losses_of(model, small.batch_for('faster_rcnn'))['kd.loss_kd'] > 0
 
 
 def test_class_scores_need_the_students_own_losses(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r'^task_weight: expected a number > 0 where class scores of regions are compared'
+        ValueError,
+        match=r'^task_weight: expected a number > 0 where class scores of regions are compared',
     ):
         taught('faster_rcnn', tmp_path, task_weight=0)
     pairs = [dict(student='neck[0]', teacher='neck[0]')]
-    model = taught('faster_rcnn', tmp_path, task_weight=0, methods=dict(hint=dict(type='Hint', pairs=pairs)))
+    model = taught(
+        'faster_rcnn', tmp_path, task_weight=0, methods=dict(hint=dict(type='Hint', pairs=pairs))
+    )
     assert small.losses_of(model, small.batch_for('faster_rcnn')).keys() == {'hint.loss_hint'}
 
 
 def test_regions_of_peers_are_each_ones_own() -> None:
     peers = [small.detector('faster_rcnn')] * 2
     with pytest.raises(
-        ValueError, match=r'^peers\[0\].*expected class scores of the same places in every peer, got FasterRCNN'
+        ValueError,
+        match=r'^peers\[0\].*expected class scores of the same places in every peer, got FasterRCNN',
     ):
         ROOT_MODELS.build(
-            dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=dict(dml=dict(type='SoftTarget')))
+            dict(
+                type='mmkd_plugin.MutualDistiller',
+                peers=peers,
+                methods=dict(dml=dict(type='SoftTarget')),
+            )
         )
 
 
@@ -201,11 +258,11 @@ class OtherBoxForward(StandardRoIHead):
 
 def test_an_unknown_roi_head_is_distilled_by_its_taps(tmp_path: Path) -> None:
     config = small.detector('faster_rcnn', roi_head__type='OtherBoxForward')
-    message = (
-        r'^student: expected a model whose class scores are known, got FasterRCNN: of a OtherBoxForward the taps alone'
-    )
+    message = r'^student: expected a model whose class scores are known, got FasterRCNN: of a OtherBoxForward the taps alone'
     with pytest.raises(ValueError, match=message):
         small.distiller(tmp_path, config)
     pairs = [dict(student='backbone[3]', teacher='backbone[3]')]
-    model = small.distiller(tmp_path, config, methods=dict(at=dict(type='AttentionTransfer', pairs=pairs)))
+    model = small.distiller(
+        tmp_path, config, methods=dict(at=dict(type='AttentionTransfer', pairs=pairs))
+    )
     assert small.losses_of(model, small.batch_for('faster_rcnn'))['at.loss_attention'] > 0

@@ -21,7 +21,9 @@ class Net(nn.Module):
         self.lists = _Returns(lambda x: ([x, 3 * x], [x]))
         self.deep = _Returns(lambda x: x + 1)
 
-    def forward(self, x: Tensor, use: tuple[str, ...] = ('first', 'pair', 'single', 'words', 'deep')) -> Tensor:
+    def forward(
+        self, x: Tensor, use: tuple[str, ...] = ('first', 'pair', 'single', 'words', 'deep')
+    ) -> Tensor:
         for name in use:
             y = self.get_submodule(name)(x)
             x = y if isinstance(y, Tensor) else next(iter(y.values() if isinstance(y, dict) else y))
@@ -68,7 +70,9 @@ def test_an_index_picks_of_several_and_a_tuple_of_one_needs_none() -> None:
 
 
 def test_lists_in_a_tuple_have_an_index_each() -> None:
-    features = record(Net(), 'first', 'lists[0][0]', 'lists[0][-1]', 'lists[1]', use=('first', 'lists'))
+    features = record(
+        Net(), 'first', 'lists[0][0]', 'lists[0][-1]', 'lists[1]', use=('first', 'lists')
+    )
     assert features['lists[0][0]'] is features['lists[1]'] is features['first']
     torch.testing.assert_close(features['lists[0][-1]'], 3 * features['first'])
 
@@ -79,7 +83,10 @@ def test_repeated_taps_are_recorded_once() -> None:
 
 
 def test_an_unknown_path_lists_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"^student taps: expected the path of a module of Net, got 'fist'.*'first'"):
+    with pytest.raises(
+        ValueError,
+        match=r"^student taps: expected the path of a module of Net, got 'fist'.*'first'",
+    ):
         FeatureTaps(Net(), ['fist'], 'student taps')
 
 
@@ -111,7 +118,10 @@ def test_what_is_no_tap_is_refused(tap: object) -> None:
     [
         ('pair', r"one tensor from 'pair', got 2: name one as pair\[0\] … pair\[1\]"),
         ('lists', r"one tensor from 'lists', got 2: name one as lists\[0\]\[0\] … lists\[1\]\[0\]"),
-        ('lists[0]', r"one tensor from 'lists\[0\]', got 2: name one as lists\[0\]\[0\] … lists\[0\]\[1\]"),
+        (
+            'lists[0]',
+            r"one tensor from 'lists\[0\]', got 2: name one as lists\[0\]\[0\] … lists\[0\]\[1\]",
+        ),
         ('first[0][1]', r"several tensors from 'first\[0\]\[1\]', got Tensor: leave the index out"),
         ('pair[2]', r"one tensor from 'pair\[2\]', got 2: name one as pair\[0\] … pair\[1\]"),
         ('pair[-3]', r"one tensor from 'pair\[-3\]', got 2"),
@@ -128,7 +138,10 @@ def test_an_output_that_is_not_one_tensor_is_named(tap: str, message: str) -> No
 
 def test_called_twice_is_an_error_unlike_once_in_each_of_two_forwards() -> None:
     net = Net()
-    with pytest.raises(ValueError, match=r"^taps: expected 'deep' to be called once in a forward, it was called again"):
+    with pytest.raises(
+        ValueError,
+        match=r"^taps: expected 'deep' to be called once in a forward, it was called again",
+    ):
         record(net, 'deep', use=('first', 'deep', 'deep'))
     assert not hooks(net)
     record(net, 'deep')
@@ -139,7 +152,10 @@ def test_a_number_takes_one_of_several_calls() -> None:
     net = Net()
     features = record(net, 'deep#0', 'deep#1', use=('first', 'deep', 'deep'))
     torch.testing.assert_close(features['deep#1'], features['deep#0'] + 1)
-    with pytest.raises(ValueError, match=r"^taps: expected 'deep#2' to run in a forward, it was only called 2 times"):
+    with pytest.raises(
+        ValueError,
+        match=r"^taps: expected 'deep#2' to run in a forward, it was only called 2 times",
+    ):
         record(net, 'deep#2', use=('first', 'deep', 'deep'))
     with pytest.raises(ValueError, match=r"called again: .* say which call, 'deep#0:input', or"):
         record(net, 'deep:input', use=('first', 'deep', 'deep'))
@@ -172,7 +188,9 @@ def test_an_input_tap_stops_before_its_module() -> None:
 
 
 def test_never_called_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"^taps: expected 'deep' to run in a forward, it was never called"):
+    with pytest.raises(
+        ValueError, match=r"^taps: expected 'deep' to run in a forward, it was never called"
+    ):
         record(Net(), 'first', 'deep', use=('first',))
 
 
@@ -188,15 +206,22 @@ def test_what_is_optional_may_not_run() -> None:
 def test_changed_in_place_afterwards_is_an_error(gradient: bool) -> None:
     net = Net()
     with torch.set_grad_enabled(gradient):
-        with pytest.raises(ValueError, match=r"^taps: expected the output of 'first' to stay as it was recorded"):
+        with pytest.raises(
+            ValueError, match=r"^taps: expected the output of 'first' to stay as it was recorded"
+        ):
             record(net, 'first', use=('first', 'act'))
         assert not hooks(net)
-        assert record(net, 'act', use=('first', 'act'))['act'].min() >= 0  # the layer that changes it may be tapped
+        assert (
+            record(net, 'act', use=('first', 'act'))['act'].min() >= 0
+        )  # the layer that changes it may be tapped
 
 
 def test_a_view_of_a_tensor_that_changes_is_noticed_too() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.Flatten(), nn.ReLU(inplace=True))
-    with pytest.raises(ValueError, match=r"output of '1' to stay"), FeatureTaps(net, ['1']).record(net):
+    with (
+        pytest.raises(ValueError, match=r"output of '1' to stay"),
+        FeatureTaps(net, ['1']).record(net),
+    ):
         net(torch.ones(2, 3))
 
 
@@ -266,7 +291,9 @@ class Sum(nn.Module):
         (lambda x: Two(x, x + 1), 'inner#0[1]', 2 * (1 + 10 * (1 + 1)) + 1),
     ],
 )
-def test_layers_behind_a_tap_read_something_else(inner: Callable[[Tensor], object], tap: str, expected: float) -> None:
+def test_layers_behind_a_tap_read_something_else(
+    inner: Callable[[Tensor], object], tap: str, expected: float
+) -> None:
     net = Sum(inner)
     plain = net(torch.ones(1))
     with replaced(net, tap, lambda feature: 10 * feature):

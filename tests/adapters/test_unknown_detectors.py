@@ -25,7 +25,10 @@ def config(kind: str) -> Any:
         return network_config('mmdet::foveabox/fovea_r50_fpn_4xb4-1x_coco.py', kind, dense)
     if kind == 'solo':
         head = dict(num_classes=small.CLASSES, in_channels=64, feat_channels=64, stacked_convs=1)
-        options = {'model.neck.out_channels': 64, **{f'model.mask_head.{name}': value for name, value in head.items()}}
+        options = {
+            'model.neck.out_channels': 64,
+            **{f'model.mask_head.{name}': value for name, value in head.items()},
+        }
         return network_config('mmdet::solo/solo_r50_fpn_1x_coco.py', kind, {**maps, **options})
     options = {
         'model.rpn_head.num_proposals': 10,
@@ -35,7 +38,9 @@ def config(kind: str) -> Any:
         'model.roi_head.proposal_feature_channel': 8,
         'model.roi_head.bbox_roi_extractor.out_channels': 8,
     }
-    sparse = network_config('mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py', kind, {**maps, **options})
+    sparse = network_config(
+        'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py', kind, {**maps, **options}
+    )
     head = sparse.roi_head.bbox_head[0]
     head.update(num_classes=small.CLASSES, in_channels=8, feedforward_channels=16, num_heads=2)
     head.dynamic_conv_cfg.update(in_channels=8, feat_channels=4, out_channels=8)
@@ -49,7 +54,11 @@ def require_a_step(model: Any) -> None:
     assert losses['hint.loss_hint'] > 0 and any(name.startswith('task.') for name in losses)
     small.total(model, losses).backward()
     torch.optim.SGD(model.parameters(), lr=1e-4).step()
-    moved = {name.split('.')[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    moved = {
+        name.split('.')[0]
+        for name, p in model.named_parameters()
+        if not torch.equal(p, before[name])
+    }
     assert moved == {'student', 'methods'}
     assert not any(p.grad is not None for p in model.teachers[0].model.parameters())
 
@@ -58,7 +67,9 @@ def require_a_step(model: Any) -> None:
 def test_a_stock_detector_learns_by_its_taps(kind: str, tmp_path: Path) -> None:
     detector = config(kind)
     assert type(host_of(small.network(detector))) is HOSTS[kind]
-    require_a_step(small.distiller(tmp_path, detector, methods=dict(hint=dict(type='Hint', pairs=PAIRS))))
+    require_a_step(
+        small.distiller(tmp_path, detector, methods=dict(hint=dict(type='Hint', pairs=PAIRS)))
+    )
     message = r'^student: expected a model whose class scores are known, got \w+: .*taps alone'
     with pytest.raises(ValueError, match=message):
         small.distiller(tmp_path, detector)
@@ -86,7 +97,9 @@ class OfAnotherProject(BaseDetector):
 
 
 def test_one_of_another_project_does_as_well(tmp_path: Path) -> None:
-    detector = dict(type='mmdet.OfAnotherProject', data_preprocessor=dict(type='mmdet.DetDataPreprocessor'))
+    detector = dict(
+        type='mmdet.OfAnotherProject', data_preprocessor=dict(type='mmdet.DetDataPreprocessor')
+    )
     model = small.distiller(tmp_path, detector, methods=dict(hint=dict(type='Hint', pairs=PAIRS)))
     assert type(model.host) is DetectorHost
     require_a_step(model)

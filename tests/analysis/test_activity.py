@@ -14,7 +14,9 @@ from mmkd_plugin.analysis.networks import Networks, load_networks
 
 def test_neurons_above_zero_are_active() -> None:
     # Two images of three channels of two places: 1 of 6 and 3 of 6 are above 0, mean 1/3, deviation 1/6; the last channel never.
-    values = torch.tensor([[[[1.0, 0.0]], [[-1.0, 0.0]], [[0.0, 0.0]]], [[[1.0, 2.0]], [[3.0, -1.0]], [[-5.0, 0.0]]]])
+    values = torch.tensor(
+        [[[[1.0, 0.0]], [[-1.0, 0.0]], [[0.0, 0.0]]], [[[1.0, 2.0]], [[3.0, -1.0]], [[-5.0, 0.0]]]]
+    )
     found = activity('net', 'map', values)
     assert (found.network, found.name) == ('net', 'map')
     assert found.active == pytest.approx(1 / 3)
@@ -24,7 +26,10 @@ def test_neurons_above_zero_are_active() -> None:
 
 def test_parts_are_averages_of_their_map(networks: Networks, images: Images) -> None:
     other = replace(networks.student, name='twin')
-    found = {(one.network, one.name): one for one in activities(replace(networks, others=[other]), images.batches)}
+    found = {
+        (one.network, one.name): one
+        for one in activities(replace(networks, others=[other]), images.batches)
+    }
     names = ['layer3', 'f_inh', 'f_exp']
     assert list(found) == [
         ('t0', 'layer3'),
@@ -54,4 +59,8 @@ def test_a_bar_for_each_in_its_networks_colour() -> None:
     assert [bar.get_width() for bar in axes.patches] == [50.0, 25.0, 75.0]
     colours = [bar.get_facecolor() for bar in axes.patches]
     assert colours[1] == colours[2] != colours[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ['t: map', 's: a, 50% of channels dead', 's: b']
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        't: map',
+        's: a, 50% of channels dead',
+        's: b',
+    ]

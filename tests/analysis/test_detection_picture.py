@@ -8,7 +8,16 @@ import torch
 from helpers import detection  # noqa: F401  # imports MMDet without its warnings
 from mmengine.structures import InstanceData
 
-from mmkd_plugin.analysis.detection_picture import GAP, MARGIN, SIDE, TITLE, Panels, Picture, resized, sheet
+from mmkd_plugin.analysis.detection_picture import (
+    GAP,
+    MARGIN,
+    SIDE,
+    TITLE,
+    Panels,
+    Picture,
+    resized,
+    sheet,
+)
 
 META = dict(classes=('red', 'green'), palette=[(255, 0, 0), (0, 255, 0)])
 
@@ -16,7 +25,9 @@ META = dict(classes=('red', 'green'), palette=[(255, 0, 0), (0, 255, 0)])
 def instances(
     boxes: Sequence[Sequence[float]], labels: Sequence[int], scores: Sequence[float] | None = None
 ) -> InstanceData:
-    found = InstanceData(bboxes=torch.tensor(boxes).reshape(-1, 4), labels=torch.tensor(labels, dtype=torch.long))
+    found = InstanceData(
+        bboxes=torch.tensor(boxes).reshape(-1, 4), labels=torch.tensor(labels, dtype=torch.long)
+    )
     if scores is not None:
         found.scores = torch.tensor(scores)
     return found
@@ -25,7 +36,10 @@ def instances(
 def panels_of(row: Picture, count: int) -> list[Picture]:
     """Without title, gap and margin."""
     width = (row.shape[1] - GAP * (count - 1)) // count
-    return [row[TITLE:-MARGIN, start : start + width - MARGIN] for start in range(0, row.shape[1], width + GAP)]
+    return [
+        row[TITLE:-MARGIN, start : start + width - MARGIN]
+        for start in range(0, row.shape[1], width + GAP)
+    ]
 
 
 def edges(panel: Picture, label: int) -> tuple[int, int, int, int]:
@@ -40,7 +54,9 @@ def edges(panel: Picture, label: int) -> tuple[int, int, int, int]:
 def test_perfect_predictions_look_like_the_ground_truth() -> None:
     image = np.zeros((48, 48, 3), dtype=np.uint8)
     boxes, labels = [[4.0, 6.0, 20.0, 30.0], [16.0, 8.0, 44.0, 40.0]], [0, 1]
-    row = Panels(META, 0.3).row(image, dict(truth=instances(boxes, labels), net=instances(boxes, labels, [0.8, 0.9])))
+    row = Panels(META, 0.3).row(
+        image, dict(truth=instances(boxes, labels), net=instances(boxes, labels, [0.8, 0.9]))
+    )
     truth, net = panels_of(row, 2)
     for panel in (truth, net):
         assert edges(panel, 0) == (4, 6, 20, 30)
@@ -55,7 +71,9 @@ def test_boxes_that_are_unsure_are_neither_drawn_nor_counted() -> None:
     boxes = [[4.0, 6.0, 20.0, 30.0], [16.0, 8.0, 44.0, 40.0]]
     few = dict(net=instances(boxes[:1], [0], [0.9]))
     both = dict(net=instances(boxes, [0, 1], [0.9, 0.3]))
-    np.testing.assert_array_equal(Panels(META, 0.3).row(image, few), Panels(META, 0.3).row(image, both))
+    np.testing.assert_array_equal(
+        Panels(META, 0.3).row(image, few), Panels(META, 0.3).row(image, both)
+    )
     assert (Panels(META, 0.2).row(image, few) != Panels(META, 0.2).row(image, both)).any()
 
 
@@ -73,11 +91,16 @@ def test_an_image_without_boxes_is_shown_as_it_is(scores: list[float] | None) ->
     image = np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8)
     row = Panels(META, 0.3).row(image, dict(net=instances([], [], scores)))
     factor = SIDE // 48
-    np.testing.assert_array_equal(row[TITLE + factor // 2 : -MARGIN : factor, factor // 2 : -MARGIN : factor], image)
+    np.testing.assert_array_equal(
+        row[TITLE + factor // 2 : -MARGIN : factor, factor // 2 : -MARGIN : factor], image
+    )
 
 
 def test_classes_without_palette_or_names() -> None:
-    image, found = np.zeros((48, 48, 3), dtype=np.uint8), dict(truth=instances([[4.0, 6.0, 20.0, 30.0]], [1]))
+    image, found = (
+        np.zeros((48, 48, 3), dtype=np.uint8),
+        dict(truth=instances([[4.0, 6.0, 20.0, 30.0]], [1])),
+    )
     [panel] = panels_of(Panels({}, 0.3).row(image, found), 1)
     assert panel.any()
     [panel] = panels_of(Panels(dict(META, palette=META['palette'][:1]), 0.3).row(image, found), 1)
@@ -102,7 +125,10 @@ def test_small_images_grow_by_whole_numbers_and_large_ones_shrink(
 
 
 def test_a_sheet_has_rows_of_any_width() -> None:
-    rows = [np.full((height, width, 3), value, dtype=np.uint8) for height, width, value in ((4, 6, 1), (5, 3, 2))]
+    rows = [
+        np.full((height, width, 3), value, dtype=np.uint8)
+        for height, width, value in ((4, 6, 1), (5, 3, 2))
+    ]
     made = sheet(rows)
     assert made.shape == (9, 6, 3)
     assert (made[:4] == 1).all() and (made[4:, :3] == 2).all() and (made[4:, 3:] == 255).all()

@@ -24,7 +24,13 @@ from mmkd_plugin.analysis.detections import TRUTH, compare_detections
 from mmkd_plugin.analysis.images import build_dataset
 from mmkd_plugin.loading.student import export_student
 
-OTHER_INPUT = dict(type='DetDataPreprocessor', mean=[90.0] * 3, std=[40.0] * 3, bgr_to_rgb=False, pad_size_divisor=64)
+OTHER_INPUT = dict(
+    type='DetDataPreprocessor',
+    mean=[90.0] * 3,
+    std=[40.0] * 3,
+    bgr_to_rgb=False,
+    pad_size_divisor=64,
+)
 Rows = list[Mapping[str, Any]]
 
 
@@ -115,19 +121,25 @@ def test_the_ground_truth_is_the_data_sets_also_where_the_pipeline_loads_none(
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline = [step for step in dataset.pipeline if step.type != 'LoadAnnotations']
     dataset.pipeline[1].scale = (128, 128)  # boxes are drawn on the file, whatever the network sees
-    compare_detections(cfg, small.checkpoint(tmp_path, gfl()), out=tmp_path, name='net', indices=[3, 1])
+    compare_detections(
+        cfg, small.checkpoint(tmp_path, gfl()), out=tmp_path, name='net', indices=[3, 1]
+    )
     empty, one = rows
     assert len(empty[TRUTH].bboxes) == 0 and len(empty[TRUTH].labels) == 0
     left, top, right, bottom = one[TRUTH].bboxes[0].int().tolist()
     picture = mmcv.imread(str(data / 'images/000001.jpg'), channel_order='rgb')
-    assert picture[top + 3 : bottom - 3, left + 3 : right - 3, 1].min() > 200, 'the box is on the bright square'
+    assert picture[top + 3 : bottom - 3, left + 3 : right - 3, 1].min() > 200, (
+        'the box is on the bright square'
+    )
     assert one[TRUTH].labels.tolist() == [1]
     assert one['net'].bboxes.max() <= coco_files.SIDE
 
 
 def test_crowds_are_left_out() -> None:
     box = dict(bbox=[1.0, 2.0, 3.0, 4.0], bbox_label=2)
-    found = detections.true_boxes(dict(instances=[dict(box, ignore_flag=1), dict(box, ignore_flag=0), box]))
+    found = detections.true_boxes(
+        dict(instances=[dict(box, ignore_flag=1), dict(box, ignore_flag=0), box])
+    )
     assert (found.bboxes.tolist(), found.labels.tolist()) == ([[1.0, 2.0, 3.0, 4.0]] * 2, [2, 2])
 
 
@@ -142,7 +154,9 @@ def test_an_exported_student_and_no_teacher(tmp_path: Path, data: Path, rows: Ro
 
 
 @pytest.mark.slow
-def test_a_teacher_of_other_classes_is_shown_in_those_of_the_data(tmp_path: Path, data: Path, rows: Rows) -> None:
+def test_a_teacher_of_other_classes_is_shown_in_those_of_the_data(
+    tmp_path: Path, data: Path, rows: Rows
+) -> None:
     cfg, run = distilled(tmp_path, data, class_map=[2, 0, 1])
     compare_detections(cfg, run, out=tmp_path, images=1)
     alone = boxes_of({**gfl(), 'data_preprocessor': OTHER_INPUT}, 1, data)
@@ -163,7 +177,10 @@ def test_all_that_learned_from_each_other(tmp_path: Path, data: Path, rows: Rows
     assert list(rows[0]) == [TRUTH, 'a', 'b']
     for seed, name in enumerate('ab'):
         torch.testing.assert_close(flat(rows[0][name]), boxes_of(gfl(), seed, data))
-    with pytest.raises(ValueError, match=r'^checkpoint: expected that of a run, with all peers, got one of a single'):
+    with pytest.raises(
+        ValueError,
+        match=r'^checkpoint: expected that of a run, with all peers, got one of a single',
+    ):
         compare_detections(cfg, small.checkpoint(tmp_path, gfl()), out=tmp_path)
 
 
@@ -173,7 +190,10 @@ def compare(tmp_path: Path, data: Path) -> Callable[..., list[Path]]:
 
     def compare(*against: list[str], **changes: Any) -> list[Path]:
         return compare_detections(
-            config_of(gfl(), data), checkpoint, against, **dict(out=tmp_path / 'out', name='net') | changes
+            config_of(gfl(), data),
+            checkpoint,
+            against,
+            **dict(out=tmp_path / 'out', name='net') | changes,
         )
 
     return compare
@@ -185,7 +205,10 @@ def test_arguments_out_of_bounds(compare: Callable[..., list[Path]], tmp_path: P
         (dict(images=0), r'^--images: expected an integer >= 1, got 0$'),
         (dict(score_thr=30), r'^--score-thr: expected a number from 0 to 1, got 30$'),
         (dict(split='val'), r"^--split: expected one that the config has, \['test'\], got 'val'$"),
-        (dict(indices=[0, 4]), r'^--indices: expected numbers of images from 0 to 3, got \[0, 4\]$'),
+        (
+            dict(indices=[0, 4]),
+            r'^--indices: expected numbers of images from 0 to 3, got \[0, 4\]$',
+        ),
         (dict(device='nowhere'), r"^--device: expected one that is there, got 'nowhere'"),
         (dict(without=['t7']), r"^--without: expected networks of the config, got \['t7'\]$"),
         (dict(without=['net']), r'^--without: expected at least one network to be left'),
@@ -197,10 +220,18 @@ def test_arguments_out_of_bounds(compare: Callable[..., list[Path]], tmp_path: P
 
 
 @pytest.mark.slow
-def test_networks_that_cannot_stand_beside_it(compare: Callable[..., list[Path]], tmp_path: Path) -> None:
-    def given(model: Any, network: nn.Module, name: str, classes: tuple[str, ...] | None = None) -> list[str]:
+def test_networks_that_cannot_stand_beside_it(
+    compare: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    def given(
+        model: Any, network: nn.Module, name: str, classes: tuple[str, ...] | None = None
+    ) -> list[str]:
         Config(dict(model=model)).dump(tmp_path / f'{name}.py')
-        return [str(tmp_path / f'{name}.py'), save(network, tmp_path / f'{name}.pth', classes), name]
+        return [
+            str(tmp_path / f'{name}.py'),
+            save(network, tmp_path / f'{name}.pth', classes),
+            name,
+        ]
 
     same = given(gfl(), small.network(gfl()), 'net')
     two = gfl(bbox_head__num_classes=2)
@@ -208,8 +239,14 @@ def test_networks_that_cannot_stand_beside_it(compare: Callable[..., list[Path]]
     for against, message in (
         (same, r"^--against: expected a name of its own for each network, got 'net' twice"),
         (same[:1], r'^--against: expected CONFIG CHECKPOINT and perhaps a NAME, got \S+net\.py$'),
-        (['nowhere.py', 'x.pth'], r'^--against: expected a config file, found none at nowhere\.py$'),
-        ([same[0], 'nowhere.pth', 'b'], r'^--against\.checkpoint: expected a checkpoint file or URL'),
+        (
+            ['nowhere.py', 'x.pth'],
+            r'^--against: expected a config file, found none at nowhere\.py$',
+        ),
+        (
+            [same[0], 'nowhere.pth', 'b'],
+            r'^--against\.checkpoint: expected a checkpoint file or URL',
+        ),
         (
             given(two, small.network(two), 'two'),
             r'^two: expected a detector of the 3 classes of the data set, red, green, blue, got one of 2',
@@ -218,7 +255,10 @@ def test_networks_that_cannot_stand_beside_it(compare: Callable[..., list[Path]]
             given(gfl(), small.network(gfl()), 'swapped', ('green', 'red', 'blue')),
             r'^swapped: expected a detector of the 3 classes .* got one of 3, green, red, blue',
         ),
-        (given(classifier, tiny.network(classifier), 'labels'), r'^labels: expected a detector, got ImageClassifier$'),
+        (
+            given(classifier, tiny.network(classifier), 'labels'),
+            r'^labels: expected a detector, got ImageClassifier$',
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             compare(against)

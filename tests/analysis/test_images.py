@@ -37,7 +37,9 @@ def test_batches_are_the_loaders_with_labels_and_class_names(cfg: Config) -> Non
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     cfg = config_of(tmp_path)
-    with pytest.raises(ValueError, match=r"^--split: expected one that the config has, \['val'\], got 'test'$"):
+    with pytest.raises(
+        ValueError, match=r"^--split: expected one that the config has, \['val'\], got 'test'$"
+    ):
         sample_images(cfg, 'test', 3)
     with pytest.raises(ValueError, match=r'^--images: expected an integer >= 1, got 0$'):
         sample_images(cfg, 'val', 0)

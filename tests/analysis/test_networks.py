@@ -38,7 +38,9 @@ def test_the_student_and_its_teachers_have_their_weights_and_stay_as_they_are(
 
 def test_each_network_sees_what_its_own_preprocessor_makes(tmp_path: Path, images: Images) -> None:
     cfg = config_of(tmp_path)
-    cfg.model.teachers[0].data_preprocessor = dict(tiny.PREPROCESSOR, mean=[0.0] * 3, std=[255.0] * 3)
+    cfg.model.teachers[0].data_preprocessor = dict(
+        tiny.PREPROCESSOR, mean=[0.0] * 3, std=[255.0] * 3
+    )
     state = ROOT_MODELS.build(cfg.model).state_dict()
     torch.save(dict(state_dict=state), tmp_path / 'other.pth')
     networks = load_networks(cfg, str(tmp_path / 'other.pth'))
@@ -46,7 +48,9 @@ def test_each_network_sees_what_its_own_preprocessor_makes(tmp_path: Path, image
     pixels = torch.stack(raw['inputs']).float()
     torch.testing.assert_close(networks.student.inputs(raw), (pixels - 120) / 60)
     torch.testing.assert_close(networks.teachers[0].inputs(raw), pixels / 255)
-    assert networks.student.labels(raw).tolist() == [int(sample.gt_label) for sample in raw['data_samples']]
+    assert networks.student.labels(raw).tolist() == [
+        int(sample.gt_label) for sample in raw['data_samples']
+    ]
 
 
 def test_others_are_networks_of_any_config_or_students_of_distillations(
@@ -63,22 +67,37 @@ def test_others_are_networks_of_any_config_or_students_of_distillations(
     ]
     networks = load_networks(cfg, checkpoint, against)
     assert [other.name for other in networks.others] == ['alone', 'distilled', 'exported']
-    assert [network.name for network in networks.all] == ['t0', 'alone', 'distilled', 'exported', 'student']
+    assert [network.name for network in networks.all] == [
+        't0',
+        'alone',
+        'distilled',
+        'exported',
+        'student',
+    ]
     raw = tiny.batch_of(4)
     answers = [scores_of(network, raw) for network in networks.all]
     torch.testing.assert_close(answers[2], answers[4])
     torch.testing.assert_close(answers[3], answers[4])
     assert not torch.allclose(answers[1], answers[4])
-    with pytest.raises(ValueError, match=r"^--against: expected a name of its own, got 'student' again"):
+    with pytest.raises(
+        ValueError, match=r"^--against: expected a name of its own, got 'student' again"
+    ):
         load_networks(cfg, checkpoint, [(*against[0], 'student')])
-    with pytest.raises(ValueError, match=r'^--against: expected CONFIG CHECKPOINT and perhaps a NAME, got only.py$'):
+    with pytest.raises(
+        ValueError, match=r'^--against: expected CONFIG CHECKPOINT and perhaps a NAME, got only.py$'
+    ):
         load_networks(cfg, checkpoint, [('only.py',)])
-    with pytest.raises(ValueError, match=r'^--against\.checkpoint: expected a checkpoint file or URL, found no file'):
+    with pytest.raises(
+        ValueError,
+        match=r'^--against\.checkpoint: expected a checkpoint file or URL, found no file',
+    ):
         load_networks(cfg, checkpoint, [(against[0][0], 'nowhere.pth')])
 
 
 def test_what_trains_no_student_is_refused(checkpoint: str) -> None:
-    with pytest.raises(ValueError, match=r"^config: expected one of mmkd_plugin\.Distiller, got 'ImageClassifier'"):
+    with pytest.raises(
+        ValueError, match=r"^config: expected one of mmkd_plugin\.Distiller, got 'ImageClassifier'"
+    ):
         load_networks(Config(dict(model=tiny.classifier())), checkpoint)
 
 
@@ -90,7 +109,9 @@ def test_an_exported_student_is_not_enough(cfg: Config, checkpoint: str, tmp_pat
 
 def test_a_network_without_class_scores_says_so(networks: Networks) -> None:
     unknown = replace(networks.student, host=Host())
-    with pytest.raises(ValueError, match=r'^student: expected a classifier whose class scores are known'):
+    with pytest.raises(
+        ValueError, match=r'^student: expected a classifier whose class scores are known'
+    ):
         unknown.require_scores()
     with pytest.raises(ValueError, match=r'^--split: expected images with one label each'):
         networks.student.labels(tiny.batch_of(4, labels=False))

@@ -9,19 +9,30 @@ from mmkd_plugin.analysis.noise import Disturbed, disturb, noise_curve
 from mmkd_plugin.analysis.noise_picture import draw_noise
 
 
-def test_without_noise_it_is_the_networks_own_loss_and_accuracy(plain: Network, images: Images) -> None:
+def test_without_noise_it_is_the_networks_own_loss_and_accuracy(
+    plain: Network, images: Images
+) -> None:
     (found,) = noise_curve(plain, images.batches, [0.0], seeds=3)
     whole = tiny.TinyImages(24, seed=3)
     items = [whole[index] for index in range(24)]
-    batch = dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items])
+    batch = dict(
+        inputs=[item['inputs'] for item in items],
+        data_samples=[item['data_samples'] for item in items],
+    )
     data = plain.model.data_preprocessor(batch)
-    assert found.losses == [pytest.approx(float(plain.model(**data, mode='loss')['loss']), rel=1e-5)]
-    right = [bool(sample.pred_label == sample.gt_label) for sample in plain.model(**data, mode='predict')]
+    assert found.losses == [
+        pytest.approx(float(plain.model(**data, mode='loss')['loss']), rel=1e-5)
+    ]
+    right = [
+        bool(sample.pred_label == sample.gt_label) for sample in plain.model(**data, mode='predict')
+    ]
     assert found.accuracies == [pytest.approx(100 * sum(right) / 24)]
     assert 0 < sum(right) < 24
 
 
-def test_noise_has_draws_that_repeat_and_leaves_the_network_alone(plain: Network, images: Images) -> None:
+def test_noise_has_draws_that_repeat_and_leaves_the_network_alone(
+    plain: Network, images: Images
+) -> None:
     before = tiny.weights_of(plain.model)
     curve = noise_curve(plain, images.batches, [0.0, 0.01, 0.5], seeds=4)
     assert curve == noise_curve(plain, images.batches, [0.0, 0.01, 0.5], seeds=4)
@@ -41,7 +52,9 @@ def test_noise_is_relative_to_each_filter_and_each_number_of_a_vector() -> None:
     disturb(layer, 0.2, seed=1)
     noise = layer.weight.detach() - weight
     sizes = noise.square().mean(dim=1).sqrt() / weight.square().mean(dim=1).sqrt()
-    torch.testing.assert_close(sizes[:2], torch.full((2,), 0.2), atol=0.005, rtol=0)  # sqrt(1 / 40,000) is 0.005 of 1
+    torch.testing.assert_close(
+        sizes[:2], torch.full((2,), 0.2), atol=0.005, rtol=0
+    )  # sqrt(1 / 40,000) is 0.005 of 1
     assert not noise[2].any()
     assert (layer.bias - bias).abs().gt(0).tolist() == [True, False, True]
 
@@ -66,7 +79,9 @@ def test_the_scale_of_a_filter_before_batchnorm_does_not_matter() -> None:
         ([0.1], 0, r'^--seeds: expected an integer >= 1, got 0$'),
     ],
 )
-def test_what_is_no_noise(plain: Network, images: Images, levels: list[float], seeds: int, message: str) -> None:
+def test_what_is_no_noise(
+    plain: Network, images: Images, levels: list[float], seeds: int, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         noise_curve(plain, images.batches, levels, seeds)
 

@@ -9,7 +9,9 @@ from mmkd_plugin.analysis.networks import Networks
 from mmkd_plugin.analysis.parts import parts_of
 
 
-def test_parts_are_the_channels_that_the_checkpoint_splits(networks: Networks, checkpoint: str) -> None:
+def test_parts_are_the_channels_that_the_checkpoint_splits(
+    networks: Networks, checkpoint: str
+) -> None:
     saved = torch.load(checkpoint, weights_only=True)['state_dict']
     inherit, explore = networks.parts
     assert [part.name for part in networks.parts] == ['f_inh', 'f_exp']

@@ -57,13 +57,17 @@ def quarters(weight: Tensor, gate: bool = False) -> Network:
 
 def by_quarter(found: Relevance) -> Tensor:
     """(N, 4): the sum of the pixels of each quarter."""
-    return torch.stack([found.maps[:, rows, columns].sum(dim=(1, 2)) for rows, columns in QUARTERS], dim=1)
+    return torch.stack(
+        [found.maps[:, rows, columns].sum(dim=(1, 2)) for rows, columns in QUARTERS], dim=1
+    )
 
 
 def means_of(images: Images) -> Tensor:
     """(N, 4): the mean of each quarter, as the network sees it."""
     pixels = torch.stack(images.raw(99)).float() / 100
-    return torch.stack([pixels[:, :, rows, columns].mean(dim=(1, 2, 3)) for rows, columns in QUARTERS], dim=1)
+    return torch.stack(
+        [pixels[:, :, rows, columns].mean(dim=(1, 2, 3)) for rows, columns in QUARTERS], dim=1
+    )
 
 
 def test_relevance_is_where_the_class_is_and_sums_to_the_score(images: Images) -> None:
@@ -77,14 +81,18 @@ def test_relevance_is_where_the_class_is_and_sums_to_the_score(images: Images) -
 
 @pytest.mark.parametrize('rule', ['lrp', 'gradients'])
 def test_each_quarter_gets_its_term_and_a_part_only_its_channels(images: Images, rule: str) -> None:
-    weight = torch.tensor([[1.0, 2.0, 0.5, 3.0], [-1.0, 2.0, 1.0, 1.0], [1.0, 1.0, 2.0, -0.5], [0.1, 0.2, 0.3, 4.0]])
+    weight = torch.tensor(
+        [[1.0, 2.0, 0.5, 3.0], [-1.0, 2.0, 1.0, 1.0], [1.0, 1.0, 2.0, -0.5], [0.1, 0.2, 0.3, 4.0]]
+    )
     network = quarters(weight)
     terms = means_of(images) * weight[torch.arange(24) % 4]
     whole = relevance(network, images.batches, rule)
     torch.testing.assert_close(by_quarter(whole), terms, atol=1e-4, rtol=1e-4)
     part = Part('two', 'backbone.relu', torch.tensor([0, 3]), 4, (0, ''))
     found = relevance(network, images.batches, rule, part)
-    torch.testing.assert_close(by_quarter(found), terms * torch.tensor([1.0, 0.0, 0.0, 1.0]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        by_quarter(found), terms * torch.tensor([1.0, 0.0, 0.0, 1.0]), atol=1e-4, rtol=1e-4
+    )
     assert (found.name, found.whole) == ('two', network.name)
     torch.testing.assert_close(found.scores, whole.scores)
 
@@ -99,10 +107,17 @@ def test_a_pixel_that_is_brighter_has_more_of_its_quarters_relevance() -> None:
     torch.testing.assert_close(map_[1, 2], map_.sum(), atol=1e-5, rtol=1e-4)
 
 
-def test_a_residual_network_keeps_the_score_and_its_parts_sum_to_it(networks: Networks, images: Images) -> None:
+def test_a_residual_network_keeps_the_score_and_its_parts_sum_to_it(
+    networks: Networks, images: Images
+) -> None:
     before = tiny.weights_of(networks.student.model)
     teacher, student, inherit, explore = relevances(networks, images.batches)
-    assert [one.name for one in (teacher, student, inherit, explore)] == ['t0', 'student', 'f_inh', 'f_exp']
+    assert [one.name for one in (teacher, student, inherit, explore)] == [
+        't0',
+        'student',
+        'f_inh',
+        'f_exp',
+    ]
     for whole in (teacher, student):
         lost = (whole.sums - whole.scores).abs().sum() / whole.scores.abs().sum()
         assert lost < 0.05
@@ -130,7 +145,8 @@ def test_integrated_gradients_sum_to_what_the_image_adds(plain: Network, images:
 def test_layers_without_rule_are_noticed_and_gradients_need_none(images: Images) -> None:
     gated = quarters(torch.eye(4), gate=True)
     with pytest.raises(
-        ValueError, match=r'^--rule: expected a network of convolutions.*got net, in which \d+% .*--rule gradients$'
+        ValueError,
+        match=r'^--rule: expected a network of convolutions.*got net, in which \d+% .*--rule gradients$',
     ):
         relevance(gated, images.batches)
     found = relevance(gated, images.batches, 'gradients')
@@ -138,7 +154,10 @@ def test_layers_without_rule_are_noticed_and_gradients_need_none(images: Images)
 
 
 def test_only_a_norm_that_alone_reads_a_layer_is_merged_into_it() -> None:
-    config = dict(tiny.classifier(), backbone=dict(type='mmkd_plugin.CifarWideResNet', depth=10, widen_factor=1))
+    config = dict(
+        tiny.classifier(),
+        backbone=dict(type='mmkd_plugin.CifarWideResNet', depth=10, widen_factor=1),
+    )
     config['head']['in_channels'] = 64
     network = network_of(tiny.network(config))
     taps = FeatureTaps(network.model, ['head'])
@@ -151,7 +170,8 @@ def test_only_a_norm_that_alone_reads_a_layer_is_merged_into_it() -> None:
     raw = tiny.batch_of(8)
     whole = relevance(network, [raw])
     torch.testing.assert_close(
-        whole.scores, network.scores(taps, network.inputs(raw)).gather(1, whole.labels[:, None])[:, 0]
+        whole.scores,
+        network.scores(taps, network.inputs(raw)).gather(1, whole.labels[:, None])[:, 0],
     )
 
 
@@ -177,7 +197,12 @@ def test_what_cannot_be_done(
 
 def hand_made(name: str, maps: list[list[list[float]]], whole: str = '') -> Relevance:
     return Relevance(
-        name, torch.tensor(maps), torch.tensor([2.0, 4.0]), torch.tensor([0, 1]), torch.tensor([0, 2]), whole
+        name,
+        torch.tensor(maps),
+        torch.tensor([2.0, 4.0]),
+        torch.tensor([0, 1]),
+        torch.tensor([0, 2]),
+        whole,
     )
 
 
@@ -191,10 +216,20 @@ def test_numbers_of_maps() -> None:
     numbers = {one['name']: one for one in relevance_numbers(found, ['teacher'])['networks']}
     half = 0.5**0.5
     assert numbers['student']['cosines'] == {'teacher': pytest.approx((1 + half) / 2)}
-    assert numbers['f_inh']['cosines'] == {'teacher': pytest.approx(half / 2), 'f_exp': pytest.approx(0.0)}
-    assert numbers['f_exp']['cosines'] == {'teacher': pytest.approx((half + 1) / 2), 'f_inh': pytest.approx(0.0)}
+    assert numbers['f_inh']['cosines'] == {
+        'teacher': pytest.approx(half / 2),
+        'f_exp': pytest.approx(0.0),
+    }
+    assert numbers['f_exp']['cosines'] == {
+        'teacher': pytest.approx((half + 1) / 2),
+        'f_inh': pytest.approx(0.0),
+    }
     assert (numbers['f_inh']['share'], numbers['student']['share']) == (0.5, None)  # 3 of 6
-    assert (numbers['teacher']['accuracy'], numbers['teacher']['score'], numbers['teacher']['sum']) == (50.0, 3.0, 2.0)
+    assert (
+        numbers['teacher']['accuracy'],
+        numbers['teacher']['score'],
+        numbers['teacher']['sum'],
+    ) == (50.0, 3.0, 2.0)
     assert relevance_numbers(found, ['teacher'])['sums'][1] == dict(
         label=1, teacher=2.0, student=4.0, f_inh=2.0, f_exp=2.0
     )
@@ -210,14 +245,23 @@ def test_the_picture_names_and_scales() -> None:
     figure = draw_relevance(found, images, [0, 1], 'abc'.__getitem__)
     panels = [figure.axes[row * 4 : row * 4 + 4] for row in range(2)]
     assert [axes.get_title() for axes in panels[0]] == ['image', 'teacher', 'student', 'f_inh']
-    assert [axes.get_xlabel() for axes in panels[0]] == ['class a', 'score 2.0', 'score 2.0', 'adds +1.0']
+    assert [axes.get_xlabel() for axes in panels[0]] == [
+        'class a',
+        'score 2.0',
+        'score 2.0',
+        'adds +1.0',
+    ]
     assert [axes.get_xlabel() for axes in panels[1]] == [
         'class b',
         'score 4.0, says c',
         'score 4.0, says c',
         'adds +2.0',
     ]
-    assert [axes.images[0].get_clim() for axes in panels[0][1:]] == [(-8.0, 8.0), (-3.0, 3.0), (-3.0, 3.0)]
+    assert [axes.images[0].get_clim() for axes in panels[0][1:]] == [
+        (-8.0, 8.0),
+        (-3.0, 3.0),
+        (-3.0, 3.0),
+    ]
 
 
 def test_files_of_opencv_are_shown_in_their_colours() -> None:

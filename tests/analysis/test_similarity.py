@@ -26,7 +26,15 @@ def by_hand(network: Network, images: Images) -> dict[str, torch.Tensor]:
 
 def test_layers_are_recorded_in_order_over_batches(plain: Network, images: Images) -> None:
     taps = layer_taps(plain, images.batches[0], 2)
-    assert taps == ['backbone.conv1', 'backbone.bn1', 'backbone.layer1', 'backbone.layer2', TAP, 'neck.gap', 'head.fc']
+    assert taps == [
+        'backbone.conv1',
+        'backbone.bn1',
+        'backbone.layer1',
+        'backbone.layer2',
+        TAP,
+        'neck.gap',
+        'head.fc',
+    ]
     features = record_features(plain, taps, images.batches)
     for name, values in by_hand(plain, images).items():
         torch.testing.assert_close(features[f'backbone.{name}'], values)
@@ -50,7 +58,9 @@ def test_features_too_large_for_memory_are_refused(
     plain: Network, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr('mmkd_plugin.analysis.features.MOST_GIB', 1e-6)
-    with pytest.raises(ValueError, match=r'^--images: expected so few that the features of net fit into 1e-06 GiB'):
+    with pytest.raises(
+        ValueError, match=r'^--images: expected so few that the features of net fit into 1e-06 GiB'
+    ):
         record_features(plain, [TAP], images.batches)
 
 
@@ -59,7 +69,9 @@ def test_compact_features_have_the_same_cka(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     y = torch.randn(20, 9) + x.flatten(1)[:, : 9 if shape[1] > 8 else 1] * 2
     assert compact(x).shape[1] <= 20
-    torch.testing.assert_close(linear_cka(compact(x), compact(y)), linear_cka(x, y), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        linear_cka(compact(x), compact(y)), linear_cka(x, y), atol=1e-5, rtol=1e-5
+    )
     torch.testing.assert_close(linear_cka(compact(x), y), linear_cka(x, y), atol=1e-5, rtol=1e-5)
 
 
@@ -73,7 +85,9 @@ def test_the_matrix_is_cka_of_layers_and_parts(networks: Networks, images: Image
         (('student', 'f_inh'), ('student', 'f_exp')): linear_cka(inherit, explore),
         (('student', 'f_inh'), ('t0', 'layer3')): linear_cka(inherit, teacher['layer3']),
         (('student', 'f_exp'), ('t0', 'layer2')): linear_cka(explore, teacher['layer2']),
-        (('student', 'layer1'), ('student', 'layer3')): linear_cka(student['layer1'], student['layer3']),
+        (('student', 'layer1'), ('student', 'layer3')): linear_cka(
+            student['layer1'], student['layer3']
+        ),
         (('t0', 'bn1'), ('student', 'layer2')): linear_cka(teacher['bn1'], student['layer2']),
     }
     for (one, other), value in expected.items():
@@ -86,18 +100,26 @@ def test_unrelated_images_show_what_chance_gives(networks: Networks, images: Ima
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     maps = by_hand(networks.student, images)
     chance = found.of(('student', 'layer2'), ('student', 'layer1'))['chance']
-    assert chance == pytest.approx(float(linear_cka(maps['layer2'], maps['layer1'][order])), abs=1e-5)
+    assert chance == pytest.approx(
+        float(linear_cka(maps['layer2'], maps['layer1'][order])), abs=1e-5
+    )
     assert found.chance.diagonal().max() < 1
 
 
-def test_other_networks_show_the_same_channels_if_they_have_them(networks: Networks, images: Images) -> None:
+def test_other_networks_show_the_same_channels_if_they_have_them(
+    networks: Networks, images: Images
+) -> None:
     same = replace(network_of(tiny.network(tiny.classifier(), seed=9)), name='same')
-    wider = replace(network_of(tiny.network(tiny.classifier(base_channels=6), seed=9)), name='wider')
+    wider = replace(
+        network_of(tiny.network(tiny.classifier(base_channels=6), seed=9)), name='wider'
+    )
     compared = replace(networks, others=[same, wider])
     found = similarity(compared, images.batches)
     maps = by_hand(same, images)['layer3']
     value = found.of(('same', 'channels of f_inh'), ('same', 'channels of f_exp'))['cka']
-    assert value == pytest.approx(float(linear_cka(*(maps[:, part.index] for part in networks.parts))), abs=1e-5)
+    assert value == pytest.approx(
+        float(linear_cka(*(maps[:, part.index] for part in networks.parts))), abs=1e-5
+    )
     assert ('wider', 'layer3') in found.names
     assert ('wider', 'channels of f_inh') not in found.names
     assert pairs_of_interest(compared, found) == [
@@ -113,7 +135,9 @@ def test_other_networks_show_the_same_channels_if_they_have_them(networks: Netwo
     ]
 
 
-def test_the_picture_has_every_number_where_its_names_meet(networks: Networks, images: Images) -> None:
+def test_the_picture_has_every_number_where_its_names_meet(
+    networks: Networks, images: Images
+) -> None:
     found = similarity(networks, images.batches)
     axes = draw_similarity(found).axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]

@@ -5,7 +5,9 @@ from torch import Tensor
 from mmkd_plugin.analysis.sums import SharedSums
 
 
-def shares(one: list[float], other: list[float], relevance: list[float]) -> tuple[list[float], list[float]]:
+def shares(
+    one: list[float], other: list[float], relevance: list[float]
+) -> tuple[list[float], list[float]]:
     terms = [torch.tensor(values, requires_grad=True) for values in (one, other)]
     with SharedSums():
         total = terms[0] + terms[1]
@@ -16,7 +18,10 @@ def shares(one: list[float], other: list[float], relevance: list[float]) -> tupl
 
 def test_terms_of_one_sign_share_by_size() -> None:
     # 3 + 1 = 4: three quarters of 8 are 6; -1 - 4 = -5: a fifth of 10 is 2; 0 + 2: nothing of 5.
-    assert shares([3.0, -1.0, 0.0], [1.0, -4.0, 2.0], [8.0, 10.0, 5.0]) == ([6.0, 2.0, 0.0], [2.0, 8.0, 5.0])
+    assert shares([3.0, -1.0, 0.0], [1.0, -4.0, 2.0], [8.0, 10.0, 5.0]) == (
+        [6.0, 2.0, 0.0],
+        [2.0, 8.0, 5.0],
+    )
 
 
 def test_what_speaks_against_the_sum_gets_nothing() -> None:
@@ -42,7 +47,10 @@ def test_every_plus_sign_is_met(form: str) -> None:
 
     with SharedSums():
         total = add(x, y)
-    assert [float(value) for value in torch.autograd.grad(total, [x, y], torch.tensor([8.0]))] == [6.0, 2.0]
+    assert [float(value) for value in torch.autograd.grad(total, [x, y], torch.tensor([8.0]))] == [
+        6.0,
+        2.0,
+    ]
 
 
 def test_other_sums_and_sums_outside_have_their_gradient() -> None:

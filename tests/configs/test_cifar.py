@@ -40,7 +40,9 @@ def small(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
         loader.dataset.update(data_root=str(folder / 'data'), download=False)
     for hook in cfg.get('custom_hooks', []):
         hook.pop('min_score', None)  # the teachers know nothing
-    cfg.merge_from_dict(dict(work_dir=str(folder / 'run'), train_cfg=dict(max_epochs=1), randomness=dict(seed=0)))
+    cfg.merge_from_dict(
+        dict(work_dir=str(folder / 'run'), train_cfg=dict(max_epochs=1), randomness=dict(seed=0))
+    )
     cfg.log_level = 'WARNING'
     teacher_checkpoints(cfg)
     return cfg
@@ -65,7 +67,9 @@ def test_two_steps_of_training(path: Path, tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / 'run/epoch_1.pth').is_file()
     if path in DISTILLED:
         assert (tmp_path / 'run/epoch_1_student.pth').is_file()
-        assert runner.model.teacher_scores.isfinite().sum() == len(cfg.model.teachers), 'each was evaluated'
+        assert runner.model.teacher_scores.isfinite().sum() == len(cfg.model.teachers), (
+            'each was evaluated'
+        )
         assert 'train/task.loss' in scalars
 
 
@@ -75,7 +79,9 @@ def test_small_and_in_the_index(path: Path) -> None:
     cfg = Config.fromfile(path)
     metadata = index_entry(path, cfg).metadata
     student = cfg.model.get('student', cfg.model)
-    counted = sum(p.numel() for p in build_network(network_config(student, 'student'), 'student').parameters())
+    counted = sum(
+        p.numel() for p in build_network(network_config(student, 'student'), 'student').parameters()
+    )
     assert counted == metadata.parameters
     assert metadata.data['Batch Size'] == cfg.train_dataloader.batch_size
 
@@ -85,7 +91,9 @@ def test_teachers_are_those_of_the_folder(path: Path) -> None:
     cfg = Config.fromfile(path)
     dataset = path.stem.rpartition('_')[2]
     depths = (110,) if path.stem.startswith('kd_resnet') else (32, 56, 110)
-    assert [teacher.name for teacher in cfg.model.teachers] == [f'resnet{depth}' for depth in depths]
+    assert [teacher.name for teacher in cfg.model.teachers] == [
+        f'resnet{depth}' for depth in depths
+    ]
     for teacher, depth in zip(cfg.model.teachers, depths, strict=True):
         plain = path.with_name(f'resnet{depth}_{dataset}.py')
         assert Path(teacher.model) == plain
@@ -96,15 +104,18 @@ def test_teachers_are_those_of_the_folder(path: Path) -> None:
 @pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)
 def test_arms_are_what_they_are_called(folder: Path) -> None:
     arms = {
-        path.stem.rpartition('_resnet20')[0]: Config.fromfile(path).model for path in folder.glob('*_resnet20_*.py')
+        path.stem.rpartition('_resnet20')[0]: Config.fromfile(path).model
+        for path in folder.glob('*_resnet20_*.py')
     }
     assert {name: arm.methods for name, arm in arms.items() if name.startswith('kd')} == {
-        name: dict(kd=dict(type='SoftTarget', temperature=5.0, loss_weight=0.7, ensemble='arithmetic'))
+        name: dict(
+            kd=dict(type='SoftTarget', temperature=5.0, loss_weight=0.7, ensemble='arithmetic')
+        )
         for name in ('kd', 'kd_mean')
     }
-    assert {name: arms[name].methods.amtml.pop('objective') for name in ('amtml', 'amtml_label')} == dict(
-        amtml='paper', amtml_label='label'
-    )
+    assert {
+        name: arms[name].methods.amtml.pop('objective') for name in ('amtml', 'amtml_label')
+    } == dict(amtml='paper', amtml_label='label')
     assert arms['amtml'] == arms['amtml_label']
 
 
@@ -113,7 +124,9 @@ def test_teacher_weights_are_learned_at_the_students_rate_without_decay(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = small(folder / f'amtml_resnet20_{folder.name}.py', tmp_path, monkeypatch)
-    model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor, '_scope_': 'mmpretrain'})
+    model = MODELS.build(
+        {**cfg.model, 'data_preprocessor': cfg.data_preprocessor, '_scope_': 'mmpretrain'}
+    )
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     groups = {id(p): group for group in optimizer.param_groups for p in group['params']}
     for name, parameter in model.named_parameters():
@@ -125,12 +138,17 @@ def test_teacher_weights_are_learned_at_the_students_rate_without_decay(
 @pytest.mark.parametrize('path', CONFIGS, ids=stem)
 def test_schedule(path: Path) -> None:
     cfg = Config.fromfile(path)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
-    schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
+    optimizer = torch.optim.SGD(
+        [torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr
+    )
+    schedulers = (
+        cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
+    )
     rates = []
     iterations_per_epoch = 10  # few: the warm-up is counted in steps, the rest in epochs
     built = [
-        PARAM_SCHEDULERS.build({**s, '_scope_': 'mmengine'}, default_args=dict(optimizer=optimizer)) for s in schedulers
+        PARAM_SCHEDULERS.build({**s, '_scope_': 'mmengine'}, default_args=dict(optimizer=optimizer))
+        for s in schedulers
     ]
     optimizer.step()
     for _ in range(cfg.train_cfg.max_epochs):
@@ -144,7 +162,9 @@ def test_schedule(path: Path) -> None:
                 scheduler.step()
     # The optimizer's rate is 0.1 for 100 epochs, 0.01 for 50, 0.001 for 50; ResNet-110 starts with 400 steps at 0.01.
     expected = [
-        rate for rate, epochs in ((0.1, 100), (0.01, 50), (0.001, 50)) for _ in range(epochs * iterations_per_epoch)
+        rate
+        for rate, epochs in ((0.1, 100), (0.01, 50), (0.001, 50))
+        for _ in range(epochs * iterations_per_epoch)
     ]
     if path.stem.startswith('resnet110'):
         expected[:400] = [0.01] * 400

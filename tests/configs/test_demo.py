@@ -27,13 +27,15 @@ def test_teachers_are_the_specialists(name: str) -> None:
         own.head = {key: value for key, value in own.head.items() if key != 'loss'}
         assert teacher.model == own
         assert cfg.train_dataloader.dataset.specialty == [int(digit) for digit in digits]
-        assert teacher.checkpoint.endswith(f'work_dirs/teacher_{digits}/epoch_{cfg.train_cfg.max_epochs}.pth')
+        assert teacher.checkpoint.endswith(
+            f'work_dirs/teacher_{digits}/epoch_{cfg.train_cfg.max_epochs}.pth'
+        )
 
 
 def test_every_class_is_at_home_with_some_teacher() -> None:
-    assert set(''.join(teacher.name.removeprefix('knows ') for teacher in model('kd_mean').teachers)) == set(
-        '0123456789'
-    )
+    assert set(
+        ''.join(teacher.name.removeprefix('knows ') for teacher in model('kd_mean').teachers)
+    ) == set('0123456789')
 
 
 def test_students_differ_in_nothing_but_the_method() -> None:

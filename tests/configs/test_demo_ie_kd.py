@@ -27,7 +27,9 @@ def read(name: str) -> Config:
 
 def built(name: str, cfg: Config | None = None) -> Any:
     cfg = cfg or read(name)
-    return MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor, '_scope_': 'mmpretrain'})
+    return MODELS.build(
+        {**cfg.model, 'data_preprocessor': cfg.data_preprocessor, '_scope_': 'mmpretrain'}
+    )
 
 
 def saved(name: str) -> Any:
@@ -35,7 +37,9 @@ def saved(name: str) -> Any:
     cfg = read(name)
     model, folder = built(name, cfg), work_root() / name
     folder.mkdir(parents=True)
-    torch.save(dict(state_dict=model.state_dict()), folder / f'epoch_{cfg.train_cfg.max_epochs}.pth')
+    torch.save(
+        dict(state_dict=model.state_dict()), folder / f'epoch_{cfg.train_cfg.max_epochs}.pth'
+    )
     return model
 
 
@@ -54,20 +58,33 @@ def test_each_stage_takes_the_last_checkpoint_of_the_one_before(chain: tuple[str
         name: value.shape for name, value in built(alone).state_dict().items()
     }
     images = torch.randint(256, (8, 1, 28, 28), dtype=torch.uint8)
-    batch = dict(inputs=list(images), data_samples=[DataSample().set_gt_label(index) for index in range(8)])
+    batch = dict(
+        inputs=list(images), data_samples=[DataSample().set_gt_label(index) for index in range(8)]
+    )
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    total, logged = model.parse_losses(model(**model.train().data_preprocessor(batch, True), mode='loss'))
+    total, logged = model.parse_losses(
+        model(**model.train().data_preprocessor(batch, True), mode='loss')
+    )
     assert {'task.loss', 'ie.loss_inherit', 'ie.loss_explore', 'ie.cka'} <= logged.keys()
     assert all(value.isfinite() for value in logged.values())
     wrapper.backward(total)
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert not [name for name, p in learning.items() if p.grad is None or not p.grad.any()], 'every parameter learns'
+    assert not [name for name, p in learning.items() if p.grad is None or not p.grad.any()], (
+        'every parameter learns'
+    )
 
 
 @pytest.mark.parametrize('chain', CHAINS, ids=lambda chain: chain[2])
 def test_distilled_and_alone_are_trained_alike(chain: tuple[str, ...]) -> None:
     distilled, alone = read(chain[2]), read(chain[3])
-    for key in ('train_dataloader', 'val_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'randomness'):
+    for key in (
+        'train_dataloader',
+        'val_dataloader',
+        'optim_wrapper',
+        'param_scheduler',
+        'train_cfg',
+        'randomness',
+    ):
         assert distilled[key] == alone[key], key
 
 

@@ -37,13 +37,28 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
 def small(name: str, root: str, folder: Path) -> Config:
     """Two steps on a few scenes, then validation, which takes every box for a detection: there are no others yet."""
     cfg = Config.fromfile(FOLDER / f'{name}.py')
-    changes: dict[str, Any] = {'work_dir': str(folder), 'log_level': 'WARNING', 'model.test_cfg.score_thr': 0.0}
-    changes |= {'train_cfg.max_iters': 2, 'train_cfg.val_interval': 2, 'default_hooks.checkpoint.interval': 2}
-    changes |= {'param_scheduler.0.end': 1, 'param_scheduler.1.begin': 1, 'train_dataloader.batch_size': 4}
+    changes: dict[str, Any] = {
+        'work_dir': str(folder),
+        'log_level': 'WARNING',
+        'model.test_cfg.score_thr': 0.0,
+    }
+    changes |= {
+        'train_cfg.max_iters': 2,
+        'train_cfg.val_interval': 2,
+        'default_hooks.checkpoint.interval': 2,
+    }
+    changes |= {
+        'param_scheduler.0.end': 1,
+        'param_scheduler.1.begin': 1,
+        'train_dataloader.batch_size': 4,
+    }
     for split in ('val', 'test'):
         changes[f'{split}_evaluator.ann_file'] = f'{root}/annotations/{split}.json'
     for split in FEW:
-        changes |= {f'{split}_dataloader.dataset.data_root': root, f'{split}_dataloader.dataset.scenes': FEW}
+        changes |= {
+            f'{split}_dataloader.dataset.data_root': root,
+            f'{split}_dataloader.dataset.scenes': FEW,
+        }
     cfg.merge_from_dict(changes)
     return cfg
 
@@ -55,8 +70,12 @@ def test_two_steps_of_training_validation_and_test(name: str, root: str, tmp_pat
     before = {key: value.clone() for key, value in runner.model.named_parameters()}
     runner.train()
     scalars = runner.message_hub.log_scalars
-    assert runner.iter == 2 and torch.isfinite(torch.from_numpy(scalars['train/loss'].data[0])).all()
-    still = [key for key, value in runner.model.named_parameters() if torch.equal(value, before[key])]
+    assert (
+        runner.iter == 2 and torch.isfinite(torch.from_numpy(scalars['train/loss'].data[0])).all()
+    )
+    still = [
+        key for key, value in runner.model.named_parameters() if torch.equal(value, before[key])
+    ]
     assert not still, 'every parameter learns'
     assert 0 <= scalars['val/coco/bbox_mAP'].current() <= 1
     assert (tmp_path / 'iter_2.pth').is_file()
@@ -73,10 +92,16 @@ def test_two_that_learn_from_each_other(root: str, tmp_path: Path) -> None:
     runner = Runner.from_cfg(cfg)
     runner.train()
     scalars = runner.message_hub.log_scalars
-    assert runner.iter == 2 and torch.isfinite(torch.from_numpy(scalars['train/loss'].data[0])).all()
+    assert (
+        runner.iter == 2 and torch.isfinite(torch.from_numpy(scalars['train/loss'].data[0])).all()
+    )
     found = {name: scalars[f'val/{name}/coco/bbox_mAP'].current() for name in ('a', 'b', 'mean')}
     assert found['mean'] == pytest.approx((found['a'] + found['b']) / 2)
-    assert {path.name for path in tmp_path.glob('*.pth')} == {'iter_2.pth', 'iter_2_a.pth', 'iter_2_b.pth'}
+    assert {path.name for path in tmp_path.glob('*.pth')} == {
+        'iter_2.pth',
+        'iter_2_a.pth',
+        'iter_2_b.pth',
+    }
 
 
 def parameters(name: str) -> int:
@@ -96,19 +121,26 @@ def test_small(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('name', 'steps'), [('student_gfl_r18', 1000), ('teacher_gfl_r18', 1500), ('teacher_gfl_r34', 1500)]
+    ('name', 'steps'),
+    [('student_gfl_r18', 1000), ('teacher_gfl_r18', 1500), ('teacher_gfl_r34', 1500)],
 )
 def test_schedule(name: str, steps: int) -> None:
     cfg = Config.fromfile(FOLDER / f'{name}.py')
     assert cfg.train_cfg.max_iters == cfg.train_cfg.val_interval == steps
     assert cfg.train_dataloader.batch_size == 16
     wrapper = build_optim_wrapper(torch.nn.Linear(1, 1), cfg.optim_wrapper)
-    assert type(wrapper.optimizer) is torch.optim.AdamW and wrapper.clip_grad_kwargs == dict(max_norm=10)
+    assert type(wrapper.optimizer) is torch.optim.AdamW and wrapper.clip_grad_kwargs == dict(
+        max_norm=10
+    )
     assert wrapper.optimizer.param_groups[0]['weight_decay'] == 0.02
     built = []
     for one in cfg.param_scheduler:
         default = dict(end=steps, _scope_='mmengine')  # as the Runner does
-        built.append(PARAM_SCHEDULERS.build({**default, **one}, default_args=dict(optimizer=wrapper.optimizer)))
+        built.append(
+            PARAM_SCHEDULERS.build(
+                {**default, **one}, default_args=dict(optimizer=wrapper.optimizer)
+            )
+        )
     rates = []
     wrapper.optimizer.step()
     for _ in range(steps):
@@ -116,7 +148,9 @@ def test_schedule(name: str, steps: int) -> None:
         for scheduler in built:
             scheduler.step()
     # Warm-up over 100 steps, the whole rate, half of it halfway through the rest, and nothing at the end.
-    assert rates[0] == pytest.approx(2e-5) and rates[100] == pytest.approx(2e-3, rel=1e-3) == max(rates)
+    assert rates[0] == pytest.approx(2e-5) and rates[100] == pytest.approx(2e-3, rel=1e-3) == max(
+        rates
+    )
     assert all(first < second for first, second in itertools.pairwise(rates[:100]))
     assert rates[100 + (steps - 100) // 2] == pytest.approx(1e-3, rel=0.01)
     assert rates[-1] < 1e-6

@@ -30,7 +30,10 @@ def stem(path: Path) -> str:
 def local(path: Path, root: Path) -> Config:
     """The config with a teacher and pictures below ``root``."""
     cfg = Config.fromfile(path)
-    for teacher in [*cfg.model.get('teachers', []), *([cfg.model.teacher] if 'teacher' in cfg.model else [])]:
+    for teacher in [
+        *cfg.model.get('teachers', []),
+        *([cfg.model.teacher] if 'teacher' in cfg.model else []),
+    ]:
         teacher.checkpoint = str(root / 'resnet34.pth')
     cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
     cfg.train_dataloader.dataset.data_root = str(root / 'imagenet')
@@ -38,7 +41,9 @@ def local(path: Path, root: Path) -> Config:
 
 
 def built(cfg: Config) -> Any:
-    return MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor, '_scope_': 'mmpretrain'})
+    return MODELS.build(
+        {**cfg.model, 'data_preprocessor': cfg.data_preprocessor, '_scope_': 'mmpretrain'}
+    )
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +64,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         teacher = build_network(network_config(cfg.model.teacher.model, 'teacher'), 'teacher')
         torch.save(dict(state_dict=teacher.state_dict()), root / 'resnet34.pth')
         (root / PARAPHRASER.stem).mkdir()
-        torch.save(dict(state_dict=built(cfg).state_dict()), root / PARAPHRASER.stem / 'epoch_3.pth')
+        torch.save(
+            dict(state_dict=built(cfg).state_dict()), root / PARAPHRASER.stem / 'epoch_3.pth'
+        )
     return root
 
 
@@ -73,14 +80,20 @@ def test_built_and_one_step(path: Path, root: Path, monkeypatch: pytest.MonkeyPa
     assert index_entry(path, cfg).metadata.parameters == sum(p.numel() for p in own.parameters())
     batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    total, logged = model.parse_losses(model(**model.train().data_preprocessor(batch, True), mode='loss'))
+    total, logged = model.parse_losses(
+        model(**model.train().data_preprocessor(batch, True), mode='loss')
+    )
     assert all(value.isfinite() for value in logged.values())
     wrapper.backward(total)
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert learning and not [name for name, p in learning.items() if p.grad is None or not p.grad.any()]
+    assert learning and not [
+        name for name, p in learning.items() if p.grad is None or not p.grad.any()
+    ]
     before = {name: p.detach().clone() for name, p in learning.items()}
     wrapper.step()
-    assert not [name for name, p in learning.items() if torch.equal(p, before[name])], 'every parameter learns'
+    assert not [name for name, p in learning.items() if torch.equal(p, before[name])], (
+        'every parameter learns'
+    )
 
 
 def test_small_and_complete() -> None:
@@ -89,7 +102,9 @@ def test_small_and_complete() -> None:
 
 
 def test_the_teacher_is_the_one_that_mmpretrain_publishes() -> None:
-    metafile = yaml.safe_load((files('mmpretrain') / '.mim/configs/resnet/metafile.yml').read_text())
+    metafile = yaml.safe_load(
+        (files('mmpretrain') / '.mim/configs/resnet/metafile.yml').read_text()
+    )
     [published] = [model for model in metafile['Models'] if model['Name'] == 'resnet34_8xb32_in1k']
     for path in CONFIGS:
         model = Config.fromfile(path).model
@@ -103,7 +118,13 @@ def test_student_data_and_schedule_are_mmpretrains(path: Path, tmp_path: Path) -
     (tmp_path / 'stock.py').write_text("_base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'")
     cfg, stock = Config.fromfile(path), Config.fromfile(tmp_path / 'stock.py')
     assert cfg.model.student == stock.model
-    for key in ('data_preprocessor', 'train_dataloader', 'val_dataloader', 'optim_wrapper', 'param_scheduler'):
+    for key in (
+        'data_preprocessor',
+        'train_dataloader',
+        'val_dataloader',
+        'optim_wrapper',
+        'param_scheduler',
+    ):
         assert cfg[key] == stock[key], key
     assert cfg.train_cfg == stock.train_cfg
     for pair in next(iter(cfg.model.methods.values())).get('pairs', []):

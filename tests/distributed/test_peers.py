@@ -11,7 +11,8 @@ from helpers import processes
 pytestmark = pytest.mark.slow
 # Weights of 5, not 50: through BatchNorm at batch 8 those let a rounding error grow a thousandfold within four steps.
 METHODS = dict(
-    dml=dict(type='SoftTarget', temperature=1.0), **tiny.inherit_explore(inherit_weight=5.0, explore_weight=5.0)
+    dml=dict(type='SoftTarget', temperature=1.0),
+    **tiny.inherit_explore(inherit_weight=5.0, explore_weight=5.0),
 )
 CASES: dict[str, tuple[dict[str, Any], bool, dict[str, Any]]] = {
     **{
@@ -33,14 +34,19 @@ WRAPPERS = ('MMDistributedDataParallel', 'MMSeparateDistributedDataParallel')
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What both processes answered; they are started once for all the tests."""
     questions: dict[str, tuple[Any, ...]] = {
-        name: (processes.train_peers, config, frozen, optim) for name, (config, frozen, optim) in CASES.items()
+        name: (processes.train_peers, config, frozen, optim)
+        for name, (config, frozen, optim) in CASES.items()
     }
-    questions |= {wrapper: (processes.refuse_peers, tiny.mutual_config(), wrapper) for wrapper in WRAPPERS}
+    questions |= {
+        wrapper: (processes.refuse_peers, tiny.mutual_config(), wrapper) for wrapper in WRAPPERS
+    }
     return processes.in_two(tmp_path_factory.mktemp('peers'), questions)
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_they_equal_one_process_with_the_whole_batch(ranks: list[dict[str, Any]], tmp_path: Path, case: str) -> None:
+def test_they_equal_one_process_with_the_whole_batch(
+    ranks: list[dict[str, Any]], tmp_path: Path, case: str
+) -> None:
     config, frozen, optim = CASES[case]
     alone = processes.train_peers(tmp_path, config, frozen, optim)
     for rank in ranks:
@@ -55,7 +61,9 @@ def test_they_equal_one_process_with_the_whole_batch(ranks: list[dict[str, Any]]
 
 
 @pytest.mark.parametrize('wrapper', WRAPPERS)
-def test_other_wrappers_are_refused_before_the_first_step(ranks: list[dict[str, Any]], wrapper: str) -> None:
+def test_other_wrappers_are_refused_before_the_first_step(
+    ranks: list[dict[str, Any]], wrapper: str
+) -> None:
     assert ranks[0][wrapper].startswith(
         "model_wrapper_cfg: expected dict(type='mmkd_plugin.PeerDataParallel') for several networks in several processes, got "
         f'{wrapper}'

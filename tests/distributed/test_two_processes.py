@@ -23,7 +23,9 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         methods = dict(amtml=tiny.amtml(**amtml), kd=dict(type='SoftTarget'))
         return tiny.distiller_config(folder, teachers=taught, methods=methods)
 
-    gathered = {objective: config(objective=objective, gather_angles=True) for objective in OBJECTIVES}
+    gathered = {
+        objective: config(objective=objective, gather_angles=True) for objective in OBJECTIVES
+    }
     local = config()
     stage_1 = dict(
         type='mmkd_plugin.ParaphraserTrainer',
@@ -51,7 +53,9 @@ def test_gathered_angles_equal_one_process_with_the_whole_batch(
     logged, alone = processes.gradients(tmp_path, asked['gathered'][objective])
     for rank in asked['ranks']:
         rank_logged, gradients = rank[f'gathered {objective}']
-        assert rank_logged['amtml.loss_angle'] == pytest.approx(logged['amtml.loss_angle'], rel=1e-5)
+        assert rank_logged['amtml.loss_angle'] == pytest.approx(
+            logged['amtml.loss_angle'], rel=1e-5
+        )
         assert gradients.keys() == alone.keys()
         for name, value in alone.items():
             torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-6)
@@ -66,14 +70,18 @@ def test_local_angles_are_the_mean_of_the_halves(asked: dict[str, Any], tmp_path
     (sum(total for total, _ in halves) / 2).backward()
     ranks = [rank['local'] for rank in asked['ranks']]
     for (logged, gradients), (_, expected) in zip(ranks, halves, strict=True):
-        assert logged == pytest.approx({name: value.item() for name, value in expected.items()}, rel=1e-5)
+        assert logged == pytest.approx(
+            {name: value.item() for name, value in expected.items()}, rel=1e-5
+        )
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)
     whole, _ = processes.gradients(tmp_path, asked['local'])
     mean = {name: sum(logged[name] for logged, _ in ranks) / 2 for name in whole}
     assert whole['amtml.loss_angle'] != pytest.approx(mean['amtml.loss_angle'], rel=1e-3)
     for part in ('task.loss', 'amtml.loss_kd', 'amtml.loss_hint', 'kd.loss_kd'):
-        assert whole[part] == pytest.approx(mean[part], rel=1e-5), 'all others are means over images'
+        assert whole[part] == pytest.approx(mean[part], rel=1e-5), (
+            'all others are means over images'
+        )
 
 
 @pytest.mark.parametrize('run', ['paper', 'label', 'local'])
@@ -86,7 +94,9 @@ def test_a_run_of_all_parts_keeps_the_ranks_alike(asked: dict[str, Any], run: st
 
 
 @pytest.mark.parametrize('objective', OBJECTIVES)
-def test_a_weighting_frozen_in_mid_run_stays_and_stops_nobody(asked: dict[str, Any], objective: str) -> None:
+def test_a_weighting_frozen_in_mid_run_stays_and_stops_nobody(
+    asked: dict[str, Any], objective: str
+) -> None:
     for rank in asked['ranks']:
         answers = rank[f'run {objective}']['answers']
         moved = [not torch.equal(a, b) for a, b in itertools.pairwise(answers)]
@@ -94,10 +104,14 @@ def test_a_weighting_frozen_in_mid_run_stays_and_stops_nobody(asked: dict[str, A
         assert rank[f'run {objective}']['state']['methods.amtml.weighting.frozen']
 
 
-def test_a_paraphraser_learns_as_in_one_process_with_the_whole_batch(asked: dict[str, Any], tmp_path: Path) -> None:
+def test_a_paraphraser_learns_as_in_one_process_with_the_whole_batch(
+    asked: dict[str, Any], tmp_path: Path
+) -> None:
     logged, alone = processes.gradients(tmp_path, asked['stage_1'])
     ranks = [rank['stage 1'] for rank in asked['ranks']]
-    assert sum(losses['loss_rec'] for losses, _ in ranks) / 2 == pytest.approx(logged['loss_rec'], rel=1e-5)
+    assert sum(losses['loss_rec'] for losses, _ in ranks) / 2 == pytest.approx(
+        logged['loss_rec'], rel=1e-5
+    )
     for _, gradients in ranks:
         assert gradients.keys() == alone.keys()
         assert all(name.startswith('paraphraser.') for name in gradients)

@@ -21,7 +21,10 @@ ORDINARY, MUTUAL = dict(type='mmkd_plugin.Distiller'), dict(type='mmkd_plugin.Mu
     ],
 )
 def test_networks_that_learn_from_each_other_have_their_own_wrapper(
-    monkeypatch: pytest.MonkeyPatch, device: str, model: dict[str, Any], expected: dict[str, Any] | None
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    model: dict[str, Any],
+    expected: dict[str, Any] | None,
 ) -> None:
     monkeypatch.setattr(launch, 'get_device', lambda: device)
     monkeypatch.setattr(launch, 'is_distributed', lambda: True)

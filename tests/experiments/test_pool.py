@@ -29,7 +29,9 @@ def fail() -> None:
     raise ValueError('this was wrong')
 
 
-def test_results_come_back_and_output_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_results_come_back_and_output_goes_to_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     tasks = [task(tmp_path, str(number), partial(say_and_square, number)) for number in range(5)]
     outcomes = {outcome.task.name: outcome.result for outcome in run_forked(tasks, 2, idle)}
     assert outcomes == {str(number): number * number for number in range(5)}
@@ -66,7 +68,9 @@ def test_tasks_are_isolated(tmp_path: Path) -> None:
 
 def test_as_many_at_once_as_told(tmp_path: Path) -> None:
     began = time.monotonic()
-    outcomes = list(run_forked([task(tmp_path, str(i), partial(time.sleep, 0.5)) for i in range(4)], 4, idle))
+    outcomes = list(
+        run_forked([task(tmp_path, str(i), partial(time.sleep, 0.5)) for i in range(4)], 4, idle)
+    )
     assert time.monotonic() - began < 1.5
     assert len(outcomes) == 4
 
@@ -90,7 +94,9 @@ def test_leaving_ends_what_is_running(tmp_path: Path) -> None:
         time.sleep(2)
         (tmp_path / 'late').touch()
 
-    outcomes = run_forked([task(tmp_path, 'quick', idle), task(tmp_path, 'slow', write_late)], 2, idle)
+    outcomes = run_forked(
+        [task(tmp_path, 'quick', idle), task(tmp_path, 'slow', write_late)], 2, idle
+    )
     next(outcomes)
     outcomes.close()  # as an exception in the loop, or Ctrl-C, does
     time.sleep(2.5)

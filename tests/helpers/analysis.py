@@ -16,11 +16,15 @@ TAP = 'backbone.layer3'
 
 
 def ie_kd(**changes: Any) -> dict[str, Any]:
-    return dict(type='IEKD', knowledge='attention', pairs=[dict(student=TAP, teacher=TAP)], **changes)
+    return dict(
+        type='IEKD', knowledge='attention', pairs=[dict(student=TAP, teacher=TAP)], **changes
+    )
 
 
 def config_of(folder: Path, **methods: Any) -> Config:
-    model = tiny.distiller_config(folder, teachers=tiny.teachers(folder, 1), methods=methods or dict(ie=ie_kd()))
+    model = tiny.distiller_config(
+        folder, teachers=tiny.teachers(folder, 1), methods=methods or dict(ie=ie_kd())
+    )
     loader = dict(
         batch_size=16,
         num_workers=0,

@@ -18,7 +18,10 @@ def write_cifar(dataset: type[CIFAR10], root: Path, monkeypatch: pytest.MonkeyPa
     folder.mkdir(parents=True)
     for attribute, images in (('train_list', TRAIN), ('test_list', TEST)):
         files = [name for name, _ in getattr(dataset, attribute)]
-        sums = [[name, _write(folder / name, images // len(files), dataset is CIFAR100)] for name in files]
+        sums = [
+            [name, _write(folder / name, images // len(files), dataset is CIFAR100)]
+            for name in files
+        ]
         monkeypatch.setattr(dataset, attribute, sums)
 
 

@@ -23,7 +23,9 @@ with warnings.catch_warnings():
     from mmpretrain.structures import DataSample
 
 CLASSES = 4
-PREPROCESSOR = dict(type='ClsDataPreprocessor', num_classes=CLASSES, mean=[120.0] * 3, std=[60.0] * 3)
+PREPROCESSOR = dict(
+    type='ClsDataPreprocessor', num_classes=CLASSES, mean=[120.0] * 3, std=[60.0] * 3
+)
 _RUNS = itertools.count()
 
 
@@ -34,7 +36,9 @@ class TinyImages(Dataset):
     def __init__(self, length: int = 16, labels: bool = True, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.labels = labels
-        self.images = torch.randint(0, 128, (length, 3, 8, 8), generator=generator, dtype=torch.uint8)
+        self.images = torch.randint(
+            0, 128, (length, 3, 8, 8), generator=generator, dtype=torch.uint8
+        )
         for index, image in enumerate(self.images):
             row, column = divmod(index % CLASSES, 2)
             image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 100
@@ -50,7 +54,9 @@ class TinyImages(Dataset):
         return dict(inputs=self.images[index].clone(), data_samples=sample)
 
 
-def classifier(depth: int = 8, classes: int = CLASSES, base_channels: int = 4, **extra: Any) -> dict[str, Any]:
+def classifier(
+    depth: int = 8, classes: int = CLASSES, base_channels: int = 4, **extra: Any
+) -> dict[str, Any]:
     """The config of a stock classifier on our backbone."""
     return dict(
         type='ImageClassifier',
@@ -71,7 +77,9 @@ def network(config: Any, seed: int = 0) -> nn.Module:
     """Build and initialise what ``config`` says, with statistics and scores that tell networks apart."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build_network(network_config(config, 'network', data_preprocessor=dict(PREPROCESSOR)), 'network')
+        model = build_network(
+            network_config(config, 'network', data_preprocessor=dict(PREPROCESSOR)), 'network'
+        )
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.running_mean, std=0.1)
@@ -92,7 +100,12 @@ def teachers(folder: Path, count: int = 2, **extra: Any) -> list[dict[str, Any]]
     """Teachers of 6 channels, t0, t1, …, each with weights of its own."""
     config = classifier(base_channels=6)
     return [
-        dict(name=f't{index}', model=config, checkpoint=checkpoint(folder, config, seed=index + 1), **extra)
+        dict(
+            name=f't{index}',
+            model=config,
+            checkpoint=checkpoint(folder, config, seed=index + 1),
+            **extra,
+        )
         for index in range(count)
     ]
 
@@ -110,7 +123,9 @@ def amtml(**changes: Any) -> dict[str, Any]:
 
 def distiller_config(folder: Path, **changes: Any) -> dict[str, Any]:
     """A student taught by two teachers' mean, unless changed."""
-    config = dict(type='mmkd_plugin.Distiller', student=classifier(), methods=dict(kd=dict(type='SoftTarget')))
+    config = dict(
+        type='mmkd_plugin.Distiller', student=classifier(), methods=dict(kd=dict(type='SoftTarget'))
+    )
     if 'teachers' not in changes:
         config['teachers'] = teachers(folder)
     return {**config, 'data_preprocessor': dict(PREPROCESSOR), **changes}
@@ -123,9 +138,14 @@ def distiller(folder: Path, **changes: Any) -> Distiller:
 
 def mutual_config(*names: str, **changes: Any) -> dict[str, Any]:
     """Peers a and b, or those named, of different depths, in deep mutual learning unless changed."""
-    peers = [dict(name=name, model=classifier(depth=8 + 6 * (index % 2))) for index, name in enumerate(names or 'ab')]
+    peers = [
+        dict(name=name, model=classifier(depth=8 + 6 * (index % 2)))
+        for index, name in enumerate(names or 'ab')
+    ]
     config = dict(
-        type='mmkd_plugin.MutualDistiller', peers=peers, methods=dict(dml=dict(type='SoftTarget', temperature=1.0))
+        type='mmkd_plugin.MutualDistiller',
+        peers=peers,
+        methods=dict(dml=dict(type='SoftTarget', temperature=1.0)),
     )
     return {**config, 'data_preprocessor': dict(PREPROCESSOR), **changes}
 
@@ -142,7 +162,9 @@ def peer_optimizers(**changes: Any) -> dict[str, Any]:
     return dict(constructor='mmkd_plugin.PeerOptimWrappers', optimizer=optimizer, **changes)
 
 
-def runner(model: Any, folder: Path, iters: int = 2, batch: int = 8, dataset: Any = None, **changes: Any) -> Runner:
+def runner(
+    model: Any, folder: Path, iters: int = 2, batch: int = 8, dataset: Any = None, **changes: Any
+) -> Runner:
     """A Runner that trains ``iters`` steps and writes a checkpoint at the last."""
     # Where data end in a run by iterations, MMEngine sleeps for two seconds; a run by epochs must have an end of its data.
     by_epoch = changes.get('train_cfg', {}).get('by_epoch', False)
@@ -150,7 +172,9 @@ def runner(model: Any, folder: Path, iters: int = 2, batch: int = 8, dataset: An
         batch_size=batch,
         num_workers=0,
         dataset=dataset or dict(type='TinyImages'),
-        sampler=dict(type='DefaultSampler', shuffle=True) if by_epoch else dict(type='InfiniteSampler'),
+        sampler=dict(type='DefaultSampler', shuffle=True)
+        if by_epoch
+        else dict(type='InfiniteSampler'),
     )
     settings = dict(
         train_dataloader=loader,
@@ -172,7 +196,10 @@ def batch_of(count: int = 8, labels: bool = True) -> dict[str, Any]:
     """A raw batch, as the data loader collates it."""
     data = TinyImages(count, labels)
     items = [data[index] for index in range(count)]
-    return dict(inputs=[item['inputs'] for item in items], data_samples=[item['data_samples'] for item in items])
+    return dict(
+        inputs=[item['inputs'] for item in items],
+        data_samples=[item['data_samples'] for item in items],
+    )
 
 
 def losses_of(model: nn.Module, raw: Mapping[str, Any] | None = None) -> dict[str, Tensor]:

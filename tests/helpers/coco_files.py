@@ -17,7 +17,12 @@ def write(folder: Path, count: int = 4, classes: Sequence[str] = CLASSES) -> Pat
     rng = np.random.default_rng(0)
     images, annotations = [], []
     voc = folder / 'VOC2007'
-    for path in (folder / 'images', voc / 'JPEGImages', voc / 'Annotations', voc / 'ImageSets' / 'Main'):
+    for path in (
+        folder / 'images',
+        voc / 'JPEGImages',
+        voc / 'Annotations',
+        voc / 'ImageSets' / 'Main',
+    ):
         path.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         picture = rng.integers(0, 100, (SIDE, SIDE, 3), dtype=np.uint8)
@@ -26,21 +31,36 @@ def write(folder: Path, count: int = 4, classes: Sequence[str] = CLASSES) -> Pat
         if index < count - 1:
             left, top = rng.integers(2, SIDE - BOX - 2, 2).tolist()
             label = index % len(classes)
-            picture[top : top + BOX, left : left + BOX, 2 - label] = 250  # written in blue, green, red
+            picture[top : top + BOX, left : left + BOX, 2 - label] = (
+                250  # written in blue, green, red
+            )
             box = [left, top, BOX, BOX]
             annotations.append(
-                dict(id=index + 1, image_id=index + 1, category_id=label + 1, bbox=box, area=BOX**2, iscrowd=0)
+                dict(
+                    id=index + 1,
+                    image_id=index + 1,
+                    category_id=label + 1,
+                    bbox=box,
+                    area=BOX**2,
+                    iscrowd=0,
+                )
             )
             edges = zip(
-                ('xmin', 'ymin', 'xmax', 'ymax'), (left + 1, top + 1, left + BOX + 1, top + BOX + 1), strict=True
+                ('xmin', 'ymin', 'xmax', 'ymax'),
+                (left + 1, top + 1, left + BOX + 1, top + BOX + 1),
+                strict=True,
             )
             bounds = ''.join(f'<{name}>{value}</{name}>' for name, value in edges)
             objects = f'<object><name>{classes[label]}</name><difficult>0</difficult><bndbox>{bounds}</bndbox></object>'
         for path in (folder / 'images', voc / 'JPEGImages'):
             mmcv.imwrite(picture, str(path / f'{index:06}.jpg'))
         size = f'<size><width>{SIDE}</width><height>{SIDE}</height><depth>3</depth></size>'
-        (voc / 'Annotations' / f'{index:06}.xml').write_text(f'<annotation>{size}{objects}</annotation>')
-    (voc / 'ImageSets' / 'Main' / 'all.txt').write_text('\n'.join(f'{index:06}' for index in range(count)))
+        (voc / 'Annotations' / f'{index:06}.xml').write_text(
+            f'<annotation>{size}{objects}</annotation>'
+        )
+    (voc / 'ImageSets' / 'Main' / 'all.txt').write_text(
+        '\n'.join(f'{index:06}' for index in range(count))
+    )
     categories = [dict(id=index + 1, name=name) for index, name in enumerate(classes)]
     document = dict(images=images, annotations=annotations, categories=categories)
     (folder / 'annotations.json').write_text(json.dumps(document))

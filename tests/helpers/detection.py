@@ -117,7 +117,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             'model.bbox_head.num_classes': CLASSES,
         },
     ),
-    'ssd': ('ssd/ssd300_coco.py', {'model.backbone.init_cfg': None, 'model.bbox_head.num_classes': CLASSES}),
+    'ssd': (
+        'ssd/ssd300_coco.py',
+        {'model.backbone.init_cfg': None, 'model.bbox_head.num_classes': CLASSES},
+    ),
     'faster_rcnn': (
         'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
         {**_ROI, **{f'model.roi_head.bbox_head.{name}': value for name, value in _BOX.items()}},
@@ -138,7 +141,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
         {
             **_ROI,
-            **{f'model.roi_head.bbox_head.{stage}.{name}': value for stage in range(3) for name, value in _BOX.items()},
+            **{
+                f'model.roi_head.bbox_head.{stage}.{name}': value
+                for stage in range(3)
+                for name, value in _BOX.items()
+            },
         },
     ),
     'detr': ('detr/detr_r50_8xb2-150e_coco.py', {**_QUERIES, 'model.neck.in_channels': [32]}),
@@ -169,7 +176,9 @@ def detector(family: str, **options: Any) -> Any:
     """The config of a small detector; ``options`` as on the command line, with ``__`` for dots, below ``model``."""
     config = copy.deepcopy(_config(family))
     return network_config(
-        config, family, {f'model.{name.replace("__", ".")}': value for name, value in options.items()}
+        config,
+        family,
+        {f'model.{name.replace("__", ".")}': value for name, value in options.items()},
     )
 
 
@@ -189,7 +198,9 @@ def varied(model: nn.Module, seed: int = 0) -> nn.Module:
             nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
             nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
         if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
+            nn.init.normal_(
+                module.weight, std=module.weight[0].numel() ** -0.5, generator=generator
+            )
             if 'head' in name and module.bias is not None:
                 nn.init.normal_(module.bias, mean=-1.0, std=0.5, generator=generator)
     return model
@@ -207,7 +218,9 @@ def teacher(folder: Path, config: Any, seed: int = 1, **extra: Any) -> dict[str,
     return dict(name=f't{seed}', model=config, checkpoint=checkpoint(folder, config, seed), **extra)
 
 
-def distiller(folder: Path, student: Any, teachers: Sequence[Any] | None = None, **changes: Any) -> Distiller:
+def distiller(
+    folder: Path, student: Any, teachers: Sequence[Any] | None = None, **changes: Any
+) -> Distiller:
     """A detector taught by another of its kind by class scores, unless changed."""
     config = dict(
         type='mmkd_plugin.Distiller',
@@ -229,14 +242,18 @@ def sample(
 ) -> DetDataSample:
     """What a pipeline packs of an image: its boxes, with masks if wanted, or boxes that are all to be ignored."""
     corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    found = InstanceData(bboxes=HorizontalBoxes(corners), labels=torch.tensor(labels, dtype=torch.long))
+    found = InstanceData(
+        bboxes=HorizontalBoxes(corners), labels=torch.tensor(labels, dtype=torch.long)
+    )
     if masks:
         filled = np.zeros((len(corners), *size), dtype=np.uint8)
         for mask, (left, top, right, bottom) in zip(filled, corners.int().tolist(), strict=True):
             mask[top : bottom + 1, left : right + 1] = 1
         found.masks = BitmapMasks(filled, *size)
     nothing = found[torch.zeros(len(corners), dtype=torch.bool)]
-    data = DetDataSample(metainfo=dict(img_id=0, img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)))
+    data = DetDataSample(
+        metainfo=dict(img_id=0, img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
+    )
     data.gt_instances, data.ignored_instances = (nothing, found) if crowd else (found, nothing)
     return data
 
@@ -244,7 +261,10 @@ def sample(
 def batch_of(samples: Sequence[DetDataSample]) -> dict[str, Any]:
     """A raw batch, as the data loader collates it, with noise for images."""
     generator = torch.Generator().manual_seed(0)
-    images = [torch.randint(0, 256, (3, *one.img_shape), generator=generator, dtype=torch.uint8) for one in samples]
+    images = [
+        torch.randint(0, 256, (3, *one.img_shape), generator=generator, dtype=torch.uint8)
+        for one in samples
+    ]
     return dict(inputs=images, data_samples=list(samples))
 
 
@@ -259,7 +279,9 @@ def batch_for(family: str) -> dict[str, Any]:
 
 def losses_of(model: nn.Module, raw: Mapping[str, Any]) -> dict[str, Any]:
     """The losses of one batch in training."""
-    MessageHub.get_current_instance().update_info('iter', 0)  # the Runner does; YOLOX's augmentation asks
+    MessageHub.get_current_instance().update_info(
+        'iter', 0
+    )  # the Runner does; YOLOX's augmentation asks
     data = model.data_preprocessor(copy.deepcopy(dict(raw)), True)
     return model(**data, mode='loss')
 

@@ -12,7 +12,9 @@ _ANY: Any = object()
 
 
 @contextmanager
-def raises_config_error(key: str, found: Any = _ANY, *mentions: str, fix: str | None = None) -> Iterator[None]:
+def raises_config_error(
+    key: str, found: Any = _ANY, *mentions: str, fix: str | None = None
+) -> Iterator[None]:
     """Expect a :class:`ConfigError` for ``key``.
 
     Args:

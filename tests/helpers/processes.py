@@ -28,12 +28,19 @@ def in_two(folder: Path, questions: dict[str, tuple[Any, ...]]) -> list[dict[str
 
 def _process(rank: int, port: int, folder: Path, questions: dict[str, tuple[Any, ...]]) -> None:
     os.environ.update(
-        MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2'
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE='2',
     )
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo')
     try:
-        answers = {name: function(folder / name, *arguments) for name, (function, *arguments) in questions.items()}
+        answers = {
+            name: function(folder / name, *arguments)
+            for name, (function, *arguments) in questions.items()
+        }
         torch.save(answers, folder / f'rank{rank}.pt')
     finally:
         torch.distributed.destroy_process_group()
@@ -67,7 +74,11 @@ def share(raw: dict[str, Any]) -> dict[str, Any]:
 def gradients(folder: Path, config: dict[str, Any]) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Losses and gradients of one batch of 8, divided among the processes."""
     model = build(config)
-    wrapped = MMDistributedDataParallel(model, broadcast_buffers=False) if dist.get_world_size() > 1 else model
+    wrapped = (
+        MMDistributedDataParallel(model, broadcast_buffers=False)
+        if dist.get_world_size() > 1
+        else model
+    )
     data = model.data_preprocessor(share(tiny.batch_of(8)), True)
     total, logged = model.parse_losses(wrapped(**data, mode='loss'))
     total.backward()
@@ -96,7 +107,11 @@ def train(folder: Path, config: dict[str, Any], freeze_before: int | None = None
         batch=4,
         custom_hooks=[Watch()],
         launcher='pytorch',
-        cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)),
+        cfg=dict(
+            model_wrapper_cfg=dict(
+                type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+            )
+        ),
     )
     run.train()
     distiller = getattr(run.model, 'module', run.model)
@@ -115,13 +130,18 @@ class GlooSyncBatchNorm(nn.BatchNorm2d):
         if self.track_running_stats:
             count = dist.get_world_size() * x.numel() // x.shape[1]
             self.num_batches_tracked += 1
-            for running, seen in ((self.running_mean, mean), (self.running_var, variance * count / (count - 1))):
+            for running, seen in (
+                (self.running_mean, mean),
+                (self.running_var, variance * count / (count - 1)),
+            ):
                 running.lerp_(seen.detach(), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
 
 
-def train_peers(folder: Path, config: dict[str, Any], frozen: bool, optim: dict[str, Any]) -> dict[str, Any]:
+def train_peers(
+    folder: Path, config: dict[str, Any], frozen: bool, optim: dict[str, Any]
+) -> dict[str, Any]:
     """Four iterations of a global batch of 8 in a Runner with validation: metrics, and the last weights."""
 
     class Watch(Hook):

@@ -29,7 +29,9 @@ def file(tmp_path: Path) -> str:
 def test_a_dict_and_a_file_give_the_same_network(file: str) -> None:
     one, other = built(tiny.classifier()), built(file)
     assert type(one).__name__ == type(other).__name__ == 'ImageClassifier'
-    assert {k: v.shape for k, v in one.state_dict().items()} == {k: v.shape for k, v in other.state_dict().items()}
+    assert {k: v.shape for k, v in one.state_dict().items()} == {
+        k: v.shape for k, v in other.state_dict().items()
+    }
     assert type(one.backbone).__name__ == 'CifarResNet'
 
 
@@ -47,11 +49,17 @@ def test_the_preprocessor_is_the_models_then_the_files_then_the_runs(file: str) 
 def test_a_config_of_an_installed_package() -> None:
     model = built(
         'mmpretrain::resnet/resnet18_8xb16_cifar10.py',
-        cfg_options={'model.head.num_classes': 4, 'model.backbone.base_channels': 8, 'model.head.in_channels': 64},
+        cfg_options={
+            'model.head.num_classes': 4,
+            'model.backbone.base_channels': 8,
+            'model.head.in_channels': 64,
+        },
     )
     assert model.head.fc.weight.shape == (4, 64)
     assert model.backbone.conv1.out_channels == 64
-    assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx([125.307, 122.961, 113.8575])
+    assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(
+        [125.307, 122.961, 113.8575]
+    )
 
 
 def test_options_change_a_dict_too() -> None:
@@ -103,7 +111,10 @@ def test_the_run_has_its_say_before_a_student_that_a_path_names(tmp_path: Path) 
 def test_types_are_found_as_in_their_own_framework_whatever_the_runs_scope(scope: str) -> None:
     DefaultScope.get_instance(f'test_{scope}', scope_name=scope)
     assert type(built(tiny.classifier())).__module__.startswith('mmpretrain.')
-    detector = built('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', cfg_options={'model.backbone.init_cfg': None})
+    detector = built(
+        'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
+        cfg_options={'model.backbone.init_cfg': None},
+    )
     assert type(detector).__module__.startswith('mmdet.')
     assert type(detector.backbone).__module__.startswith('mmdet.')
     assert DefaultScope.get_current_instance().scope_name == scope
@@ -111,7 +122,10 @@ def test_types_are_found_as_in_their_own_framework_whatever_the_runs_scope(scope
 
 def test_a_prefix_names_the_framework_of_the_whole_network() -> None:
     DefaultScope.get_instance('prefix', scope_name='mmdet')
-    assert type(built({**tiny.classifier(), 'type': 'mmpretrain.ImageClassifier'}).head).__name__ == 'LinearClsHead'
+    assert (
+        type(built({**tiny.classifier(), 'type': 'mmpretrain.ImageClassifier'}).head).__name__
+        == 'LinearClsHead'
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,14 +134,23 @@ def test_a_prefix_names_the_framework_of_the_whole_network() -> None:
         (3, r"^student: expected a model dict, a config path or 'pkg::path', got int"),
         ({}, r'^student: expected a model with a "type", got \{\}'),
         ('none.py', r'^student: expected a config file, found none at none.py'),
-        ('mmnone::a.py', r"^student: expected an installed package before \"::\", got 'mmnone::a.py'"),
+        (
+            'mmnone::a.py',
+            r"^student: expected an installed package before \"::\", got 'mmnone::a.py'",
+        ),
         ('mmpretrain::none.py', r"^student: expected a config of mmpretrain, found no 'none.py'"),
-        (dict(type='NoSuchNet'), r'^student: expected a model that its framework can build, got NoSuchNet is not in'),
+        (
+            dict(type='NoSuchNet'),
+            r'^student: expected a model that its framework can build, got NoSuchNet is not in',
+        ),
         (
             tiny.classifier(depth=9),
             r'^student: expected a model that its framework can build, got CifarResNet.depth: expected 6n',
         ),
-        (tiny.classifier(unknown=1), r"^student: expected a model .* unexpected keyword argument 'unknown'"),
+        (
+            tiny.classifier(unknown=1),
+            r"^student: expected a model .* unexpected keyword argument 'unknown'",
+        ),
     ],
 )
 def test_a_model_that_is_none_is_named(model: Any, message: str) -> None:

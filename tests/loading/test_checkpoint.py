@@ -33,7 +33,13 @@ def test_content_and_hash_of_the_file(tmp_path: Path) -> None:
 
 def test_what_a_runner_writes_is_read(tmp_path: Path) -> None:
     history = HistoryBuffer([1.0, 3.0], [1, 1])
-    log = {'train/loss': history, 'lr': np.float64(0.1), 'flag': np.bool_(True), 'n': np.int64(2), 'x': np.arange(2)}
+    log = {
+        'train/loss': history,
+        'lr': np.float64(0.1),
+        'flag': np.bool_(True),
+        'n': np.int64(2),
+        'x': np.arange(2),
+    }
     path = save(dict(state_dict={}, message_hub=dict(log_scalars=log)), tmp_path / 'a.pth')
     read = load_file(path, 'key').content['message_hub']['log_scalars']
     assert read['train/loss'].mean() == 2.0
@@ -51,7 +57,9 @@ class Runs:
 
 
 @pytest.mark.parametrize('new_format', [True, False])
-def test_a_pickle_that_wants_to_run_code_is_refused_and_did_not_run(tmp_path: Path, new_format: bool) -> None:
+def test_a_pickle_that_wants_to_run_code_is_refused_and_did_not_run(
+    tmp_path: Path, new_format: bool
+) -> None:
     trace = tmp_path / 'trace'
     path = save(
         dict(state_dict=Runs(os.system, f'touch {trace}')),
@@ -59,7 +67,8 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_did_not_run(tmp_path: Pa
         _use_new_zipfile_serialization=new_format,
     )
     with pytest.raises(
-        ValueError, match=r'^key: expected a checkpoint of tensors, .* wants to run code: .*posix.system'
+        ValueError,
+        match=r'^key: expected a checkpoint of tensors, .* wants to run code: .*posix.system',
     ):
         load_file(path, 'key')
     assert not trace.exists()
@@ -74,8 +83,12 @@ def test_a_bare_pickle_does_not_run_either(tmp_path: Path, protocol: int) -> Non
     assert not trace.exists()
 
 
-@pytest.mark.parametrize(('owner', 'name'), [(HistoryBuffer, '__init__'), (HistoryBuffer, 'update'), (Tensor, 'mean')])
-def test_getattr_gives_the_statistics_of_a_history_and_nothing_else(tmp_path: Path, owner: type, name: str) -> None:
+@pytest.mark.parametrize(
+    ('owner', 'name'), [(HistoryBuffer, '__init__'), (HistoryBuffer, 'update'), (Tensor, 'mean')]
+)
+def test_getattr_gives_the_statistics_of_a_history_and_nothing_else(
+    tmp_path: Path, owner: type, name: str
+) -> None:
     with torch.serialization.safe_globals([Tensor]):
         path = save(dict(a=Runs(getattr, owner, name)), tmp_path / 'a.pth')
         with pytest.raises(ValueError, match=rf"^key: .*may not ask for the attribute '{name}'"):
@@ -93,17 +106,23 @@ def test_a_truncated_file_is_called_so_wherever_it_ends(tmp_path: Path, new_form
             load_file(str(path), 'key')
 
 
-@pytest.mark.parametrize('text', ['<html>404</html>', 'version https://git-lfs.github.com/spec/v1\noid sha256:0'])
+@pytest.mark.parametrize(
+    'text', ['<html>404</html>', 'version https://git-lfs.github.com/spec/v1\noid sha256:0']
+)
 def test_a_file_that_is_no_checkpoint_is_not_called_an_attack(tmp_path: Path, text: str) -> None:
     path = tmp_path / 'a.pth'
     path.write_text(text)
-    with pytest.raises(ValueError, match=r'^key: expected a checkpoint, got .*, which torch.save did not write$'):
+    with pytest.raises(
+        ValueError, match=r'^key: expected a checkpoint, got .*, which torch.save did not write$'
+    ):
         load_file(str(path), 'key')
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / 'none.pth', tmp_path):
-        with pytest.raises(ValueError, match=rf'^key: expected a checkpoint file or URL, found no file at {path}$'):
+        with pytest.raises(
+            ValueError, match=rf'^key: expected a checkpoint file or URL, found no file at {path}$'
+        ):
             load_file(str(path), 'key')
 
 
@@ -115,10 +134,17 @@ def test_a_list_is_no_checkpoint(tmp_path: Path) -> None:
 def test_weights_load_with_and_without_the_prefix_of_a_wrapper(tmp_path: Path) -> None:
     source = nn.Linear(2, 3)
     wrapped = {f'module.{name}': value for name, value in source.state_dict().items()}
-    for content in (source.state_dict(), dict(state_dict=source.state_dict()), dict(state_dict=wrapped)):
+    for content in (
+        source.state_dict(),
+        dict(state_dict=source.state_dict()),
+        dict(state_dict=wrapped),
+    ):
         target = nn.Linear(2, 3)
         path = save(content, tmp_path / 'a.pth')
-        assert load_weights(target, path, 'key').sha256 == hashlib.sha256(Path(path).read_bytes()).digest()
+        assert (
+            load_weights(target, path, 'key').sha256
+            == hashlib.sha256(Path(path).read_bytes()).digest()
+        )
         torch.testing.assert_close(target.weight, source.weight)
 
 
@@ -144,7 +170,9 @@ def test_the_versions_of_modules_survive(tmp_path: Path) -> None:
     class Versioned(nn.Linear):
         _version = 7
 
-        def _load_from_state_dict(self, state_dict: Any, prefix: str, metadata: dict[str, Any], *rest: Any) -> None:
+        def _load_from_state_dict(
+            self, state_dict: Any, prefix: str, metadata: dict[str, Any], *rest: Any
+        ) -> None:
             seen.append(metadata.get('version'))
             super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
 
@@ -179,7 +207,11 @@ def test_the_student_of_a_checkpoint() -> None:
     content = dict(
         meta=dict(epoch=3, iter=12, dataset_meta=dict(classes=('a',)), cfg='…', hook_msgs={}),
         optimizer=dict(state={}),
-        state_dict={'student.a': torch.ones(1), 'methods.kd.b': torch.ones(2), 'teacher_scores': torch.ones(2)},
+        state_dict={
+            'student.a': torch.ones(1),
+            'methods.kd.b': torch.ones(2),
+            'teacher_scores': torch.ones(2),
+        },
     )
     student = student_checkpoint(content)
     assert student['meta'] == dict(epoch=3, iter=12, dataset_meta=dict(classes=('a',)))
@@ -225,15 +257,20 @@ def test_a_url_is_downloaded_once_and_two_files_of_one_name_are_two(
 
 def test_a_url_that_is_not_there(server: ThreadingHTTPServer) -> None:
     url = f'http://127.0.0.1:{server.server_port}/none.pth'
-    with pytest.raises(ValueError, match=rf'^key: expected a checkpoint at {url}, the download failed: .*404'):
+    with pytest.raises(
+        ValueError, match=rf'^key: expected a checkpoint at {url}, the download failed: .*404'
+    ):
         load_file(url, 'key')
 
 
-def test_a_damaged_download_says_where_it_is_kept(tmp_path: Path, server: ThreadingHTTPServer) -> None:
+def test_a_damaged_download_says_where_it_is_kept(
+    tmp_path: Path, server: ThreadingHTTPServer
+) -> None:
     (tmp_path / 'site/a.pth').write_bytes(b'PK\x03\x04 half')
     url = f'http://127.0.0.1:{server.server_port}/a.pth'
     with pytest.raises(
-        ValueError, match=rf'damaged or truncated file {url} \(kept as {tmp_path}/hub/checkpoints/.*a.pth'
+        ValueError,
+        match=rf'damaged or truncated file {url} \(kept as {tmp_path}/hub/checkpoints/.*a.pth',
     ):
         load_file(url, 'key')
 

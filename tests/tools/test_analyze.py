@@ -28,7 +28,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     cfg.dump(tmp_path / 'ie_kd.json')
 
     def run(subject: str, *options: str, config: Path | None = None) -> None:
-        arguments = [subject, str(config or tmp_path / 'ie_kd.json'), checkpoint, '--device', 'cpu', *options]
+        arguments = [
+            subject,
+            str(config or tmp_path / 'ie_kd.json'),
+            checkpoint,
+            '--device',
+            'cpu',
+            *options,
+        ]
         monkeypatch.setattr(sys, 'argv', ['analyze.py', *arguments])
         runpy.run_path(str(TOOL), run_name='__main__')
 
@@ -40,22 +47,48 @@ def test_all_pictures_with_their_numbers(
     run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / 'kd.json'
-    Config(dict(model=tiny.classifier(), data_preprocessor=tiny.PREPROCESSOR, default_scope='mmpretrain')).dump(other)
+    Config(
+        dict(
+            model=tiny.classifier(), data_preprocessor=tiny.PREPROCESSOR, default_scope='mmpretrain'
+        )
+    ).dump(other)
     out = tmp_path / 'out'
-    options = ['--images', '4', '--depth', '1', '--levels', '0', '0.1', '--seeds', '2', '--out', str(out)]
+    options = [
+        '--images',
+        '4',
+        '--depth',
+        '1',
+        '--levels',
+        '0',
+        '0.1',
+        '--seeds',
+        '2',
+        '--out',
+        str(out),
+    ]
     run('all', '--against', str(other), tiny.checkpoint(tmp_path, seed=7), 'KD', *options)
     assert {path.name for path in out.iterdir()} == set().union(*FILES.values())
-    assert all((out / name).read_bytes().startswith(b'\x89PNG') for name in ('cka.png', 'active.png', 'noise.png'))
+    assert all(
+        (out / name).read_bytes().startswith(b'\x89PNG')
+        for name in ('cka.png', 'active.png', 'noise.png')
+    )
     told = capsys.readouterr().out
     assert all(f'-> {path}' in told for path in out.iterdir())
     cka = json.loads((out / 'cka.json').read_text())
     first = cka['pairs'][0]
     assert (first['one'], first['other'], cka['images']) == ('student: f_inh', 'student: f_exp', 4)
-    assert first['cka'] == cka['cka'][cka['layers'].index(first['one'])][cka['layers'].index(first['other'])]
+    assert (
+        first['cka']
+        == cka['cka'][cka['layers'].index(first['one'])][cka['layers'].index(first['other'])]
+    )
     assert f'{first["cka"]:.3f} (unrelated' in told
     relevance = json.loads((out / 'relevance.json').read_text())
     maps = np.load(out / 'relevance.npz')
-    assert list(maps) == [one['name'] for one in relevance['networks']] == ['t0', 'KD', 'student', 'f_inh', 'f_exp']
+    assert (
+        list(maps)
+        == [one['name'] for one in relevance['networks']]
+        == ['t0', 'KD', 'student', 'f_inh', 'f_exp']
+    )
     assert maps['f_inh'].shape == (4, 8, 8)
     np.testing.assert_allclose(maps['f_inh'] + maps['f_exp'], maps['student'], atol=1e-5)
     noise = json.loads((out / 'noise.json').read_text())['measured']
@@ -74,9 +107,12 @@ def test_one_subject_goes_beside_the_checkpoint(run: Callable[..., None], tmp_pa
     assert json.loads((tmp_path / 'analyze/active.json').read_text())['images'] == 5
 
 
-def test_another_config_is_an_error_that_says_what_to_do(run: Callable[..., None], tmp_path: Path) -> None:
+def test_another_config_is_an_error_that_says_what_to_do(
+    run: Callable[..., None], tmp_path: Path
+) -> None:
     Config(dict(model=tiny.classifier())).dump(tmp_path / 'plain.json')
     with pytest.raises(
-        ValueError, match=r'^config: expected one of mmkd_plugin\.Distiller.*--against CONFIG CHECKPOINT$'
+        ValueError,
+        match=r'^config: expected one of mmkd_plugin\.Distiller.*--against CONFIG CHECKPOINT$',
     ):
         run('cka', config=tmp_path / 'plain.json')

@@ -79,32 +79,54 @@ def test_a_ratio_is_judged_by_the_median_of_its_rounds(
     benchmarks: ModuleType, bounds: dict[str, float], promise: str, met: bool | None
 ) -> None:
     result = benchmarks.measure.ratio('x', [9.0, 2.0, 1.5], **bounds)
-    assert (result.value, result.shown, result.bound, result.met) == (2.0, '2× (1.5–9)', promise, met)
+    assert (result.value, result.shown, result.bound, result.met) == (
+        2.0,
+        '2× (1.5–9)',
+        promise,
+        met,
+    )
 
 
 def test_the_usual_form_is_the_same_loss(benchmarks: ModuleType) -> None:
     student, teacher = torch.randn(2, 7, 5, dtype=torch.float64)
-    torch.testing.assert_close(benchmarks.angle.usual_angle_loss(student, teacher), angle_loss(student, teacher))
+    torch.testing.assert_close(
+        benchmarks.angle.usual_angle_loss(student, teacher), angle_loss(student, teacher)
+    )
 
 
 @pytest.mark.slow
 def test_angle_is_measured_and_exact(
     run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run('angle', '--quick', '--repeats', '2', '--device', 'cpu', '--json', str(tmp_path / 'angle.json'))
+    run(
+        'angle',
+        '--quick',
+        '--repeats',
+        '2',
+        '--device',
+        'cpu',
+        '--json',
+        str(tmp_path / 'angle.json'),
+    )
     report = json.loads((tmp_path / 'angle.json').read_text())
     by_name = {result['name']: result for result in report['results']}
     assert (report['threads'], report['repeats'], len(by_name)) == (1, 2, 7)
     errors = [result for name, result in by_name.items() if 'error' in name]
     assert [result['met'] for result in errors] == [True] * 4
-    assert 0 < by_name['angle loss, N=64, D=50: extra memory']['value'] < 64  # MiB, in a process of its own
+    assert (
+        0 < by_name['angle loss, N=64, D=50: extra memory']['value'] < 64
+    )  # MiB, in a process of its own
     shown = capsys.readouterr().out.splitlines()[1:]
     assert [line[0] for line in shown] == [' ', '✓', '✓', ' ', '✓', '✓', ' ']
-    assert all(result['name'] in line for result, line in zip(report['results'], shown, strict=True))
+    assert all(
+        result['name'] in line for result, line in zip(report['results'], shown, strict=True)
+    )
 
 
 @pytest.mark.slow
-def test_steps_are_compared_with_their_parts(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_are_compared_with_their_parts(
+    run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip('mmpretrain')
     run('steps', '--quick', '--repeats', '1', '--device', 'cpu')
     shown = capsys.readouterr().out.splitlines()[1:]
@@ -132,7 +154,16 @@ def test_detectors_are_compared_with_their_parts_and_keep_nothing_of_their_teach
     run: Callable[..., None], tmp_path: Path
 ) -> None:
     pytest.importorskip('mmdet')
-    run('detection', '--quick', '--repeats', '1', '--device', 'cpu', '--json', str(tmp_path / 'detection.json'))
+    run(
+        'detection',
+        '--quick',
+        '--repeats',
+        '1',
+        '--device',
+        'cpu',
+        '--json',
+        str(tmp_path / 'detection.json'),
+    )
     results = json.loads((tmp_path / 'detection.json').read_text())['results']
     subjects = ('Hint', 'IE-KD', 'SoftTarget')
     assert [result['name'].split(', ')[2] for result in results] == [

@@ -22,17 +22,39 @@ def test_a_picture_an_image_with_a_panel_a_network(
     coco_files.write(tmp_path)
     model = small.detector('gfl', test_cfg__max_per_img=5)
     loader = dict(dataset=coco_files.dataset(tmp_path, training=False))
-    Config(dict(model=model, default_scope='mmdet', val_dataloader=loader)).dump(tmp_path / 'small.py')
-    config, one, other = tmp_path / 'small.py', *(small.checkpoint(tmp_path, model, seed) for seed in (1, 2))
-    options = ['--against', str(config), other, 'other', '--split', 'val', '--images', '9', '--device', 'cpu']
-    monkeypatch.setattr(sys, 'argv', ['compare_detections.py', str(config), one, '--score-thr', '0.1', *options])
+    Config(dict(model=model, default_scope='mmdet', val_dataloader=loader)).dump(
+        tmp_path / 'small.py'
+    )
+    config, one, other = (
+        tmp_path / 'small.py',
+        *(small.checkpoint(tmp_path, model, seed) for seed in (1, 2)),
+    )
+    options = [
+        '--against',
+        str(config),
+        other,
+        'other',
+        '--split',
+        'val',
+        '--images',
+        '9',
+        '--device',
+        'cpu',
+    ]
+    monkeypatch.setattr(
+        sys, 'argv', ['compare_detections.py', str(config), one, '--score-thr', '0.1', *options]
+    )
     runpy.run_path(str(TOOL), run_name='__main__')
     out = Path(one).parent / 'detections'
     pictures = sorted(out.glob('0*.png'))
-    assert [path.name for path in pictures] == [f'{index:03}_{index:06}.png' for index in range(4)], 'all there are'
+    assert [path.name for path in pictures] == [
+        f'{index:03}_{index:06}.png' for index in range(4)
+    ], 'all there are'
     told = capsys.readouterr().out
     assert all(f'-> {path}' in told for path in (*pictures, out / 'sheet.png'))
     picture = mmcv.imread(str(pictures[0]))
     width = (picture.shape[1] - 2 * GAP) // 3
-    truth, beside, own = (picture[:, start : start + width] for start in range(0, picture.shape[1], width + GAP))
+    truth, beside, own = (
+        picture[:, start : start + width] for start in range(0, picture.shape[1], width + GAP)
+    )
     assert (truth != beside).any() and (truth != own).any() and (beside != own).any()

@@ -16,7 +16,9 @@ from rich.console import Console
 
 from mmkd_plugin.engine.stages import Stage
 
-TOOL: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / 'tools/demo.py'), run_name='demo')
+TOOL: dict[str, Any] = runpy.run_path(
+    str(Path(__file__).parents[2] / 'tools/demo.py'), run_name='demo'
+)
 DEMO: Demo = TOOL['DEMO']
 
 
@@ -47,12 +49,18 @@ def test_trains_all_tells_all_and_does_nothing_twice(tmp_path: Path) -> None:
     accuracies, told = run(stages)
     assert len(accuracies) == len(stages) == 7 and stages.keys() == accuracies.keys()
     for name, accuracy in accuracies.items():
-        assert json.loads((tmp_path / name / 'tested.json').read_text())['metrics']['accuracy/top1'] == accuracy
+        assert (
+            json.loads((tmp_path / name / 'tested.json').read_text())['metrics']['accuracy/top1']
+            == accuracy
+        )
         assert f'{name}: {accuracy:.1f}% of the test images' in told
     for training in DEMO.trainings:
         assert training.what in told
     for name in ('student_alone', 'amtml_label'):
-        assert f'{accuracies[name]:.1f}%  {accuracies[name] - accuracies["kd_mean"]:+.1f}' in re.sub(' +', '  ', told)
+        assert (
+            f'{accuracies[name]:.1f}%  {accuracies[name] - accuracies["kd_mean"]:+.1f}'
+            in re.sub(' +', '  ', told)
+        )
     for name in ('amtml_paper', 'amtml_label'):
         assert (tmp_path / name / 'epoch_2_student.pth').is_file()
         (picture,) = (tmp_path / name).glob('*/vis_data/vis_image/amtml_weights_2.png')

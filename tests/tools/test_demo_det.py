@@ -21,7 +21,9 @@ from experiments.demo.command import table_of
 from experiments.demo.plan import Demo
 from experiments.demo.run import run_demo
 
-TOOL: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / 'tools/demo_det.py'), run_name='demo_det')
+TOOL: dict[str, Any] = runpy.run_path(
+    str(Path(__file__).parents[2] / 'tools/demo_det.py'), run_name='demo_det'
+)
 DEMO: Demo = TOOL['DEMO']
 FEW = dict(train=8, val=4, test=2)
 DISTILLED = ('ie_kd_gfl_r18', 'amtml_kd_gfl_r18')
@@ -35,13 +37,27 @@ def shorten(cfg: Config) -> None:
         'train_cfg.val_interval': 2,
         'default_hooks.checkpoint.interval': 2,
     }
-    changes |= {'param_scheduler.0.end': 1, 'param_scheduler.1.begin': 1, 'train_dataloader.batch_size': 4}
-    changes |= {f'{split}_dataloader.dataset.data_root': scenes for split in FEW} | {'data_root': scenes}
+    changes |= {
+        'param_scheduler.0.end': 1,
+        'param_scheduler.1.begin': 1,
+        'train_dataloader.batch_size': 4,
+    }
+    changes |= {f'{split}_dataloader.dataset.data_root': scenes for split in FEW} | {
+        'data_root': scenes
+    }
     changes |= {f'{split}_dataloader.dataset.scenes': FEW for split in FEW}
-    changes |= {f'{split}_evaluator.ann_file': f'{scenes}/annotations/{split}.json' for split in ('val', 'test')}
+    changes |= {
+        f'{split}_evaluator.ann_file': f'{scenes}/annotations/{split}.json'
+        for split in ('val', 'test')
+    }
     cfg.merge_from_dict(changes)
-    teachers = [*cfg.model.get('teachers', []), *([cfg.model.teacher] if 'teacher' in cfg.model else [])]
-    pairs = [pair for method in cfg.model.get('methods', {}).values() for pair in method.get('pairs', [])]
+    teachers = [
+        *cfg.model.get('teachers', []),
+        *([cfg.model.teacher] if 'teacher' in cfg.model else []),
+    ]
+    pairs = [
+        pair for method in cfg.model.get('methods', {}).values() for pair in method.get('pairs', [])
+    ]
     for reading in (*teachers, *pairs):
         reading.checkpoint = re.sub(r'iter_\d+', 'iter_2', reading.checkpoint)
     for hook in cfg.get('custom_hooks', []):
@@ -61,7 +77,9 @@ def run(root: Path) -> tuple[dict[str, float], str]:
 
 
 @pytest.mark.slow
-def test_trains_all_tells_all_and_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trains_all_tells_all_and_does_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     root = tmp_path / 'demo_det'
     measured, told = run(root)

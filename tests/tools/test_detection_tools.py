@@ -70,7 +70,9 @@ def test_a_stock_detector_is_distilled_tested_exported_and_looked_into(tmp_path:
     tested = run_tool('test.py', config, checkpoint, '--work-dir', tmp_path / 'test')
     assert 'coco/bbox_mAP: ' in tested and 'Evaluating the teacher' not in tested
     run_tool('export_student.py', checkpoint, tmp_path / 'student.pth')
-    loaded = load_weights(build_network(detector, 'student'), str(tmp_path / 'student.pth'), 'student')
+    loaded = load_weights(
+        build_network(detector, 'student'), str(tmp_path / 'student.pth'), 'student'
+    )
     assert loaded.classes == coco_files.CLASSES
     taps = run_tool('inspect_taps.py', config, '--shape', 3, 96, 96)
     assert 'neck[0]' in taps and 'bbox_head[0][4]' in taps

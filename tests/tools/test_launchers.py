@@ -32,11 +32,25 @@ def test_slurm_train_asks_for_processes_and_hands_on_configs_and_flags(tmp_path:
         [TOOLS / 'slurm_train.sh', 'part', 'job', 'out', 'a.py', 'b.py', '--amp'],
         capture_output=True,
         text=True,
-        env={**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'GPUS': '4', 'SRUN_ARGS': '--quiet --exclusive'},
+        env={
+            **os.environ,
+            'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+            'GPUS': '4',
+            'SRUN_ARGS': '--quiet --exclusive',
+        },
     )
     told = done.stdout.split()
     assert {'--ntasks=4', '--gres=gpu:4', '--quiet', '--exclusive'} <= set(told)
-    assert told[-8:] == [f'{TOOLS}/train.py', 'a.py', 'b.py', '--amp', '--work-dir', 'out', '--launcher', 'slurm']
+    assert told[-8:] == [
+        f'{TOOLS}/train.py',
+        'a.py',
+        'b.py',
+        '--amp',
+        '--work-dir',
+        'out',
+        '--launcher',
+        'slurm',
+    ]
 
 
 @pytest.mark.slow
@@ -47,7 +61,9 @@ def test_two_processes_train_the_stages_and_skip_them_the_second_time(tmp_path: 
     )
     command = [TOOLS / 'dist_train.sh', first, second, '2', '--work-dir', tmp_path / 'out']
     for expected in ('train', 'skip'):
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(PORT=free_port()))
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment(PORT=free_port())
+        )
         assert done.returncode == 0, done.stderr
         assert f'Stage 2 of 2, {tmp_path}/out/second: {expected}' in done.stdout
     # Of 64 points in batches of 16, two processes see two batches each.

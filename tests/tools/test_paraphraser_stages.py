@@ -64,7 +64,9 @@ def test_three_stages_of_one_job(tmp_path: Path) -> None:
     }
     inner = 'encoder.layers.0.weight'
     kept = [value for name, value in states['ie_kd'].items() if name.endswith(f'trained.0.{inner}')]
-    assert [torch.equal(value, states['paraphraser'][f'paraphraser.{inner}']) for value in kept] == [True]
+    assert [
+        torch.equal(value, states['paraphraser'][f'paraphraser.{inner}']) for value in kept
+    ] == [True]
 
     tested = subprocess.run(
         [
@@ -81,5 +83,7 @@ def test_three_stages_of_one_job(tmp_path: Path) -> None:
     )
     assert tested.returncode == 0, tested.stderr
     lines = next((root / 'paraphraser').rglob('scalars.json')).read_text().splitlines()
-    (validated,) = [line['accuracy/top1'] for line in map(json.loads, lines) if 'accuracy/top1' in line]
+    (validated,) = [
+        line['accuracy/top1'] for line in map(json.loads, lines) if 'accuracy/top1' in line
+    ]
     assert accuracy(tested.stdout) == pytest.approx(validated, abs=1e-3)

@@ -55,8 +55,12 @@ def config(tmp_path: Path) -> Path:
 def checkpoint(config: Path, tmp_path: Path) -> Path:
     """As a distillation run writes it."""
     student = network_of(str(config)).state_dict()
-    state = {f'student.{name}': value for name, value in student.items()} | {'teacher_scores': torch.zeros(1)}
-    torch.save({'meta': {'epoch': 3}, 'state_dict': state, 'optimizer': {}}, tmp_path / 'epoch_3.pth')
+    state = {f'student.{name}': value for name, value in student.items()} | {
+        'teacher_scores': torch.zeros(1)
+    }
+    torch.save(
+        {'meta': {'epoch': 3}, 'state_dict': state, 'optimizer': {}}, tmp_path / 'epoch_3.pth'
+    )
     return tmp_path / 'epoch_3.pth'
 
 
@@ -88,7 +92,9 @@ def test_the_name_may_end_with_the_files_hash(checkpoint: Path, tmp_path: Path) 
     assert out.name == f'student-{hashlib.sha256(out.read_bytes()).hexdigest()[:8]}.pth'
 
 
-def test_both_kinds_of_checkpoint_load_into_the_student(config: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_both_kinds_of_checkpoint_load_into_the_student(
+    config: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     out = export_student(str(checkpoint), tmp_path / 'student.pth')
     networks = [network_of(str(config)) for _ in range(2)]
     for network, path in zip(networks, (checkpoint, out), strict=True):
@@ -104,7 +110,9 @@ def test_another_networks_checkpoint_is_an_error(config: Path, checkpoint: Path)
 
 def test_networks_by_name(config: Path) -> None:
     assert len(network_of(str(config), 'big').backbone.layer1) == 2
-    with pytest.raises(ValueError, match=r"--network: expected one of \['student', 'big'\], got 'small'"):
+    with pytest.raises(
+        ValueError, match=r"--network: expected one of \['student', 'big'\], got 'small'"
+    ):
         network_of(str(config), 'small')
 
 
@@ -138,8 +146,18 @@ def run_tool(name: str, *arguments: object) -> str:
 
 
 @pytest.mark.slow
-def test_the_student_is_tested_without_its_teachers(config: Path, checkpoint: Path, tmp_path: Path) -> None:
-    told = run_tool('test.py', config, checkpoint, '--work-dir', tmp_path / 'w', '--out', tmp_path / 'predictions.pkl')
+def test_the_student_is_tested_without_its_teachers(
+    config: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    told = run_tool(
+        'test.py',
+        config,
+        checkpoint,
+        '--work-dir',
+        tmp_path / 'w',
+        '--out',
+        tmp_path / 'predictions.pkl',
+    )
     assert 'accuracy/top1' in told
     assert (tmp_path / 'predictions.pkl').exists()
 
@@ -147,7 +165,9 @@ def test_the_student_is_tested_without_its_teachers(config: Path, checkpoint: Pa
 @pytest.mark.slow
 def test_command_lines(config: Path, checkpoint: Path, tmp_path: Path) -> None:
     assert 'tensors' in run_tool('export_student.py', checkpoint, tmp_path / 'student.pth')
-    table = run_tool('inspect_taps.py', config, '--network', 'big', '--shape', 1, 8, 8, '--depth', 2)
+    table = run_tool(
+        'inspect_taps.py', config, '--network', 'big', '--shape', 1, 8, 8, '--depth', 2
+    )
     assert 'backbone.layer3' in table
     assert '(1, 16, 2, 2)' in table
     assert 'backbone.layer3.0' not in table
@@ -163,7 +183,9 @@ model = dict(
     methods=dict(dml=dict(type='SoftTarget', temperature=1.0)))
 """
     (tmp_path / 'mutual.py').write_text(
-        CONFIG.partition('model = dict(')[0] + lines + CONFIG.partition("kd=dict(type='SoftTarget')))")[2]
+        CONFIG.partition('model = dict(')[0]
+        + lines
+        + CONFIG.partition("kd=dict(type='SoftTarget')))")[2]
     )
     return tmp_path / 'mutual.py'
 
@@ -172,8 +194,12 @@ model = dict(
 def peers_checkpoint(mutual: Path, tmp_path: Path) -> Path:
     """As a run of mutual learning writes it."""
     networks = {name: network_of(str(mutual), name).state_dict() for name in ('flat', 'deep')}
-    state = {f'peer_{name}.{key}': value for name, own in networks.items() for key, value in own.items()}
-    torch.save({'meta': {'epoch': 3}, 'state_dict': state, 'optimizer': {}}, tmp_path / 'epoch_3.pth')
+    state = {
+        f'peer_{name}.{key}': value for name, own in networks.items() for key, value in own.items()
+    }
+    torch.save(
+        {'meta': {'epoch': 3}, 'state_dict': state, 'optimizer': {}}, tmp_path / 'epoch_3.pth'
+    )
     return tmp_path / 'epoch_3.pth'
 
 
@@ -186,40 +212,59 @@ def test_a_config_of_peers_becomes_one_of_them_or_stays_for_all(mutual: Path) ->
     cfg = Config.fromfile(mutual)
     assert as_student(cfg)
     assert cfg.test_cfg.type == 'mmkd_plugin.PeerTestLoop' and cfg.custom_hooks == []
-    assert [peer.checkpoint for peer in cfg.model.peers] == [None, None], 'where they began is of no concern'
-    with pytest.raises(ValueError, match=r"^--network: expected one of \['flat', 'deep'\], got 'student'$"):
+    assert [peer.checkpoint for peer in cfg.model.peers] == [None, None], (
+        'where they began is of no concern'
+    )
+    with pytest.raises(
+        ValueError, match=r"^--network: expected one of \['flat', 'deep'\], got 'student'$"
+    ):
         as_student(Config.fromfile(mutual), 'student')
 
 
 def test_peers_by_name(mutual: Path) -> None:
-    assert [len(network_of(str(mutual), name).backbone.layer1) for name in ('flat', 'deep', 'student')] == [1, 2, 2]
-    with pytest.raises(ValueError, match=r"^--network: expected one of \['flat', 'deep'\], got 'small'$"):
+    assert [
+        len(network_of(str(mutual), name).backbone.layer1) for name in ('flat', 'deep', 'student')
+    ] == [1, 2, 2]
+    with pytest.raises(
+        ValueError, match=r"^--network: expected one of \['flat', 'deep'\], got 'small'$"
+    ):
         network_of(str(mutual), 'small')
 
 
 def test_a_config_of_peers_teaches_as_the_one_that_predicts(mutual: Path) -> None:
     assert network_config(str(mutual), 'teacher').backbone.depth == 14
     assert network_config(str(mutual), 'teacher', {'model.predict': 'flat'}).backbone.depth == 8
-    with pytest.raises(ValueError, match=r"^teacher\.predict: expected one of \['flat', 'deep'\], got 'ensemble'$"):
+    with pytest.raises(
+        ValueError, match=r"^teacher\.predict: expected one of \['flat', 'deep'\], got 'ensemble'$"
+    ):
         network_config(str(mutual), 'teacher', {'model.predict': 'ensemble'})
 
 
-def test_an_exported_peer_loads_into_the_stock_model(mutual: Path, peers_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_exported_peer_loads_into_the_stock_model(
+    mutual: Path, peers_checkpoint: Path, tmp_path: Path
+) -> None:
     out = export_student(str(peers_checkpoint), tmp_path / 'deep.pth', name='deep')
     trained = torch.load(peers_checkpoint, weights_only=True)['state_dict']
     for path, name in ((out, None), (peers_checkpoint, 'deep')):
         stock = network_of(str(mutual), 'deep')
         load_student(stock, str(path), name)
-        assert all(torch.equal(value, trained[f'peer_deep.{key}']) for key, value in stock.state_dict().items())
+        assert all(
+            torch.equal(value, trained[f'peer_deep.{key}'])
+            for key, value in stock.state_dict().items()
+        )
     for name in (None, 'deeper'):
-        with pytest.raises(ValueError, match=rf"^--network: expected one of \['flat', 'deep'\], got {name!r}$"):
+        with pytest.raises(
+            ValueError, match=rf"^--network: expected one of \['flat', 'deep'\], got {name!r}$"
+        ):
             export_student(str(peers_checkpoint), tmp_path / 'deep.pth', name=name)
 
 
 @pytest.mark.slow
 def test_peers_are_tested_all_or_one(mutual: Path, peers_checkpoint: Path, tmp_path: Path) -> None:
     predictions = tmp_path / 'predictions.pkl'
-    told = run_tool('test.py', mutual, peers_checkpoint, '--work-dir', tmp_path / 'w', '--out', predictions)
+    told = run_tool(
+        'test.py', mutual, peers_checkpoint, '--work-dir', tmp_path / 'w', '--out', predictions
+    )
     assert all(f'{name}/accuracy/top1' in told for name in ('flat', 'deep', 'mean', 'ensemble'))
     assert predictions.exists()
     out = export_student(str(peers_checkpoint), tmp_path / 'flat.pth', name='flat')

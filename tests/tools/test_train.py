@@ -22,7 +22,9 @@ def two(tmp_path: Path) -> list[Path]:
 
 
 def weights(folder: Path, epoch: int = 2) -> torch.Tensor:
-    return torch.load(folder / f'epoch_{epoch}.pth', weights_only=True)['state_dict']['linear.weight']
+    return torch.load(folder / f'epoch_{epoch}.pth', weights_only=True)['state_dict'][
+        'linear.weight'
+    ]
 
 
 def edited(change: Callable[[Config], object], paths: list[Path]) -> None:
@@ -38,8 +40,12 @@ def test_stages_are_trained_in_a_row_each_in_its_folder(two: list[Path]) -> None
     assert not torch.equal(weights(work_root() / 'first'), weights(work_root() / 'second'))
 
 
-def test_a_stage_is_the_same_after_another_alone_and_without_a_seed_before(tmp_path: Path, two: list[Path]) -> None:
-    before = write_config(tmp_path / 'before.py', 'randomness = dict(seed=None, deterministic=True)')
+def test_a_stage_is_the_same_after_another_alone_and_without_a_seed_before(
+    tmp_path: Path, two: list[Path]
+) -> None:
+    before = write_config(
+        tmp_path / 'before.py', 'randomness = dict(seed=None, deterministic=True)'
+    )
     train_stages(load_stages([before, two[1]]))
     together = weights(work_root() / 'second')
     assert not torch.are_deterministic_algorithms_enabled()
@@ -47,7 +53,9 @@ def test_a_stage_is_the_same_after_another_alone_and_without_a_seed_before(tmp_p
     assert torch.equal(weights(tmp_path / 'alone'), together)
 
 
-def test_a_stage_without_a_seed_takes_none_from_the_stage_before(tmp_path: Path, two: list[Path]) -> None:
+def test_a_stage_without_a_seed_takes_none_from_the_stage_before(
+    tmp_path: Path, two: list[Path]
+) -> None:
     unseeded = write_config(tmp_path / 'unseeded.py', 'randomness = dict(seed=None)')
     found = []
     for attempt in ('one', 'two'):
@@ -109,7 +117,9 @@ def test_an_interrupted_stage_with_a_changed_config_is_an_error(two: list[Path])
         train_stages(load_stages(two[:1]))
 
 
-def test_a_stage_that_failed_before_its_first_checkpoint_has_nothing_to_lose(two: list[Path]) -> None:
+def test_a_stage_that_failed_before_its_first_checkpoint_has_nothing_to_lose(
+    two: list[Path],
+) -> None:
     stage = load_stages(two[:1])
     stage[0].cfg.model.fail_in_step = 1
     with pytest.raises(RuntimeError, match='told to fail'):
@@ -128,14 +138,21 @@ def test_a_stage_interrupted_between_two_checkpoints_begins_anew(two: list[Path]
         train_stages(stage)
     (work_root() / 'first/epoch_1.pth').unlink()
     train_stages(load_stages(two))
-    assert json.loads((work_root() / 'first/finished.json').read_text())['last_checkpoint'] == 'epoch_2.pth'
+    assert (
+        json.loads((work_root() / 'first/finished.json').read_text())['last_checkpoint']
+        == 'epoch_2.pth'
+    )
     anew = weights(work_root() / 'first')
     train_stages(load_stages(two[:1]), restart=True)
     assert torch.equal(weights(work_root() / 'first'), anew)
 
 
-def test_the_hash_does_not_depend_on_where_the_work_root_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_config(tmp_path / 'a.py', "teacher = '{{$MMKD_WORK_DIR:work_dirs}}/teacher/epoch_1.pth'")
+def test_the_hash_does_not_depend_on_where_the_work_root_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config(
+        tmp_path / 'a.py', "teacher = '{{$MMKD_WORK_DIR:work_dirs}}/teacher/epoch_1.pth'"
+    )
     digests = set()
     for root in ('here', 'there'):
         monkeypatch.setenv('MMKD_WORK_DIR', str(tmp_path / root))
@@ -157,7 +174,9 @@ def test_the_hash_does_not_depend_on_where_the_configs_lie(tmp_path: Path) -> No
     assert len(digests) == 1
 
 
-def test_work_dir_is_one_configs_folder_and_several_configs_root(tmp_path: Path, two: list[Path]) -> None:
+def test_work_dir_is_one_configs_folder_and_several_configs_root(
+    tmp_path: Path, two: list[Path]
+) -> None:
     assert load_stages(two[:1], work_dir='x')[0].folder == Path('x')
     assert [stage.folder for stage in load_stages(two, work_dir=str(tmp_path / 'x'))] == [
         tmp_path / 'x/first',
@@ -194,7 +213,14 @@ def run_tool(*arguments: object) -> 'subprocess.CompletedProcess[str]':
 
 @pytest.mark.slow
 def test_the_command_line(tmp_path: Path, two: list[Path]) -> None:
-    done = run_tool(*two, '--work-dir', tmp_path / 'out', '--cfg-options', 'train_cfg.max_epochs=1', '--no-validate')
+    done = run_tool(
+        *two,
+        '--work-dir',
+        tmp_path / 'out',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        '--no-validate',
+    )
     assert done.returncode == 0, done.stderr
     assert 'Epoch(train)' in done.stdout
     assert 'Epoch(val)' not in done.stdout
@@ -205,11 +231,17 @@ def test_the_command_line(tmp_path: Path, two: list[Path]) -> None:
 @pytest.mark.parametrize(
     ('lines', 'flag', 'message'),
     [
-        ("optim_wrapper['type'] = 'ApexOptimWrapper'", '--amp', "optim_wrapper.type: expected 'OptimWrapper'"),
+        (
+            "optim_wrapper['type'] = 'ApexOptimWrapper'",
+            '--amp',
+            "optim_wrapper.type: expected 'OptimWrapper'",
+        ),
         ('', '--auto-scale-lr', 'auto_scale_lr.base_batch_size: expected a number'),
     ],
 )
-def test_flags_that_do_not_fit_the_config(tmp_path: Path, lines: str, flag: str, message: str) -> None:
+def test_flags_that_do_not_fit_the_config(
+    tmp_path: Path, lines: str, flag: str, message: str
+) -> None:
     done = run_tool(write_config(tmp_path / 'a.py', lines), flag)
     assert done.returncode != 0
     assert message in done.stderr

@@ -32,14 +32,21 @@ def measure_angle(device: torch.device, repeats: int, quick: bool) -> list[Resul
     embeddings, scores = _inputs(n, d, device), _inputs(n, 10, device)
     soft_targets = (scores[0] / 5).softmax(dim=1), (scores[1] / 5).softmax(dim=1)
     return [
-        *_speed_and_error(*embeddings, f'angle loss, N={n}, D={d}', device, repeats, None if quick else 10.0),
+        *_speed_and_error(
+            *embeddings, f'angle loss, N={n}, D={d}', device, repeats, None if quick else 10.0
+        ),
         *_speed_and_error(*soft_targets, f'angle loss, N={n}, 10 classes', device, repeats, None),
         _memory(many, d, device, None if quick else 1024),
     ]
 
 
 def _speed_and_error(
-    student: Tensor, teacher: Tensor, name: str, device: torch.device, repeats: int, bound: float | None
+    student: Tensor,
+    teacher: Tensor,
+    name: str,
+    device: torch.device,
+    repeats: int,
+    bound: float | None,
 ) -> list[Result]:
     forms: dict[str, Callable[[], object]] = dict(
         usual=lambda: _value_and_gradient(usual_angle_loss, student, teacher),
@@ -53,7 +60,13 @@ def _speed_and_error(
     for what, ours, exact in zip(('loss', 'gradient'), found, expected, strict=True):
         error = float((ours - exact).norm() / exact.norm())
         results.append(
-            Result(f'{name}: error of the {what}', error, f'{error:.1e}', '≤ 1e-5 of float64', error <= 1e-5)
+            Result(
+                f'{name}: error of the {what}',
+                error,
+                f'{error:.1e}',
+                '≤ 1e-5 of float64',
+                error <= 1e-5,
+            )
         )
     return results
 
@@ -63,12 +76,18 @@ def _memory(n: int, d: int, device: torch.device, bound: float | None) -> Result
     if device.type == 'cuda':
         extra = _peak_on_gpu(n, d, device)
     elif STATUS.exists():
-        with multiprocessing.get_context('spawn').Pool(1) as pool:  # a fresh process: the peak of this one is behind it
+        with multiprocessing.get_context('spawn').Pool(
+            1
+        ) as pool:  # a fresh process: the peak of this one is behind it
             extra = pool.apply(_peak_of_process, (n, d))
     else:
         return Result(name, None, 'not measured: no /proc')
     shown = f'{extra:.0f} MiB'
-    return Result(name, extra, shown) if bound is None else Result(name, extra, shown, f'≤ {bound} MiB', extra <= bound)
+    return (
+        Result(name, extra, shown)
+        if bound is None
+        else Result(name, extra, shown, f'≤ {bound} MiB', extra <= bound)
+    )
 
 
 def _peak_on_gpu(n: int, d: int, device: torch.device) -> float:
@@ -82,7 +101,9 @@ def _peak_on_gpu(n: int, d: int, device: torch.device) -> float:
 def _peak_of_process(n: int, d: int) -> float:
     """MiB from what the process holds, with the inputs, to its peak: as much as the loss took, or more."""
     student, teacher = _inputs(n, d, torch.device('cpu'))
-    _value_and_gradient(angle_loss, student[:8], teacher[:8])  # threads and libraries have their memory now
+    _value_and_gradient(
+        angle_loss, student[:8], teacher[:8]
+    )  # threads and libraries have their memory now
     before = kib('VmRSS')
     _value_and_gradient(angle_loss, student, teacher)
     return (kib('VmHWM') - before) / 1024

@@ -28,7 +28,10 @@ def measure_detection(device: torch.device, repeats: int, quick: bool) -> list[R
 def _cases(quick: bool) -> list[Case]:
     pairs = [dict(student=tap, teacher=tap) for tap in LEVELS]
     amtml = dict(
-        type='AMTMLKD', objective='label', student_groups=['backbone[2]', 'backbone[3]'], teacher_taps='neck[1]'
+        type='AMTMLKD',
+        objective='label',
+        student_groups=['backbone[2]', 'backbone[3]'],
+        teacher_taps='neck[1]',
     )
     some = {
         'Hint': (dict(type='Hint', pairs=pairs), 1),
@@ -41,7 +44,10 @@ def _cases(quick: bool) -> list[Case]:
         'AttentionTransfer': (dict(type='AttentionTransfer', pairs=pairs), 1),
         'AMTML-KD of 2': (amtml, 2),
     }
-    gfl = digit_scenes('student_gfl_r18'), tuple(digit_scenes(f'teacher_gfl_r{depth}') for depth in (18, 34))
+    gfl = (
+        digit_scenes('student_gfl_r18'),
+        tuple(digit_scenes(f'teacher_gfl_r{depth}') for depth in (18, 34)),
+    )
     if quick:
         return [Case('GFL', *gfl, 2, 64, some)]
     return [
@@ -57,7 +63,9 @@ def _measure(case: Case, device: torch.device, repeats: int, quick: bool) -> lis
         entries = teachers_of(case, data, Path(folder))
         distillers = {}
         for name, (method, number) in case.methods.items():
-            distillers[name] = _distiller(case, entries[:number], method, Path(folder)).to(device).train()
+            distillers[name] = (
+                _distiller(case, entries[:number], method, Path(folder)).to(device).train()
+            )
     student = MODELS.build(case.student).to(device).train()
     student.load_state_dict(next(iter(distillers.values())).student.state_dict())
     tasks = {name: step(distiller, data) for name, distiller in distillers.items()}
@@ -113,15 +121,27 @@ def _bare(distiller: Any, teacher: Any, scores: bool, data: dict[str, Any]) -> C
     handle = extractor.register_forward_pre_hook(lambda _, args: sampled.append(args[1]))
     distiller.student(**batch, mode='loss')
     handle.remove()
-    return torch.no_grad()(lambda: model.roi_head._bbox_forward(model.extract_feat(inputs), sampled[0]))
+    return torch.no_grad()(
+        lambda: model.roi_head._bbox_forward(model.extract_feat(inputs), sampled[0])
+    )
 
 
-def _distiller(case: Case, teachers: list[dict[str, Any]], method: dict[str, Any], folder: Path) -> Any:
+def _distiller(
+    case: Case, teachers: list[dict[str, Any]], method: dict[str, Any], folder: Path
+) -> Any:
     if method['type'] == 'IEKD':
-        pairs = [dict(pair, checkpoint=_paraphraser(teachers[0], pair['teacher'], folder)) for pair in method['pairs']]
+        pairs = [
+            dict(pair, checkpoint=_paraphraser(teachers[0], pair['teacher'], folder))
+            for pair in method['pairs']
+        ]
         method = dict(method, pairs=pairs)
     model = MODELS.build(
-        dict(type='mmkd_plugin.Distiller', student=case.student, teachers=teachers, methods=dict(method=method))
+        dict(
+            type='mmkd_plugin.Distiller',
+            student=case.student,
+            teachers=teachers,
+            methods=dict(method=method),
+        )
     )
     model.set_teacher_scores([float(number) for number in range(len(teachers))])
     return model

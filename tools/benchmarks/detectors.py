@@ -80,12 +80,18 @@ def batch_of(images: int, side: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     samples = []
     for _ in range(images):
-        sample = DetDataSample(metainfo=dict(img_shape=(side, side), ori_shape=(side, side), scale_factor=(1.0, 1.0)))
+        sample = DetDataSample(
+            metainfo=dict(img_shape=(side, side), ori_shape=(side, side), scale_factor=(1.0, 1.0))
+        )
         corners = torch.rand(4, 2, generator=generator) * side / 2
         sizes = (0.1 + 0.4 * torch.rand(4, 2, generator=generator)) * side
         labels = torch.randint(0, CLASSES, (4,), generator=generator)
-        sample.gt_instances = InstanceData(bboxes=torch.cat([corners, corners + sizes], dim=1), labels=labels)
-        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+        sample.gt_instances = InstanceData(
+            bboxes=torch.cat([corners, corners + sizes], dim=1), labels=labels
+        )
+        sample.ignored_instances = InstanceData(
+            bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
+        )
         samples.append(sample)
     noise = torch.randint(0, 256, (images, 3, side, side), generator=generator, dtype=torch.uint8)
     return dict(inputs=list(noise), data_samples=samples)
@@ -109,7 +115,9 @@ def _let_places_teach(model: Any, inputs: torch.Tensor) -> None:
     host = host_of(model)
     if host.scores_need_training:
         return
-    scores = host.knowledge(model, dict(zip(host.score_taps, model(inputs, None)[0], strict=True)), inputs).logits
+    scores = host.knowledge(
+        model, dict(zip(host.score_taps, model(inputs, None)[0], strict=True)), inputs
+    ).logits
     assert isinstance(scores, ClassScores)
     last = _last_of_classes(model.bbox_head, scores)
     last.bias += torch.tensor(0.05).logit() - scores.logits.amax(dim=-1).quantile(1 - TEACHING)
@@ -118,7 +126,11 @@ def _let_places_teach(model: Any, inputs: torch.Tensor) -> None:
 def _last_of_classes(head: Any, scores: ClassScores) -> Any:
     """The convolution that gives the class scores: the one whose name ends so in MMDet's heads."""
     found = [
-        module for name, module in head.named_children() if name.endswith('_cls') and isinstance(module, nn.Conv2d)
+        module
+        for name, module in head.named_children()
+        if name.endswith('_cls') and isinstance(module, nn.Conv2d)
     ]
-    assert len(found) == 1 and found[0].out_channels == scores.levels[0][2] * scores.logits.shape[-1]
+    assert (
+        len(found) == 1 and found[0].out_channels == scores.levels[0][2] * scores.logits.shape[-1]
+    )
     return found[0]

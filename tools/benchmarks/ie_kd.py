@@ -28,7 +28,9 @@ def measure_ie_kd(device: torch.device, repeats: int, quick: bool) -> list[Resul
         whole=step(distiller, data),
         student=step(MODELS.build(classifier(depth)).to(device).train(), data),
         teacher=forward(teacher.backbone, inputs),
-        encoders=encoders_step(distiller.methods.ie.compared, [_maps(distiller.student, teacher, inputs)]),
+        encoders=encoders_step(
+            distiller.methods.ie.compared, [_maps(distiller.student, teacher, inputs)]
+        ),
     )
     seconds = seconds_in_turns(tasks, repeats, device)
     whole = seconds.pop('whole')
@@ -40,12 +42,16 @@ def measure_ie_kd(device: torch.device, repeats: int, quick: bool) -> list[Resul
     ]
 
 
-def _stopping_early(depth: int, teacher_depth: int, inputs: torch.Tensor, device: torch.device, repeats: int) -> Result:
+def _stopping_early(
+    depth: int, teacher_depth: int, inputs: torch.Tensor, device: torch.device, repeats: int
+) -> Result:
     """A teacher tapped after its first stage, as the distiller asks it, against its whole forward."""
     teacher = _distiller(depth, teacher_depth, SHALLOW).teachers[0]
     tasks = dict(early=lambda: teacher(inputs), whole=forward(teacher.model.to(device), inputs))
     seconds = seconds_in_turns(tasks, repeats, device)
-    rounds = [early / whole for early, whole in zip(seconds['early'], seconds['whole'], strict=True)]
+    rounds = [
+        early / whole for early, whole in zip(seconds['early'], seconds['whole'], strict=True)
+    ]
     return ratio(f'ResNet-{teacher_depth} tapped at {SHALLOW}: of its whole forward', rounds)
 
 
@@ -53,7 +59,9 @@ def _distiller(depth: int, teacher_depth: int, tap: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         teacher = untrained_teacher(teacher_depth, Path(folder))
         paraphraser = Path(folder) / 'paraphraser.pth'
-        trainer = MODELS.build(dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teacher, tap=tap))
+        trainer = MODELS.build(
+            dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teacher, tap=tap)
+        )
         torch.save(dict(state_dict=trainer.state_dict()), paraphraser)
         pairs = [dict(student=tap, teacher=tap, checkpoint=str(paraphraser))]
         return MODELS.build(
@@ -72,7 +80,9 @@ def _maps(student: Any, teacher: Any, inputs: torch.Tensor) -> tuple[torch.Tenso
     return student.backbone(inputs)[-1], teacher.backbone(inputs)[-1]
 
 
-def encoders_step(compared: Any, maps: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Callable[[], object]:
+def encoders_step(
+    compared: Any, maps: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> Callable[[], object]:
     """Each pair's paraphraser forward, both its student encoders forward and backward, and their optimizer's step.
 
     Args:
@@ -80,7 +90,9 @@ def encoders_step(compared: Any, maps: Sequence[tuple[torch.Tensor, torch.Tensor
         maps: Of each pair the student's and the teacher's.
     """
     encoders = list(zip(compared.encoders['inherit'], compared.encoders['explore'], strict=True))
-    optimizer = torch.optim.SGD(compared.encoders.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        compared.encoders.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4
+    )
     wrapper = OptimWrapper(optimizer)
     halves = [torch.randn_like(source[:, ::2], requires_grad=True) for source, _ in maps]
 

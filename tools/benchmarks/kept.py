@@ -30,7 +30,9 @@ def kept_of_teachers(name: str, distiller: Any, data: dict[str, Any]) -> Result:
         wanted = set(teacher.taps.taps) - set(teacher.host.score_taps)
         for path, module in teacher.model.named_modules():
             handles.append(
-                module.register_forward_hook(lambda _, __, output, path=path, wanted=wanted: note(path, output, wanted))
+                module.register_forward_hook(
+                    lambda _, __, output, path=path, wanted=wanted: note(path, output, wanted)
+                )
             )
     batch = distiller.data_preprocessor(data, training=True)
     loss, _ = distiller.parse_losses(distiller(**batch, mode='loss'))
@@ -39,8 +41,12 @@ def kept_of_teachers(name: str, distiller: Any, data: dict[str, Any]) -> Result:
     alive = {key: size for key, (reference, size) in storages.items() if not reference.expired()}
     loss.backward()
     distiller.zero_grad(set_to_none=True)
-    kept, total = (sum(sizes) / 2**20 for sizes in (alive.values(), (size for _, size in storages.values())))
-    return Result(name, kept, f'{kept:.3g} of {total:.3g} MiB', 'targets alone', alive.keys() <= targets)
+    kept, total = (
+        sum(sizes) / 2**20 for sizes in (alive.values(), (size for _, size in storages.values()))
+    )
+    return Result(
+        name, kept, f'{kept:.3g} of {total:.3g} MiB', 'targets alone', alive.keys() <= targets
+    )
 
 
 def _tensors(path: str, output: Any) -> Iterator[tuple[str, Tensor]]:

@@ -58,7 +58,9 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def ratio(name: str, rounds: Sequence[float], at_most: float | None = None, at_least: float | None = None) -> Result:
+def ratio(
+    name: str, rounds: Sequence[float], at_most: float | None = None, at_least: float | None = None
+) -> Result:
     """The median of the rounds' ratios with the smallest and the largest, against a bound if there is one."""
     value = statistics.median(rounds)
     shown = f'{value:.3g}× ({min(rounds):.3g}–{max(rounds):.3g})'
@@ -71,4 +73,6 @@ def ratio(name: str, rounds: Sequence[float], at_most: float | None = None, at_l
 
 def kib(key: str) -> int:
     """A figure of this process's memory: ``VmRSS``, what it holds; ``VmHWM``, its peak."""
-    return int(next(line for line in STATUS.read_text().splitlines() if line.startswith(key)).split()[1])
+    return int(
+        next(line for line in STATUS.read_text().splitlines() if line.startswith(key)).split()[1]
+    )

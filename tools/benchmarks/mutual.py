@@ -23,15 +23,26 @@ def measure_mutual(device: torch.device, repeats: int, quick: bool) -> list[Resu
     data = batch_of(batch)
     plain = [MODELS.build(classifier(depth)).to(device).train() for depth in depths]
     inputs = plain[0].data_preprocessor(data, training=True)['inputs']
-    tasks = {order: _mutual_step(depths, order, device, data) for order in ('simultaneous', 'alternating')}
-    tasks |= {f'step {depth}': step(network, data) for depth, network in zip(depths, plain, strict=True)}
-    tasks |= {f'forward {depth}': forward(network, inputs) for depth, network in zip(depths, plain, strict=True)}
+    tasks = {
+        order: _mutual_step(depths, order, device, data)
+        for order in ('simultaneous', 'alternating')
+    }
+    tasks |= {
+        f'step {depth}': step(network, data) for depth, network in zip(depths, plain, strict=True)
+    }
+    tasks |= {
+        f'forward {depth}': forward(network, inputs)
+        for depth, network in zip(depths, plain, strict=True)
+    }
     seconds = seconds_in_turns(tasks, repeats, device)
     steps, forwards = (_sums(seconds, what) for what in ('step', 'forward'))
     at_most = None if quick else 1.05
-    simultaneous = [whole / parts for whole, parts in zip(seconds['simultaneous'], steps, strict=True)]
+    simultaneous = [
+        whole / parts for whole, parts in zip(seconds['simultaneous'], steps, strict=True)
+    ]
     alternating = [
-        whole / (parts + asked) for whole, parts, asked in zip(seconds['alternating'], steps, forwards, strict=True)
+        whole / (parts + asked)
+        for whole, parts, asked in zip(seconds['alternating'], steps, forwards, strict=True)
     ]
     return [
         ratio(f'{name}, simultaneous: of the plain steps', simultaneous, at_most),
@@ -41,10 +52,17 @@ def measure_mutual(device: torch.device, repeats: int, quick: bool) -> list[Resu
 
 
 def _sums(seconds: dict[str, list[float]], what: str) -> list[float]:
-    return [sum(parts) for parts in zip(*(own for task, own in seconds.items() if task.startswith(what)), strict=True)]
+    return [
+        sum(parts)
+        for parts in zip(
+            *(own for task, own in seconds.items() if task.startswith(what)), strict=True
+        )
+    ]
 
 
-def _mutual_step(depths: Sequence[int], order: str, device: torch.device, data: dict[str, Any]) -> Callable[[], object]:
+def _mutual_step(
+    depths: Sequence[int], order: str, device: torch.device, data: dict[str, Any]
+) -> Callable[[], object]:
     model = MODELS.build(
         dict(
             type='mmkd_plugin.MutualDistiller',
@@ -59,16 +77,24 @@ def _mutual_step(depths: Sequence[int], order: str, device: torch.device, data: 
     return lambda: model.train_step(dict(data), wrappers)
 
 
-def _memory(depths: Sequence[int], batch: int, name: str, device: torch.device, bound: float | None) -> list[Result]:
+def _memory(
+    depths: Sequence[int], batch: int, name: str, device: torch.device, bound: float | None
+) -> list[Result]:
     if device.type == 'cpu' and not STATUS.exists():
         return [Result(f'{name}: memory', None, 'not measured: no /proc')]
     peaks = {}
     for task in ('plain', 'alternating', 'simultaneous'):
-        with multiprocessing.get_context('spawn').Pool(1) as pool:  # a fresh process: no earlier peak is in the way
+        with multiprocessing.get_context('spawn').Pool(
+            1
+        ) as pool:  # a fresh process: no earlier peak is in the way
             peaks[task] = pool.apply(_peak, (depths, batch, task, device.type))
     orders = {order: peaks[order] / peaks['plain'] for order in ('alternating', 'simultaneous')}
     return [
-        ratio(f'{name}, alternating: memory of its largest peer’s step', [orders['alternating']], bound),
+        ratio(
+            f'{name}, alternating: memory of its largest peer’s step',
+            [orders['alternating']],
+            bound,
+        ),
         ratio(f'{name}, simultaneous: memory of its largest peer’s step', [orders['simultaneous']]),
     ]
 

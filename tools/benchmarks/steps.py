@@ -41,11 +41,23 @@ def measure_steps(device: torch.device, repeats: int, quick: bool) -> list[Resul
 
 
 def _whole_over_parts(
-    methods: dict[str, Any], depth: int, teacher_depths: Sequence[int], batch: int, device: torch.device, repeats: int
+    methods: dict[str, Any],
+    depth: int,
+    teacher_depths: Sequence[int],
+    batch: int,
+    device: torch.device,
+    repeats: int,
 ) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
-        teachers = [untrained_teacher(teacher_depth, Path(folder)) for teacher_depth in teacher_depths]
-        config = dict(type='mmkd_plugin.Distiller', student=classifier(depth), teachers=teachers, methods=methods)
+        teachers = [
+            untrained_teacher(teacher_depth, Path(folder)) for teacher_depth in teacher_depths
+        ]
+        config = dict(
+            type='mmkd_plugin.Distiller',
+            student=classifier(depth),
+            teachers=teachers,
+            methods=methods,
+        )
         distiller = MODELS.build(dict(config, probe_shape=(3, 32, 32))).to(device).train()
     distiller.set_teacher_scores([float(teacher_depth) for teacher_depth in teacher_depths])
     student = MODELS.build(classifier(depth)).to(device).train()
@@ -63,10 +75,17 @@ def classifier(depth: int) -> dict[str, Any]:
     """A CIFAR ResNet in MMPretrain's classifier."""
     return dict(
         type='ImageClassifier',
-        data_preprocessor=dict(num_classes=CLASSES, mean=[125.3, 123.0, 113.9], std=[51.6, 50.8, 51.3], to_rgb=False),
+        data_preprocessor=dict(
+            num_classes=CLASSES, mean=[125.3, 123.0, 113.9], std=[51.6, 50.8, 51.3], to_rgb=False
+        ),
         backbone=dict(type='mmkd_plugin.CifarResNet', depth=depth),
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=64, loss=dict(type='CrossEntropyLoss')),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=CLASSES,
+            in_channels=64,
+            loss=dict(type='CrossEntropyLoss'),
+        ),
     )
 
 
@@ -83,12 +102,17 @@ def batch_of(size: int) -> dict[str, Any]:
     from mmpretrain.structures import DataSample
 
     images = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8)
-    return dict(inputs=list(images), data_samples=[DataSample().set_gt_label(i % CLASSES) for i in range(size)])
+    return dict(
+        inputs=list(images),
+        data_samples=[DataSample().set_gt_label(i % CLASSES) for i in range(size)],
+    )
 
 
 def step(model: Any, data: dict[str, Any]) -> Callable[[], object]:
     """A training step with its optimizer's."""
-    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4))
+    optimizer = OptimWrapper(
+        torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    )
     return lambda: model.train_step(dict(data), optimizer)
 
 

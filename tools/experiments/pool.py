@@ -33,7 +33,9 @@ class Outcome:
     failure: str | None = None
 
 
-def run_forked(tasks: Iterable[Task | None], jobs: int, tick: Callable[[], object]) -> Generator[Outcome, None, None]:
+def run_forked(
+    tasks: Iterable[Task | None], jobs: int, tick: Callable[[], object]
+) -> Generator[Outcome, None, None]:
     """Run up to ``jobs`` tasks at once and give their outcomes as they come.
 
     A task is taken from ``tasks`` only when there is room for it. Whoever leaves the iteration, by Ctrl-C too, ends the
@@ -76,7 +78,9 @@ def _outcome(receiver: Connection, task: Task, process: ForkProcess, began: floa
     receiver.close()
     process.join()
     if failure:
-        lines = task.log.read_text(errors='replace').strip().splitlines() if task.log.exists() else []
+        lines = (
+            task.log.read_text(errors='replace').strip().splitlines() if task.log.exists() else []
+        )
         failure = lines[-1] if lines else f'exit code {process.exitcode}'
     return Outcome(task, time.monotonic() - began, result, failure)
 

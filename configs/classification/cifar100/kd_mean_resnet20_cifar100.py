@@ -7,4 +7,7 @@ model = dict(
         kd=dict(type='SoftTarget', temperature=5.0, loss_weight=0.7, ensemble='arithmetic'),
     )
 )
-custom_hooks = [dict(type='mmkd_plugin.EvaluateTeachers', min_score=60.0), dict(type='mmkd_plugin.SaveStudent')]
+custom_hooks = [
+    dict(type='mmkd_plugin.EvaluateTeachers', min_score=60.0),
+    dict(type='mmkd_plugin.SaveStudent'),
+]

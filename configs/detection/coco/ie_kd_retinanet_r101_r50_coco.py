@@ -16,4 +16,7 @@ model = dict(
         )
     ),
 )
-custom_hooks = [dict(type='mmkd_plugin.EvaluateTeachers', min_score=0.35), dict(type='mmkd_plugin.SaveStudent')]
+custom_hooks = [
+    dict(type='mmkd_plugin.EvaluateTeachers', min_score=0.35),
+    dict(type='mmkd_plugin.SaveStudent'),
+]

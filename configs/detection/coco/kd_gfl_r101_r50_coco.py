@@ -16,7 +16,13 @@ model = dict(
     ],
     methods=dict(
         kd=dict(type='SoftTarget', temperature=1.0),
-        hint=dict(type='Hint', pairs=[dict(student=f'neck[{level}]', teacher=f'neck[{level}]') for level in range(3)]),
+        hint=dict(
+            type='Hint',
+            pairs=[dict(student=f'neck[{level}]', teacher=f'neck[{level}]') for level in range(3)],
+        ),
     ),
 )
-custom_hooks = [dict(type='mmkd_plugin.EvaluateTeachers', min_score=0.4), dict(type='mmkd_plugin.SaveStudent')]
+custom_hooks = [
+    dict(type='mmkd_plugin.EvaluateTeachers', min_score=0.4),
+    dict(type='mmkd_plugin.SaveStudent'),
+]

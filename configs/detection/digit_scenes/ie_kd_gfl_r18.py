@@ -20,7 +20,11 @@ model = dict(
         ie=dict(
             type='IEKD',
             pairs=[
-                dict(student=tap, teacher=tap, checkpoint=f'{work_root}/paraphraser_gfl_r18_{level}/iter_300.pth')
+                dict(
+                    student=tap,
+                    teacher=tap,
+                    checkpoint=f'{work_root}/paraphraser_gfl_r18_{level}/iter_300.pth',
+                )
                 for tap, level in (('neck[0]', 'p3'), ('neck[1]', 'p4'))
             ],
             inherit_weight=60.0,

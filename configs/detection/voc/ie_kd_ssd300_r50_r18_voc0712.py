@@ -10,7 +10,11 @@ model = dict(
     methods=dict(
         ie=dict(
             type='IEKD',
-            pairs=[dict(student='backbone[2]', teacher=_base_.teacher_map, checkpoint=_base_.paraphraser)],
+            pairs=[
+                dict(
+                    student='backbone[2]', teacher=_base_.teacher_map, checkpoint=_base_.paraphraser
+                )
+            ],
             inherit_weight=50.0,
             explore_weight=50.0,
             reduction='size_invariant',

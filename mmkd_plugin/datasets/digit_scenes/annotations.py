@@ -20,12 +20,17 @@ class CocoAnnotations:
     def add(self, file_name: str, scene: Scene) -> None:
         """Take down one scene. ``area`` is the box's: there are no masks."""
         height, width = scene.image.shape[:2]
-        self.images.append(dict(id=len(self.images) + 1, file_name=file_name, width=width, height=height))
-        for (left, top, right, bottom), label in zip(scene.boxes.tolist(), scene.labels.tolist(), strict=True):
+        self.images.append(
+            dict(id=len(self.images) + 1, file_name=file_name, width=width, height=height)
+        )
+        for (left, top, right, bottom), label in zip(
+            scene.boxes.tolist(), scene.labels.tolist(), strict=True
+        ):
             box = [left, top, right - left, bottom - top]
             self.annotations.append(
                 dict(
-                    id=len(self.annotations) + 1,  # not 0: pycocotools takes an annotation of that number for none
+                    id=len(self.annotations)
+                    + 1,  # not 0: pycocotools takes an annotation of that number for none
                     image_id=len(self.images),
                     category_id=label + 1,
                     bbox=box,
@@ -36,8 +41,13 @@ class CocoAnnotations:
 
     def document(self, **info: Any) -> dict[str, Any]:
         """The whole annotation file."""
-        categories = [dict(id=label + 1, name=name, supercategory='digit') for label, name in enumerate(CLASSES)]
-        return dict(info=info, images=self.images, annotations=self.annotations, categories=categories)
+        categories = [
+            dict(id=label + 1, name=name, supercategory='digit')
+            for label, name in enumerate(CLASSES)
+        ]
+        return dict(
+            info=info, images=self.images, annotations=self.annotations, categories=categories
+        )
 
 
 def voc_annotation(file_name: str, scene: Scene) -> str:
@@ -58,7 +68,8 @@ def voc_annotation(file_name: str, scene: Scene) -> str:
 def _voc_object(box: NDArray[Any], name: str) -> str:
     edges: Sequence[int] = (box + 1).tolist()
     bounds = ''.join(
-        f'<{key}>{edge}</{key}>' for key, edge in zip(('xmin', 'ymin', 'xmax', 'ymax'), edges, strict=True)
+        f'<{key}>{edge}</{key}>'
+        for key, edge in zip(('xmin', 'ymin', 'xmax', 'ymax'), edges, strict=True)
     )
     return (
         f'<object><name>{name}</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>'

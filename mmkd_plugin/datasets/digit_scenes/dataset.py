@@ -65,8 +65,12 @@ def DigitScenes(  # noqa: N802  in a config it is a data set like any other
     try:
         from mmdet.datasets import CocoDataset
     except ImportError as error:
-        raise ImportError("DigitScenes needs MMDet: pip install 'mmkd_plugin[detection]'") from error
+        raise ImportError(
+            "DigitScenes needs MMDet: pip install 'mmkd_plugin[detection]'"
+        ) from error
     write_scenes(data_root, SceneRecipe(scenes or {}, image_size, seed))
     metainfo = {'classes': CLASSES, 'palette': list(PALETTE), **kwargs.pop('metainfo', {})}
-    files = dict(data_root=data_root, ann_file=f'annotations/{split}.json', data_prefix=dict(img='images/'))
+    files = dict(
+        data_root=data_root, ann_file=f'annotations/{split}.json', data_prefix=dict(img='images/')
+    )
     return CocoDataset(metainfo=metainfo, **files, **kwargs)

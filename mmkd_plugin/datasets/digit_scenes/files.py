@@ -30,7 +30,13 @@ from mmkd_plugin.datasets.digit_scenes.scene import compose
 from mmkd_plugin.datasets.mnist import read_mnist
 from mmkd_plugin.datasets.splits import SPLITS, split_rows
 
-FOLDERS = ('images', 'annotations', 'VOC2007/Annotations', 'VOC2007/ImageSets/Main', 'VOC2007/JPEGImages')
+FOLDERS = (
+    'images',
+    'annotations',
+    'VOC2007/Annotations',
+    'VOC2007/ImageSets/Main',
+    'VOC2007/JPEGImages',
+)
 
 
 def write_scenes(root: str | Path, recipe: SceneRecipe, overwrite: bool = False) -> bool:
@@ -58,7 +64,10 @@ def write_scenes(root: str | Path, recipe: SceneRecipe, overwrite: bool = False)
         if _is_whole(root, recipe):  # by whoever was here before
             return False
         _claim(root, recipe, overwrite)
-        print_log(f'Writing {sum(recipe.scenes.values())} scenes of digits into {root}, once', logger='current')
+        print_log(
+            f'Writing {sum(recipe.scenes.values())} scenes of digits into {root}, once',
+            logger='current',
+        )
         images, labels = read_mnist('DigitScenes')
         for split in SPLITS:
             if not _annotations(root, split).exists():
@@ -100,7 +109,9 @@ def _alone(path: Path) -> Iterator[None]:
 def _claim(root: Path, recipe: SceneRecipe, overwrite: bool) -> None:
     """Make the folder this recipe's, or refuse."""
     manifest, facts = _manifest(root), recipe.facts()
-    if manifest is None and (others := sorted({path.name for path in root.iterdir()} - {'.lock', '.manifest.json'})):
+    if manifest is None and (
+        others := sorted({path.name for path in root.iterdir()} - {'.lock', '.manifest.json'})
+    ):
         raise ValueError(
             f'DigitScenes.data_root: expected a folder of its own, found {", ".join(others[:5])} in {root}'
         )
@@ -116,11 +127,18 @@ def _claim(root: Path, recipe: SceneRecipe, overwrite: bool) -> None:
             shutil.rmtree(root / name, ignore_errors=True)
     for name in FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
-    _write_whole(root / 'manifest.json', json.dumps(dict(recipe_sha256=recipe.sha256, recipe=facts), indent=2) + '\n')
+    _write_whole(
+        root / 'manifest.json',
+        json.dumps(dict(recipe_sha256=recipe.sha256, recipe=facts), indent=2) + '\n',
+    )
 
 
 def _write_split(
-    root: Path, recipe: SceneRecipe, split: str, images: NDArray[np.uint8], labels: NDArray[np.int64]
+    root: Path,
+    recipe: SceneRecipe,
+    split: str,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
 ) -> None:
     coco, pixels = CocoAnnotations(), hashlib.sha256()
     names = [f'{split}_{index:05d}' for index in range(recipe.scenes[split])]

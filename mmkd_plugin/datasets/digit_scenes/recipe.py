@@ -51,12 +51,16 @@ class SceneRecipe:
 
     def __post_init__(self) -> None:
         if not isinstance(self.scenes, Mapping) or not set(self.scenes) <= set(SPLITS):
-            raise ValueError(f'DigitScenes.scenes: expected numbers for some of {SPLITS}, got {self.scenes!r}')
+            raise ValueError(
+                f'DigitScenes.scenes: expected numbers for some of {SPLITS}, got {self.scenes!r}'
+            )
         for split, count in self.scenes.items():
             _whole(f'scenes.{split}', count, 1)
         _whole('image_size', self.image_size, SMALLEST)
         _whole('seed', self.seed, 0)
-        object.__setattr__(self, 'scenes', {split: self.scenes.get(split, COUNTS[split]) for split in SPLITS})
+        object.__setattr__(
+            self, 'scenes', {split: self.scenes.get(split, COUNTS[split]) for split in SPLITS}
+        )
 
     def facts(self) -> dict[str, Any]:
         """Everything that decides, as JSON knows it."""

@@ -21,7 +21,9 @@ CLUTTER_SIZE = (5.0, 11.0)  # of its longer side: less than any digit's
 DARK = 128  # the background's colour is below it, in red, green and blue
 SHADES = 40  # how far the background goes from its colour, either way
 LIGHT = 100  # all other colours are at least that
-CONTRAST = 70.0  # how much lighter a colour is than what lies under it, at least, if one of eight is
+CONTRAST = (
+    70.0  # how much lighter a colour is than what lies under it, at least, if one of eight is
+)
 NOISE = 18.0  # standard deviation
 PLACES = 50  # tried for a digit before the scene is laid out anew
 LIGHTNESS = (0.299, 0.587, 0.114)  # of red, green and blue, as in JPEG
@@ -36,7 +38,9 @@ class Scene:
     labels: NDArray[np.int64]
 
 
-def compose(images: NDArray[np.uint8], labels: NDArray[np.int64], rng: np.random.Generator, size: int = 96) -> Scene:
+def compose(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], rng: np.random.Generator, size: int = 96
+) -> Scene:
     """Compose a scene from some of the digits: a smooth dark background, light clutter and digits on it, noise over all.
 
     Every digit lies wholly within the picture, a pixel from its border at least. A later digit may hide a part of an
@@ -54,7 +58,10 @@ def compose(images: NDArray[np.uint8], labels: NDArray[np.int64], rng: np.random
         chosen = rng.integers(len(images), size=rng.integers(DIGITS[0], DIGITS[1] + 1))
         turns = np.radians(rng.uniform(-TURN, TURN, len(chosen))).tolist()
         sides = rng.uniform(*SIZE, len(chosen)).tolist()
-        stamps = [stamp_of(images[row], side, turn) for row, side, turn in zip(chosen, sides, turns, strict=True)]
+        stamps = [
+            stamp_of(images[row], side, turn)
+            for row, side, turn in zip(chosen, sides, turns, strict=True)
+        ]
         layout = _lay_out(stamps, size, rng)
     places, boxes = layout
     canvas = _background(size, rng)
@@ -108,7 +115,9 @@ def _background(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """A dark colour, and around it others that pass into each other."""
     knots = rng.integers(DARK, size=3) + rng.integers(-SHADES, SHADES + 1, size=(4, 4, 3))
     # EXACT is OpenCV's word for the same bits on every machine.
-    shades = cv2.resize(knots.clip(0, 255).astype(np.uint8), (size, size), interpolation=cv2.INTER_LINEAR_EXACT)
+    shades = cv2.resize(
+        knots.clip(0, 255).astype(np.uint8), (size, size), interpolation=cv2.INTER_LINEAR_EXACT
+    )
     return shades.astype(np.float32)
 
 
@@ -121,7 +130,9 @@ def _piece(image: NDArray[np.uint8], rng: np.random.Generator) -> Stamp:
     return stamp_of(patch, rng.uniform(*CLUTTER_SIZE), rng.uniform(0, 2 * math.pi))
 
 
-def _press(canvas: NDArray[np.float32], stamp: Stamp, left: int, top: int, rng: np.random.Generator) -> None:
+def _press(
+    canvas: NDArray[np.float32], stamp: Stamp, left: int, top: int, rng: np.random.Generator
+) -> None:
     """Colour the canvas where the stamp falls, in a random colour that is lighter than what is there."""
     under = canvas[top : top + stamp.shape[0], left : left + stamp.shape[1]]
     colours = rng.integers(LIGHT, 256, size=(8, 3)).astype(np.float32)

@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 INK = 0.25  # from this opacity on a pixel is ink: enough to be seen through the noise
 
-Stamp = NDArray[np.float32]  # (h, w), opacity in [0, 1]; there is ink in the first and last row and column
+Stamp = NDArray[
+    np.float32
+]  # (h, w), opacity in [0, 1]; there is ink in the first and last row and column
 
 
 def stamp_of(image: NDArray[np.uint8], longest: float, turn: float) -> Stamp:
@@ -32,8 +34,16 @@ def stamp_of(image: NDArray[np.uint8], longest: float, turn: float) -> Stamp:
     )  # pixels have size
     scale = longest / max(width, height)
     # Where each pixel of the stamp, with one to spare all around, lies in the image.
-    x = (np.arange(-1, math.ceil(width * scale) + 1) + 0.5) / scale + left - (abs(cos) + abs(sin)) / 2
-    y = (np.arange(-1, math.ceil(height * scale) + 1)[:, None] + 0.5) / scale + top - (abs(cos) + abs(sin)) / 2
+    x = (
+        (np.arange(-1, math.ceil(width * scale) + 1) + 0.5) / scale
+        + left
+        - (abs(cos) + abs(sin)) / 2
+    )
+    y = (
+        (np.arange(-1, math.ceil(height * scale) + 1)[:, None] + 0.5) / scale
+        + top
+        - (abs(cos) + abs(sin)) / 2
+    )
     opacity = (_sample(image, cos * y - sin * x, cos * x + sin * y) / 255).astype(np.float32)
     left_edge, top_edge, right_edge, bottom_edge = tight_box(opacity >= INK)
     return opacity[top_edge:bottom_edge, left_edge:right_edge]
@@ -45,7 +55,9 @@ def tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _sample(image: NDArray[np.uint8], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sample(
+    image: NDArray[np.uint8], y: NDArray[np.float64], x: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Read an image between its pixels, bilinearly; beyond it everything is black."""
     padded = np.pad(image, 1).astype(np.float64)
     height, width = image.shape

@@ -6,4 +6,10 @@ from mmkd_plugin.engine.hooks.log_teacher_weights import LogTeacherWeights
 from mmkd_plugin.engine.hooks.measure_logits import MeasureLogits
 from mmkd_plugin.engine.hooks.save_student import SaveStudent
 
-__all__ = ['EvaluateTeachers', 'FreezeTeacherWeights', 'LogTeacherWeights', 'MeasureLogits', 'SaveStudent']
+__all__ = [
+    'EvaluateTeachers',
+    'FreezeTeacherWeights',
+    'LogTeacherWeights',
+    'MeasureLogits',
+    'SaveStudent',
+]

@@ -34,10 +34,14 @@ class EvaluateTeachers(Hook):
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, metric: str | None = None, rule: str = 'greater', min_score: float | None = None) -> None:
+    def __init__(
+        self, metric: str | None = None, rule: str = 'greater', min_score: float | None = None
+    ) -> None:
         self.metric = metric
         self.rule = one_of('EvaluateTeachers.rule', rule, ('greater', 'less'))
-        if min_score is not None and not (isinstance(min_score, (int, float)) and math.isfinite(min_score)):
+        if min_score is not None and not (
+            isinstance(min_score, (int, float)) and math.isfinite(min_score)
+        ):
             raise ValueError(f'EvaluateTeachers.min_score: expected a number, got {min_score!r}')
         self.min_score = min_score
 
@@ -46,12 +50,21 @@ class EvaluateTeachers(Hook):
         if not distiller.teachers:  # no method has a weight
             return
         if distiller.teacher_scores.isfinite().all():
-            self._announce(runner, distiller, distiller.teacher_scores.tolist(), 'as measured when the run began')
+            self._announce(
+                runner,
+                distiller,
+                distiller.teacher_scores.tolist(),
+                'as measured when the run began',
+            )
             return
         if runner.val_loop is None:
-            raise ValueError('val_dataloader: expected a validation set and evaluator for EvaluateTeachers, got none')
+            raise ValueError(
+                'val_dataloader: expected a validation set and evaluator for EvaluateTeachers, got none'
+            )
         meta = getattr(runner.train_dataloader.dataset, 'metainfo', {})
-        require_names_of_data(distiller.teachers, meta.get('classes'))  # before they are measured for nothing
+        require_names_of_data(
+            distiller.teachers, meta.get('classes')
+        )  # before they are measured for nothing
         scores = self._scores([self._evaluate(runner, teacher) for teacher in distiller.teachers])
         self._announce(runner, distiller, scores, 'on the validation set')
         for teacher, score in zip(distiller.teachers, scores, strict=True):
@@ -66,7 +79,9 @@ class EvaluateTeachers(Hook):
     def _evaluate(self, runner: Runner, teacher: Teacher) -> dict[str, float]:
         loop: Any = runner.val_loop
         device = next(runner.model.parameters()).device
-        runner.logger.info(f'Evaluating the teacher {teacher.name} on {len(loop.dataloader.dataset)} validation images')
+        runner.logger.info(
+            f'Evaluating the teacher {teacher.name} on {len(loop.dataloader.dataset)} validation images'
+        )
         for batch in loop.dataloader:
             loop.evaluator.process(data_samples=teacher.predict(batch, device), data_batch=batch)
         metrics: dict[str, float] = loop.evaluator.evaluate(len(loop.dataloader.dataset))
@@ -81,11 +96,17 @@ class EvaluateTeachers(Hook):
         if self.metric is None and names:
             self.metric = names[0]
         if names and self.metric not in names:
-            raise ValueError(f'EvaluateTeachers.metric: expected one of {names}, got {self.metric!r}')
+            raise ValueError(
+                f'EvaluateTeachers.metric: expected one of {names}, got {self.metric!r}'
+            )
         return [float(metrics.get(str(self.metric), 0.0)) for metrics in measured]
 
-    def _announce(self, runner: Runner, distiller: Distiller, scores: list[float], when: str) -> None:
-        best_first = sorted(range(len(scores)), key=lambda i: scores[i], reverse=self.rule == 'greater')
+    def _announce(
+        self, runner: Runner, distiller: Distiller, scores: list[float], when: str
+    ) -> None:
+        best_first = sorted(
+            range(len(scores)), key=lambda i: scores[i], reverse=self.rule == 'greater'
+        )
         listed = ', '.join(f'{distiller.teachers[i].name} {scores[i]:.4g}' for i in best_first)
         runner.logger.info(f'Teachers, best first, {self.metric or "score"} {when}: {listed}')
 

@@ -23,7 +23,9 @@ class FreezeTeacherWeights(Hook):
 
     def __init__(self, after_epoch: int) -> None:
         if not isinstance(after_epoch, int) or after_epoch < 1:
-            raise ValueError(f'FreezeTeacherWeights.after_epoch: expected an integer >= 1, got {after_epoch!r}')
+            raise ValueError(
+                f'FreezeTeacherWeights.after_epoch: expected an integer >= 1, got {after_epoch!r}'
+            )
         self.after_epoch = after_epoch
 
     def before_train_epoch(self, runner: Runner) -> None:

@@ -33,7 +33,9 @@ class LogTeacherWeights(Hook):
 
     def __init__(self, interval: int = 1) -> None:
         if not isinstance(interval, int) or interval < 1:
-            raise ValueError(f'LogTeacherWeights.interval: expected an integer >= 1, got {interval!r}')
+            raise ValueError(
+                f'LogTeacherWeights.interval: expected an integer >= 1, got {interval!r}'
+            )
         self.interval = interval
 
     def before_train(self, runner: Runner) -> None:
@@ -54,15 +56,23 @@ class LogTeacherWeights(Hook):
         for method, record in self._records(runner).items():
             sums = {name: _over_ranks(value) for name, value in record.named_buffers()}
             *means, entropy = (sums['totals'] / sums['count'].clamp_min(1)).tolist()
-            scalars = {f'{method}/weight/{name}': mean for name, mean in zip(names, means, strict=True)}
+            scalars = {
+                f'{method}/weight/{name}': mean for name, mean in zip(names, means, strict=True)
+            }
             scalars[f'{method}/weight_entropy'] = entropy
             runner.visualizer.add_scalars(scalars, step=epoch)
-            listed = ', '.join(f'{name} {mean:.3f}' for name, mean in zip(names, means, strict=True))
-            runner.logger.info(f'{method}: mean teacher weights {listed}; entropy {entropy:.3f} of 1')
+            listed = ', '.join(
+                f'{name} {mean:.3f}' for name, mean in zip(names, means, strict=True)
+            )
+            runner.logger.info(
+                f'{method}: mean teacher weights {listed}; entropy {entropy:.3f} of 1'
+            )
             if epoch % self.interval == 0 or epoch == runner.max_epochs:
                 table = (sums['class_sums'] / sums['class_counts'].unsqueeze(1)).numpy()
                 if np.isfinite(table).any():  # labels were seen
-                    picture = weight_picture(table, _class_names(runner, len(table)), names, f'{method}, epoch {epoch}')
+                    picture = weight_picture(
+                        table, _class_names(runner, len(table)), names, f'{method}, epoch {epoch}'
+                    )
                     runner.visualizer.add_image(f'{method}_weights', picture, step=epoch)
 
     def _records(self, runner: Runner) -> Mapping[str, WeightRecord]:
@@ -85,5 +95,7 @@ def _class_names(runner: Runner, count: int) -> list[str]:
     dataset: Any = runner.train_dataloader.dataset
     names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     return (
-        [str(name) for name in names] if names is not None and len(names) == count else [str(i) for i in range(count)]
+        [str(name) for name in names]
+        if names is not None and len(names) == count
+        else [str(i) for i in range(count)]
     )

@@ -26,7 +26,9 @@ class MeasureLogits(Hook):
 
     def before_train(self, runner: Runner) -> None:
         distiller = distiller_of(runner, self)
-        waiting = [m for m in distiller.methods.values() if isinstance(m, LogitMimic) and not m.measured]
+        waiting = [
+            m for m in distiller.methods.values() if isinstance(m, LogitMimic) and not m.measured
+        ]
         if not waiting:
             return
         runner.logger.info('Measuring the teachers’ logits over the training set')

@@ -66,9 +66,15 @@ class SaveStudent(Hook):
                 self._export(checkpoint)
 
     def _export(self, checkpoint: Path) -> None:
-        students = {name: checkpoint.with_name(checkpoint.stem + suffix) for name, suffix in self.suffixes.items()}
+        students = {
+            name: checkpoint.with_name(checkpoint.stem + suffix)
+            for name, suffix in self.suffixes.items()
+        }
         written = checkpoint.stat().st_mtime_ns
-        if all(student.exists() and student.stat().st_mtime_ns >= written for student in students.values()):
+        if all(
+            student.exists() and student.stat().st_mtime_ns >= written
+            for student in students.values()
+        ):
             return
         content = torch.load(checkpoint, map_location='cpu', weights_only=True)
         for name, student in students.items():

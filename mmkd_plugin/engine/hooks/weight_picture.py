@@ -20,7 +20,11 @@ def weight_picture(
     Colours run from 0 to the largest weight; the uniform weight 1/T is marked on the colour bar.
     """
     rows, columns = table.shape
-    figure = Figure(figsize=(2.4 + 0.9 * columns, 1.4 + 0.3 * min(rows, _MOST_ROWS)), dpi=100, layout='constrained')
+    figure = Figure(
+        figsize=(2.4 + 0.9 * columns, 1.4 + 0.3 * min(rows, _MOST_ROWS)),
+        dpi=100,
+        layout='constrained',
+    )
     canvas: Any = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     top = float(np.nanmax(table))
@@ -31,7 +35,15 @@ def weight_picture(
         for row, column in np.ndindex(rows, columns):
             if np.isfinite(table[row, column]):
                 ink = 'black' if table[row, column] > 0.6 * top else 'white'
-                axes.text(column, row, f'{table[row, column]:.2f}', ha='center', va='center', color=ink, fontsize=8)
+                axes.text(
+                    column,
+                    row,
+                    f'{table[row, column]:.2f}',
+                    ha='center',
+                    va='center',
+                    color=ink,
+                    fontsize=8,
+                )
     axes.set_xlabel('teacher')
     axes.set_ylabel('class')
     axes.set_title(title, fontsize=10)

@@ -53,13 +53,19 @@ class CifarMobileNet(BaseModule):
     ) -> None:
         super().__init__(HE_INIT if init_cfg is None else init_cfg)
         if widen_factor <= 0:
-            raise ValueError(f'CifarMobileNet.widen_factor: expected a number > 0, got {widen_factor}')
+            raise ValueError(
+                f'CifarMobileNet.widen_factor: expected a number > 0, got {widen_factor}'
+            )
         if not out_indices or not set(out_indices) <= set(range(len(STAGES))):
-            raise ValueError(f'CifarMobileNet.out_indices: expected some of (0, 1, 2, 3, 4), got {tuple(out_indices)}')
+            raise ValueError(
+                f'CifarMobileNet.out_indices: expected some of (0, 1, 2, 3, 4), got {tuple(out_indices)}'
+            )
         self.out_indices = tuple(out_indices)
         channels = round(32 * widen_factor)
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
         )
         for index, widths in enumerate(STAGES[: max(out_indices) + 1]):
             blocks = []

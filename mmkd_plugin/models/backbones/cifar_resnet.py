@@ -30,7 +30,9 @@ class ResidualBlock(BaseModule):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = _make_shortcut(in_channels, channels, stride, shortcut)
-        self.relu2 = nn.ReLU()  # a module, so that its input may be tapped; not in place: bn2 may be tapped too
+        self.relu2 = (
+            nn.ReLU()
+        )  # a module, so that its input may be tapped; not in place: bn2 may be tapped too
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, channels, H / stride, W / stride)."""
@@ -98,11 +100,15 @@ class CifarResNet(BaseModule):
     ) -> None:
         super().__init__(HE_INIT if init_cfg is None else init_cfg)
         if depth < 8 or depth % 6 != 2:
-            raise ValueError(f'CifarResNet.depth: expected 6n + 2 (8, 14, 20, 32, 44, 56, 110, ...), got {depth}')
+            raise ValueError(
+                f'CifarResNet.depth: expected 6n + 2 (8, 14, 20, 32, 44, 56, 110, ...), got {depth}'
+            )
         if shortcut not in SHORTCUTS:
             raise ValueError(f'CifarResNet.shortcut: expected one of {SHORTCUTS}, got {shortcut!r}')
         if not out_indices or not set(out_indices) <= {0, 1, 2}:
-            raise ValueError(f'CifarResNet.out_indices: expected some of (0, 1, 2), got {tuple(out_indices)}')
+            raise ValueError(
+                f'CifarResNet.out_indices: expected some of (0, 1, 2), got {tuple(out_indices)}'
+            )
         self.out_indices = tuple(out_indices)
         self.conv1 = nn.Conv2d(in_channels, base_channels, 3, stem_stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(base_channels)
@@ -110,7 +116,9 @@ class CifarResNet(BaseModule):
         for index in range(max(out_indices) + 1):
             width, stride = base_channels * 2**index, 1 if index == 0 else 2
             blocks = [ResidualBlock(channels, width, stride, shortcut)]
-            blocks += [ResidualBlock(width, width, 1, shortcut) for _ in range((depth - 2) // 6 - 1)]
+            blocks += [
+                ResidualBlock(width, width, 1, shortcut) for _ in range((depth - 2) // 6 - 1)
+            ]
             self.add_module(f'layer{index + 1}', nn.Sequential(*blocks))
             channels = width
 

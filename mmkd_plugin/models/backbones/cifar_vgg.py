@@ -74,13 +74,18 @@ class CifarVGG(BaseModule):
         if depth not in CONVOLUTIONS:
             raise ValueError(f'CifarVGG.depth: expected one of {tuple(CONVOLUTIONS)}, got {depth}')
         if not out_indices or not set(out_indices) <= {0, 1, 2, 3, 4}:
-            raise ValueError(f'CifarVGG.out_indices: expected some of (0, 1, 2, 3, 4), got {tuple(out_indices)}')
+            raise ValueError(
+                f'CifarVGG.out_indices: expected some of (0, 1, 2, 3, 4), got {tuple(out_indices)}'
+            )
         self.out_indices = tuple(out_indices)
         channels = in_channels
         for index in range(max(out_indices) + 1):
             width = base_channels * min(2**index, 8)
             blocks = [ConvolutionBlock(channels, width, batch_norm)]
-            blocks += [ConvolutionBlock(width, width, batch_norm) for _ in range(CONVOLUTIONS[depth][index] - 1)]
+            blocks += [
+                ConvolutionBlock(width, width, batch_norm)
+                for _ in range(CONVOLUTIONS[depth][index] - 1)
+            ]
             self.add_module(f'layer{index + 1}', nn.Sequential(*blocks))
             channels = width
 

@@ -79,20 +79,28 @@ class CifarWideResNet(BaseModule):
     ) -> None:
         super().__init__(HE_INIT if init_cfg is None else init_cfg)
         if depth < 10 or depth % 6 != 4:
-            raise ValueError(f'CifarWideResNet.depth: expected 6n + 4 (10, 16, 22, 28, 34, 40, 46, ...), got {depth}')
+            raise ValueError(
+                f'CifarWideResNet.depth: expected 6n + 4 (10, 16, 22, 28, 34, 40, 46, ...), got {depth}'
+            )
         if widen_factor < 1:
-            raise ValueError(f'CifarWideResNet.widen_factor: expected at least 1, got {widen_factor}')
+            raise ValueError(
+                f'CifarWideResNet.widen_factor: expected at least 1, got {widen_factor}'
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f'CifarWideResNet.dropout: expected a number in [0, 1), got {dropout}')
         if not out_indices or not set(out_indices) <= {0, 1, 2}:
-            raise ValueError(f'CifarWideResNet.out_indices: expected some of (0, 1, 2), got {tuple(out_indices)}')
+            raise ValueError(
+                f'CifarWideResNet.out_indices: expected some of (0, 1, 2), got {tuple(out_indices)}'
+            )
         self.out_indices = tuple(out_indices)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         channels = 16
         for index in range(max(out_indices) + 1):
             width, stride = 16 * widen_factor * 2**index, 1 if index == 0 else 2
             blocks = [PreActivationBlock(channels, width, stride, dropout)]
-            blocks += [PreActivationBlock(width, width, 1, dropout) for _ in range((depth - 4) // 6 - 1)]
+            blocks += [
+                PreActivationBlock(width, width, 1, dropout) for _ in range((depth - 4) // 6 - 1)
+            ]
             self.add_module(f'layer{index + 1}', nn.Sequential(*blocks))
             channels = width
         self.norm = nn.BatchNorm2d(channels)

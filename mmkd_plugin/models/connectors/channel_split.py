@@ -28,7 +28,9 @@ class ChannelSplit(nn.Module):
     inherit_index: Tensor
     explore_index: Tensor
 
-    def __init__(self, channels: int, ratio: float = 0.5, mode: str = 'random', seed: int = 0) -> None:
+    def __init__(
+        self, channels: int, ratio: float = 0.5, mode: str = 'random', seed: int = 0
+    ) -> None:
         super().__init__()
         self.channels = positive_integer('channels', channels)
         if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < 1:

@@ -33,7 +33,9 @@ class FactorEncoder(nn.Module):
         super().__init__()
         self.in_channels = positive_integer('in_channels', in_channels)
         self.factor_channels = positive_integer('factor_channels', factor_channels)
-        self.layers = three_convolutions((in_channels, in_channels, factor_channels, factor_channels), norm)
+        self.layers = three_convolutions(
+            (in_channels, in_channels, factor_channels, factor_channels), norm
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode."""

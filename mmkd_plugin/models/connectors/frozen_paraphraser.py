@@ -29,7 +29,9 @@ class FrozenParaphraser(nn.Module):
         self.eval()
 
     @classmethod
-    def load(cls, path: str, key: str, tap: str | None = None, in_channels: int | None = None) -> Self:
+    def load(
+        cls, path: str, key: str, tap: str | None = None, in_channels: int | None = None
+    ) -> Self:
         """Read the checkpoint of a run of :class:`~mmkd_plugin.models.distillers.ParaphraserTrainer`; nothing else need be said of it.
 
         Args:
@@ -52,7 +54,9 @@ class FrozenParaphraser(nn.Module):
             paraphraser.load_state_dict(loaded.state)
         except (RuntimeError, TypeError, ValueError) as error:
             told = ' '.join(str(error).split())
-            raise ValueError(f'{key}: expected the weights that the record in {path} speaks of, got {told}') from error
+            raise ValueError(
+                f'{key}: expected the weights that the record in {path} speaks of, got {told}'
+            ) from error
         if in_channels is not None and in_channels != paraphraser.in_channels:
             raise ValueError(
                 f'{key}: expected a paraphraser for {in_channels} channels, got one for {paraphraser.in_channels}: {path}'

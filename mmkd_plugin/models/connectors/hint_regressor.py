@@ -45,7 +45,9 @@ class HintRegressor(nn.Module):
         if features.ndim == 2:
             return F.linear(features, weight, self.bias)
         if len(size) == 2:
-            height, width = (min(own, other) for own, other in zip(features.shape[2:], size, strict=True))
+            height, width = (
+                min(own, other) for own, other in zip(features.shape[2:], size, strict=True)
+            )
             if (height, width) != tuple(features.shape[2:]):
                 features = F.adaptive_avg_pool2d(features, (height, width))
         return F.conv2d(features, weight[..., None, None], self.bias)

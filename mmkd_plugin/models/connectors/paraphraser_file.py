@@ -27,7 +27,9 @@ class LoadedParaphraser(NamedTuple):
 
 def write_record(tap: str, arguments: Mapping[str, Any]) -> Tensor:
     """The tap and the paraphraser's arguments as the bytes of a JSON text, which a state dict can hold."""
-    return torch.tensor(list(json.dumps(dict(tap=tap, arguments=dict(arguments))).encode()), dtype=torch.uint8)
+    return torch.tensor(
+        list(json.dumps(dict(tap=tap, arguments=dict(arguments))).encode()), dtype=torch.uint8
+    )
 
 
 def read_record(record: Tensor) -> tuple[str, dict[str, Any]]:
@@ -53,11 +55,17 @@ def load_paraphraser(path: str, key: str) -> LoadedParaphraser:
         ValueError: If it cannot be read, or is another model's checkpoint.
     """
     if not isinstance(path, str) or not path:
-        raise ValueError(f"{key}: expected the path or URL of a paraphraser's checkpoint, got {path!r}")
+        raise ValueError(
+            f"{key}: expected the path or URL of a paraphraser's checkpoint, got {path!r}"
+        )
     content = load_file(path, key).content
     state = content.get('state_dict', content)
     names = list(state) if isinstance(state, Mapping) else []
-    weights = {n.removeprefix(PARAPHRASER_PREFIX): state[n] for n in names if str(n).startswith(PARAPHRASER_PREFIX)}
+    weights = {
+        n.removeprefix(PARAPHRASER_PREFIX): state[n]
+        for n in names
+        if str(n).startswith(PARAPHRASER_PREFIX)
+    }
     if not weights or not {'record', 'teacher_sha256'} <= set(names):
         raise ValueError(
             f'{key}: expected the checkpoint of a run of mmkd_plugin.ParaphraserTrainer, got {path} with '
@@ -66,5 +74,9 @@ def load_paraphraser(path: str, key: str) -> LoadedParaphraser:
     try:
         tap, arguments = read_record(state['record'])
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f'{key}: expected a readable record of the paraphraser in {path}, got {error}') from error
-    return LoadedParaphraser(weights, arguments, tap, bytes(state['teacher_sha256'].flatten().tolist()))
+        raise ValueError(
+            f'{key}: expected a readable record of the paraphraser in {path}, got {error}'
+        ) from error
+    return LoadedParaphraser(
+        weights, arguments, tap, bytes(state['teacher_sha256'].flatten().tolist())
+    )

@@ -15,7 +15,10 @@ _SLOPE = 0.1
 
 
 def three_convolutions(
-    channels: Sequence[int], norm: str | None = 'bn', transposed: bool = False, last: str = 'leaky_relu'
+    channels: Sequence[int],
+    norm: str | None = 'bn',
+    transposed: bool = False,
+    last: str = 'leaky_relu',
 ) -> nn.Sequential:
     """Convolutions 3x3, stride 1, padding 1, each followed by a norm and LeakyReLU(0.1): a map keeps its height and width.
 
@@ -41,7 +44,11 @@ def three_convolutions(
         layers.append(_convolution(before, after, biased, transposed))
         if not linear:
             if norm != 'none':
-                layers.append(nn.BatchNorm2d(after) if norm == 'bn' else nn.GroupNorm(math.gcd(32, after), after))
+                layers.append(
+                    nn.BatchNorm2d(after)
+                    if norm == 'bn'
+                    else nn.GroupNorm(math.gcd(32, after), after)
+                )
             layers.append(nn.LeakyReLU(_SLOPE, inplace=True))
     return nn.Sequential(*layers)
 
@@ -61,7 +68,10 @@ def _convolution(before: int, after: int, bias: bool, transposed: bool) -> nn.Mo
     convolution = (nn.ConvTranspose2d if transposed else nn.Conv2d)(before, after, **options)
     # torch counts the fan of (before, after, 3, 3), a transposed convolution's weight, the other way round
     nn.init.kaiming_normal_(
-        convolution.weight, a=_SLOPE, mode='fan_out' if transposed else 'fan_in', nonlinearity='leaky_relu'
+        convolution.weight,
+        a=_SLOPE,
+        mode='fan_out' if transposed else 'fan_in',
+        nonlinearity='leaky_relu',
     )
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)

@@ -14,7 +14,9 @@ from mmkd_plugin.errors import config_key
 from mmkd_plugin.models.methods import Method
 
 #: What to do about a teacher of other classes.
-_HINT = '; say which are meant: class_map=[…], for each class of the student the index of the teacher’s'
+_HINT = (
+    '; say which are meant: class_map=[…], for each class of the student the index of the teacher’s'
+)
 
 
 def connect(
@@ -42,11 +44,15 @@ def connect(
     wanted: list[list[str]] = [[] for _ in (student, *teachers)]
     norms: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in teachers]
     for name, method in methods.items():
-        with config_key(f'methods.{name}'):  # a tap that does not exist is the fault of who asked for it
+        with config_key(
+            f'methods.{name}'
+        ):  # a tap that does not exist is the fault of who asked for it
             wanted[0].extend(FeatureTaps(student, method.student_taps, 'student_taps').taps)
             for index, teacher in enumerate(teachers):
                 asked = method.taps_of_teacher(index, len(teachers))
-                wanted[index + 1].extend(FeatureTaps(teacher.model, asked, f'teacher_taps of {teacher.key}').taps)
+                wanted[index + 1].extend(
+                    FeatureTaps(teacher.model, asked, f'teacher_taps of {teacher.key}').taps
+                )
                 for path in method.norms_of_teacher(index, len(teachers)):
                     norms[index][path] = teacher.norm(path)
     scores = host.score_taps if needs_scores else ()
@@ -55,7 +61,10 @@ def connect(
         teacher.tap(asked_of_it, needs_scores)
     shape = find_shape(student, host, probe_shape)
     own = probe(student, host, taps, shape)
-    others = [replace(teacher.probe(shape), norms=seen) for teacher, seen in zip(teachers, norms, strict=True)]
+    others = [
+        replace(teacher.probe(shape), norms=seen)
+        for teacher, seen in zip(teachers, norms, strict=True)
+    ]
     if needs_scores:
         for teacher, other in zip(teachers, others, strict=True):
             require_comparable(teacher.key, other, 'the student', own, _HINT)

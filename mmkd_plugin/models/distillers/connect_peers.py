@@ -51,12 +51,16 @@ def connect_peers(
     """
     needs_scores = any(method.needs_scores for own in methods.values() for method in own.values())
     taps = {
-        peer.name: _taps(number, peers, networks[number], methods, needs_scores) for number, peer in enumerate(peers)
+        peer.name: _taps(number, peers, networks[number], methods, needs_scores)
+        for number, peer in enumerate(peers)
     }
     if not any(methods.values()):
         return taps
     shape = find_shape(networks[0], peers[0].host, probe_shape)
-    seen = [_probe(peer, network, taps[peer.name].all, shape) for peer, network in zip(peers, networks, strict=True)]
+    seen = [
+        _probe(peer, network, taps[peer.name].all, shape)
+        for peer, network in zip(peers, networks, strict=True)
+    ]
     if needs_scores:
         for peer, knowledge in zip(peers[1:], seen[1:], strict=True):
             require_comparable(peer.key, knowledge, 'the first peer', seen[0])
@@ -90,7 +94,9 @@ def _taps(
         for name, method in methods[other.name].items():
             with config_key(f'methods.{name}'):
                 if other is peer:
-                    own += FeatureTaps(network, method.student_taps, f'student_taps of {peer.key}').taps
+                    own += FeatureTaps(
+                        network, method.student_taps, f'student_taps of {peer.key}'
+                    ).taps
                 else:
                     index = number - (number > learner)
                     wanted = method.taps_of_teacher(index, len(peers) - 1)
@@ -105,7 +111,9 @@ def _taps(
     )
 
 
-def _probe(peer: Peer, network: nn.Module, taps: FeatureTaps, shape: tuple[int, int, int]) -> Knowledge:
+def _probe(
+    peer: Peer, network: nn.Module, taps: FeatureTaps, shape: tuple[int, int, int]
+) -> Knowledge:
     try:
         return probe(network, peer.host, taps, shape)
     except RuntimeError as error:
@@ -115,7 +123,9 @@ def _probe(peer: Peer, network: nn.Module, taps: FeatureTaps, shape: tuple[int, 
 
 
 def _require_no_file(method: Method) -> None:
-    if method.files_of_teachers:  # what was made for a finished teacher means nothing of one that is still learning
+    if (
+        method.files_of_teachers
+    ):  # what was made for a finished teacher means nothing of one that is still learning
         raise ValueError(
             'pairs: expected no checkpoint among peers, which are still learning: leave it out, and the paraphraser learns along'
         )

@@ -70,7 +70,9 @@ class Distiller(BaseModel):
         for key, config in given.items():
             no_nan(key, config)
         resolved = student_config(student, 'student', cfg_options, data_preprocessor)
-        contract = copy.deepcopy(resolved.get('data_preprocessor'))  # frameworks write into what they build from
+        contract = copy.deepcopy(
+            resolved.get('data_preprocessor')
+        )  # frameworks write into what they build from
         if contract is not None and '_scope_' in resolved:
             contract.setdefault('_scope_', resolved['_scope_'])  # for teachers of another framework
         network = build_network(resolved, 'student')
@@ -79,11 +81,15 @@ class Distiller(BaseModel):
         self.task_weight = task_weight
         self.host = host_of(network)
         self.teachers: list[Teacher] = []
-        with torch.random.fork_rng(devices=[]):  # the student's random numbers are those of a plain run
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the student's random numbers are those of a plain run
             self.methods = active_methods(methods)
             if self.methods:
                 self.teachers = build_teachers(teachers, contract)
-                self._taps = connect(network, self.host, self.teachers, dict(self._methods()), probe_shape)
+                self._taps = connect(
+                    network, self.host, self.teachers, dict(self._methods()), probe_shape
+                )
                 if (
                     not task_weight
                     and self.host.scores_need_training
@@ -93,8 +99,12 @@ class Distiller(BaseModel):
                         'task_weight: expected a number > 0 where class scores of regions are compared, got 0: the regions are '
                         "those that the student's own losses sample; use methods on taps alone, or a weight as small as you like"
                     )
-                contracts = [cast(nn.Module, teacher.model.data_preprocessor) for teacher in self.teachers]
-                self.data_preprocessor, self._input_of = share_inputs(self.data_preprocessor, contracts)
+                contracts = [
+                    cast(nn.Module, teacher.model.data_preprocessor) for teacher in self.teachers
+                ]
+                self.data_preprocessor, self._input_of = share_inputs(
+                    self.data_preprocessor, contracts
+                )
             elif not teachers:
                 raise ValueError('teachers: expected a list of at least one teacher, got none')
         if not task_weight and not self.methods:
@@ -102,11 +112,17 @@ class Distiller(BaseModel):
                 'task_weight: expected a number > 0 where no method has a weight, got 0: nothing would be trained'
             )
         hashes = [list(teacher.sha256) for teacher in self.teachers]
-        self.register_buffer('teacher_sha256', torch.tensor(hashes, dtype=torch.uint8).reshape(len(hashes), 32))
+        self.register_buffer(
+            'teacher_sha256', torch.tensor(hashes, dtype=torch.uint8).reshape(len(hashes), 32)
+        )
         self.register_buffer('teacher_scores', torch.full((len(self.teachers),), torch.nan))
 
     def forward(
-        self, inputs: Any, data_samples: Any = None, mode: str = 'tensor', teacher_inputs: Sequence[Any] = ()
+        self,
+        inputs: Any,
+        data_samples: Any = None,
+        mode: str = 'tensor',
+        teacher_inputs: Sequence[Any] = (),
     ) -> Any:
         """As the student, except that ``mode='loss'`` adds the methods' losses.
 
@@ -121,17 +137,26 @@ class Distiller(BaseModel):
         """
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
-        labels = labels_for('student', self.host, data_samples, self.task_weight, dict(self._methods()))
+        labels = labels_for(
+            'student', self.host, data_samples, self.task_weight, dict(self._methods())
+        )
         require_names_of_data(self.teachers, classes_of_data())
         if not self.methods:
             return self._task(inputs, data_samples)
         with self._taps.record(self.student) as features:
             losses = self._task(inputs, data_samples)
         student = self.host.knowledge(self.student, features, inputs, data_samples)
-        teachers = self.ask_teachers({'inputs': inputs, 'teacher_inputs': teacher_inputs}, student.rois)
+        teachers = self.ask_teachers(
+            {'inputs': inputs, 'teacher_inputs': teacher_inputs}, student.rois
+        )
         for name, method in self._methods():
             with config_key(f'methods.{name}'):
-                losses.update({f'{name}.{part}': value for part, value in method(student, teachers, labels).items()})
+                losses.update(
+                    {
+                        f'{name}.{part}': value
+                        for part, value in method(student, teachers, labels).items()
+                    }
+                )
         return losses
 
     @property
@@ -139,7 +164,9 @@ class Distiller(BaseModel):
         """A detector's: MMDet's ``YOLOXModeSwitchHook`` reaches for it."""
         return cast(nn.Module, self.student.bbox_head)
 
-    def ask_teachers(self, batch: Mapping[str, Any], rois: Sequence[Tensor] = ()) -> list[Knowledge]:
+    def ask_teachers(
+        self, batch: Mapping[str, Any], rois: Sequence[Tensor] = ()
+    ) -> list[Knowledge]:
         """What every teacher says of a preprocessed batch; each sees its own input contract.
 
         Args:
@@ -154,7 +181,9 @@ class Distiller(BaseModel):
     def set_teacher_scores(self, scores: Sequence[float], greater_is_better: bool = True) -> None:
         """Take the teachers' measured scores, in the order of ``teachers``; methods that map teachers by quality learn their order."""
         self.teacher_scores.copy_(torch.tensor(list(scores)))
-        order = sorted(range(len(scores)), key=lambda index: scores[index], reverse=greater_is_better)
+        order = sorted(
+            range(len(scores)), key=lambda index: scores[index], reverse=greater_is_better
+        )
         for _, method in self._methods():
             method.set_teacher_order(order)
 
@@ -164,7 +193,9 @@ class Distiller(BaseModel):
     def _task(self, inputs: Any, data_samples: Any) -> dict[str, Any]:
         return task_losses(self.student, self.host, inputs, data_samples, self.task_weight)
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         saved = state_dict.get(f'{prefix}teacher_sha256')
         if saved is not None:
             present = self.teacher_sha256.cpu()

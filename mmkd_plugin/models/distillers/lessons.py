@@ -25,7 +25,9 @@ class Lessons(nn.Module):
         """The methods."""
         return {name: cast(Method, method) for name, method in self.methods.items()}
 
-    def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+    ) -> dict[str, Tensor]:
         """The losses and facts of all methods as ``<method>.<name>``."""
         losses: dict[str, Tensor] = {}
         for name, method in self.by_name().items():

@@ -17,11 +17,18 @@ def active_methods(configs: Any) -> nn.ModuleDict:
         ValueError: If a name or a config is wrong; the message begins with ``methods.<name>``.
     """
     if not isinstance(configs, Mapping) or not configs:
-        raise ValueError(f"methods: expected dict(name=dict(type='SoftTarget', …), …), got {configs!r}")
+        raise ValueError(
+            f"methods: expected dict(name=dict(type='SoftTarget', …), …), got {configs!r}"
+        )
     methods = nn.ModuleDict()
     for name, config in configs.items():
         key = f'methods.{name}'
-        if not str(name).isidentifier() or 'loss' in name or name == 'task' or hasattr(nn.ModuleDict, name):
+        if (
+            not str(name).isidentifier()
+            or 'loss' in name
+            or name == 'task'
+            or hasattr(nn.ModuleDict, name)
+        ):
             raise ValueError(
                 f"{key}: expected a name that is a word, without 'loss' (MMEngine sums every log key that has it), not "
                 f"'task', and none that torch has for a ModuleDict, got {name!r}"
@@ -33,7 +40,9 @@ def active_methods(configs: Any) -> nn.ModuleDict:
         except (ValueError, TypeError) as error:
             raise ValueError(f'{key}.{error}') from error
         except KeyError as error:
-            raise ValueError(f'{key}.type: expected a registered method, got {config["type"]!r}') from error
+            raise ValueError(
+                f'{key}.type: expected a registered method, got {config["type"]!r}'
+            ) from error
         if not isinstance(method, Method):
             raise ValueError(f'{key}.type: expected a method, got {type(method).__name__}')
         if method.active:

@@ -64,7 +64,9 @@ class MutualDistiller(BaseModel):
         probe_shape: Sequence[int] | None = None,
         init_cfg: Any = None,
     ) -> None:
-        for key, config in dict(peers=peers, methods=methods, data_preprocessor=data_preprocessor).items():
+        for key, config in dict(
+            peers=peers, methods=methods, data_preprocessor=data_preprocessor
+        ).items():
             no_nan(key, config)
         built = build_peers(peer_entries(peers), copy.deepcopy(data_preprocessor))
         networks = [network for _, network in built]
@@ -77,7 +79,9 @@ class MutualDistiller(BaseModel):
             raise ValueError(
                 f"predict: expected one of {self.names}, got 'ensemble' of models whose answers have no mean"
             )
-        with torch.random.fork_rng(devices=[]):  # the first peer's random numbers are those of a plain run
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the first peer's random numbers are those of a plain run
             own = methods_of_peers(methods, self.peers, self.task_weight)
             self.taps = connect_peers(
                 self.peers, networks, {name: dict(made) for name, made in own.items()}, probe_shape
@@ -109,7 +113,9 @@ class MutualDistiller(BaseModel):
         first = self.network(self.names[0])
         if not first.is_init:
             first.init_weights()
-        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+        with torch.random.fork_rng(
+            [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        ):
             super().init_weights()
 
     def network(self, name: str) -> Any:
@@ -120,14 +126,20 @@ class MutualDistiller(BaseModel):
         """What one optimizer trains, by its name: a peer and its lessons; its connectors apart."""
         parts: dict[str, list[nn.Module]] = {}
         for name in self.names:
-            lessons, apart = getattr(self, LESSONS_PREFIX + name, None), getattr(self, APART_PREFIX + name, None)
+            lessons, apart = (
+                getattr(self, LESSONS_PREFIX + name, None),
+                getattr(self, APART_PREFIX + name, None),
+            )
             parts[name] = [self.network(name), *([lessons] if lessons is not None else [])]
             if apart is not None:
                 parts[APART_PREFIX + name] = [apart]
         return parts
 
     def train_step(
-        self, data: Any, optim_wrapper: OptimWrapper, parallel: Mapping[str, nn.Module] | None = None
+        self,
+        data: Any,
+        optim_wrapper: OptimWrapper,
+        parallel: Mapping[str, nn.Module] | None = None,
     ) -> dict[str, Tensor]:
         """Every peer learns once from a raw batch.
 
@@ -143,7 +155,9 @@ class MutualDistiller(BaseModel):
             ValueError: If there is one optimizer for all, or the batch lacks labels that are needed.
         """
         wanted = list(self.trained_together())
-        if not isinstance(optim_wrapper, OptimWrapperDict) or set(optim_wrapper.keys()) != set(wanted):
+        if not isinstance(optim_wrapper, OptimWrapperDict) or set(optim_wrapper.keys()) != set(
+            wanted
+        ):
             found = (
                 list(optim_wrapper.keys())
                 if isinstance(optim_wrapper, OptimWrapperDict)
@@ -163,7 +177,10 @@ class MutualDistiller(BaseModel):
             self.parse_losses,
         )
         (step.alternating if self.order == 'alternating' else step.simultaneous)()
-        return {'loss': torch.stack([step.logged[f'{name}.loss'] for name in wanted]).sum(), **step.logged}
+        return {
+            'loss': torch.stack([step.logged[f'{name}.loss'] for name in wanted]).sum(),
+            **step.logged,
+        }
 
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
         """As the peer that predicts; of the ensemble only :meth:`val_step` and :meth:`test_step` know.
@@ -177,12 +194,18 @@ class MutualDistiller(BaseModel):
                 "asks for one loss: several networks learn in the model's train_step"
             )
         if self.predict == ENSEMBLE:
-            raise ValueError(f"predict: expected one of {self.names} for a bare forward, got 'ensemble'")
+            raise ValueError(
+                f"predict: expected one of {self.names} for a bare forward, got 'ensemble'"
+            )
         return self.network(self.predict)(inputs, data_samples, mode=mode)
 
     def val_step(self, data: Any) -> Any:
         """What the named peer, or the ensemble, predicts of a raw batch."""
-        return self.answers(data)[ENSEMBLE] if self.predict == ENSEMBLE else self.network(self.predict).val_step(data)
+        return (
+            self.answers(data)[ENSEMBLE]
+            if self.predict == ENSEMBLE
+            else self.network(self.predict).val_step(data)
+        )
 
     test_step = val_step
 
@@ -192,7 +215,10 @@ class MutualDistiller(BaseModel):
         return answers(networks, {peer.name: peer.host for peer in self.peers}, data)
 
     def _learners(self, batch: Mapping[str, Any]) -> list[Learner]:
-        inputs = [batch['inputs'] if index is None else batch['teacher_inputs'][index] for index in self._input_of]
+        inputs = [
+            batch['inputs'] if index is None else batch['teacher_inputs'][index]
+            for index in self._input_of
+        ]
         return [
             Learner(
                 peer,
@@ -205,6 +231,11 @@ class MutualDistiller(BaseModel):
             for peer, seen in zip(self.peers, inputs, strict=True)
         ]
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        require_same_peers([name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)], self.names)
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        require_same_peers(
+            [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)],
+            self.names,
+        )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -82,11 +82,17 @@ class MutualStep:
 
     def alternating(self) -> None:
         """One peer after the other learns from what the others say with their newest weights."""
-        said: dict[Learner, Knowledge] = {}  # by every peer since it last learned, as far as somebody asked
+        said: dict[
+            Learner, Knowledge
+        ] = {}  # by every peer since it last learned, as far as somebody asked
         for learner in self.learners:
             if learner.lessons is not None:
                 with self._context(learner.name):
-                    said |= {other: self._ask(other) for other in self._others(learner) if other not in said}
+                    said |= {
+                        other: self._ask(other)
+                        for other in self._others(learner)
+                        if other not in said
+                    }
             losses, own = self._forward(learner)
             if self._learn(learner, losses, own, said):
                 said.pop(learner, None)
@@ -110,19 +116,29 @@ class MutualStep:
         if not taps.taps:
             return Knowledge()
         host, needs_scores = peer.peer.host, peer.taps.needs_scores
-        with statistics_kept(peer.network), taps.record(peer.network, stop_early=not needs_scores) as features:
+        with (
+            statistics_kept(peer.network),
+            taps.record(peer.network, stop_early=not needs_scores) as features,
+        ):
             host.run(peer.network, peer.inputs, needs_scores)
         return host.knowledge(peer.network, features, peer.inputs, self.data_samples)
 
     def _forward(self, learner: Learner) -> tuple[dict[str, Any], Knowledge]:
         """A peer's own losses, and what it says, both with gradient."""
         called, host = self._called(PEER_PREFIX + learner.name, learner.network), learner.peer.host
-        with self._context(learner.name, called), learner.taps.all.record(learner.network) as features:
+        with (
+            self._context(learner.name, called),
+            learner.taps.all.record(learner.network) as features,
+        ):
             losses = task_losses(called, host, learner.inputs, self.data_samples, self.task_weight)
         return losses, host.knowledge(learner.network, features, learner.inputs, self.data_samples)
 
     def _learn(
-        self, learner: Learner, losses: dict[str, Any], own: Knowledge, said: Mapping[Learner, Knowledge]
+        self,
+        learner: Learner,
+        losses: dict[str, Any],
+        own: Knowledge,
+        said: Mapping[Learner, Knowledge],
     ) -> bool:
         """One update of a peer, and before it one of its connectors apart; whether the peer's weights moved."""
         if learner.lessons is not None:
@@ -130,7 +146,10 @@ class MutualStep:
             if learner.apart is not None:
                 self._learn_apart(APART_PREFIX + learner.name, learner.apart, others)
             called = self._called(LESSONS_PREFIX + learner.name, learner.lessons)
-            with self._context(learner.name, called), statistics_kept(*filter(None, [learner.apart])):
+            with (
+                self._context(learner.name, called),
+                statistics_kept(*filter(None, [learner.apart])),
+            ):
                 losses.update(called(own, others, self.labels[learner]))
         return self._update(learner.name, losses)
 
@@ -165,5 +184,7 @@ def without_gradient(knowledge: Knowledge) -> Knowledge:
     """The same, detached."""
     logits = None if knowledge.logits is None else knowledge.logits.detach()
     return replace(
-        knowledge, logits=logits, features={tap: value.detach() for tap, value in knowledge.features.items()}
+        knowledge,
+        logits=logits,
+        features={tap: value.detach() for tap, value in knowledge.features.items()},
     )

@@ -78,7 +78,12 @@ class ParaphraserTrainer(BaseModel):
             mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
         """
         if mode == 'predict':
-            with replaced(self.teacher.model, self.tap, lambda output: self._reconstructed(output, inputs), 'tap'):
+            with replaced(
+                self.teacher.model,
+                self.tap,
+                lambda output: self._reconstructed(output, inputs),
+                'tap',
+            ):
                 return self.teacher.predict_inputs(inputs, data_samples)
         feature = self.teacher(inputs).features[self.tap]
         if mode == 'tensor':
@@ -94,7 +99,9 @@ class ParaphraserTrainer(BaseModel):
         feature = host.knowledge(model, {self.tap: output}, inputs).features[self.tap]
         return host.put_back(output, self.paraphraser(feature))
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         saved, sha256 = (state_dict.get(f'{prefix}{name}') for name in ('record', 'teacher_sha256'))
         if saved is None or sha256 is None:
             raise ValueError(
@@ -108,9 +115,13 @@ class ParaphraserTrainer(BaseModel):
             )
         (tap, began), present = read_record(saved), self.paraphraser.arguments
         if tap != self.tap:
-            raise ValueError(f'tap: expected {tap!r}, with which the run began, got {self.tap!r}; start a new run')
+            raise ValueError(
+                f'tap: expected {tap!r}, with which the run began, got {self.tap!r}; start a new run'
+            )
         if began != present:
-            raise ValueError(f'paraphraser: expected {began}, with which the run began, got {present}; start a new run')
+            raise ValueError(
+                f'paraphraser: expected {began}, with which the run began, got {present}; start a new run'
+            )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -118,7 +129,9 @@ def _probe(teacher: Teacher, tap: str, probe_shape: Sequence[int] | None) -> Ten
     """The map at the tap, of one image of zeros; from now on the teacher records it and stops there."""
     FeatureTaps(teacher.model, [tap], 'tap')  # a tap that does not exist is the fault of this key
     teacher.tap([tap], needs_scores=False)
-    return teacher.probe(find_shape(teacher.model, teacher.host, probe_shape, 'teacher')).features[tap]
+    return teacher.probe(find_shape(teacher.model, teacher.host, probe_shape, 'teacher')).features[
+        tap
+    ]
 
 
 def _build_paraphraser(config: Any, tap: str, feature: Tensor) -> Paraphraser:
@@ -132,9 +145,13 @@ def _build_paraphraser(config: Any, tap: str, feature: Tensor) -> Paraphraser:
         with config_key('paraphraser'):
             built = MODELS.build({**config, '_scope_': SCOPE})
     except (KeyError, TypeError) as error:
-        raise ValueError(f'paraphraser: expected a Paraphraser and its arguments, got {config!r}: {error}') from error
+        raise ValueError(
+            f'paraphraser: expected a Paraphraser and its arguments, got {config!r}: {error}'
+        ) from error
     if not isinstance(built, Paraphraser):
         raise ValueError(f"paraphraser.type: expected 'Paraphraser', got {config['type']!r}")
     if built.in_channels != channels:
-        raise ValueError(f'paraphraser.in_channels: expected {channels} as at {tap!r}, got {built.in_channels}')
+        raise ValueError(
+            f'paraphraser.in_channels: expected {channels} as at {tap!r}, got {built.in_channels}'
+        )
     return built

@@ -44,7 +44,9 @@ def _changed(configs: Any, changes: Any) -> Any:
     if not changes or not isinstance(configs, Mapping):
         return configs
     if not isinstance(changes, Mapping) or not changes.keys() <= configs.keys():
-        raise ValueError(f'methods: expected changes by method, of {list(configs)}, got {changes!r}')
+        raise ValueError(
+            f'methods: expected changes by method, of {list(configs)}, got {changes!r}'
+        )
     merged = Config(dict(methods=dict(configs)))
     merged.merge_from_dict(dict(methods=dict(changes)))
     return merged.methods

@@ -33,7 +33,9 @@ class Peer:
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def build_peers(entries: Sequence[Mapping[str, Any]], data_preprocessor: Any) -> list[tuple[Peer, nn.Module]]:
+def build_peers(
+    entries: Sequence[Mapping[str, Any]], data_preprocessor: Any
+) -> list[tuple[Peer, nn.Module]]:
     """Build the networks; load those that have a checkpoint, strictly.
 
     The first draws the random numbers of a plain run of its config; the others draw theirs aside.
@@ -47,7 +49,9 @@ def build_peers(entries: Sequence[Mapping[str, Any]], data_preprocessor: Any) ->
     """
     first = _build(entries[0], 0, data_preprocessor)
     with torch.random.fork_rng(devices=[]):
-        others = [_build(entry, 1 + index, data_preprocessor) for index, entry in enumerate(entries[1:])]
+        others = [
+            _build(entry, 1 + index, data_preprocessor) for index, entry in enumerate(entries[1:])
+        ]
     peers = [first, *others]
     _require_separate([(peer.key, network) for peer, network in peers])
     return peers
@@ -63,7 +67,11 @@ def require_same_peers(saved: Sequence[str], names: Sequence[str]) -> None:
     Raises:
         ValueError: If there are others, more or fewer.
     """
-    found = {key.partition('.')[0].removeprefix(PEER_PREFIX): None for key in saved if key.startswith(PEER_PREFIX)}
+    found = {
+        key.partition('.')[0].removeprefix(PEER_PREFIX): None
+        for key in saved
+        if key.startswith(PEER_PREFIX)
+    }
     if found and set(found) != set(names):
         raise ValueError(
             f'peers: expected those that the run began with, {list(found)}, got {list(names)}; to go on with others, start a new '
@@ -73,7 +81,9 @@ def require_same_peers(saved: Sequence[str], names: Sequence[str]) -> None:
 
 def _build(entry: Mapping[str, Any], index: int, data_preprocessor: Any) -> tuple[Peer, nn.Module]:
     key = f'peers[{index}] ({entry["name"]})'
-    config = network_config(entry['model'], f'{key}.model', entry.get('cfg_options'), data_preprocessor)
+    config = network_config(
+        entry['model'], f'{key}.model', entry.get('cfg_options'), data_preprocessor
+    )
     if entry.get('data_preprocessor') is not None:
         config.data_preprocessor = ConfigDict(entry['data_preprocessor'])
     network: Any = build_network(config, f'{key}.model')

@@ -13,7 +13,9 @@ from mmkd_plugin.models.methods import Method
 _ANNOTATIONS = {'classification': ('gt_label', 'gt_score'), 'detection': ('gt_instances',)}
 
 
-def task_losses(network: nn.Module, host: Host, inputs: Any, data_samples: Any, weight: float) -> dict[str, Any]:
+def task_losses(
+    network: nn.Module, host: Host, inputs: Any, data_samples: Any, weight: float
+) -> dict[str, Any]:
     """The network's own losses as ``task.<name>``, weighted; facts stay as they are.
 
     At weight 0 they are not computed, and no label is needed: the network runs for its taps.
@@ -50,7 +52,9 @@ def labels_for(
         )
     for name, method in methods.items():
         if method.needs_labels:
-            raise ValueError(f'methods.{name}: expected labels in the training data, got a batch without')
+            raise ValueError(
+                f'methods.{name}: expected labels in the training data, got a batch without'
+            )
     return None
 
 
@@ -59,9 +63,14 @@ def _require_same_task(key: str, host: Host, data_samples: Any) -> None:
     if not host.task or not isinstance(data_samples, (list, tuple)):
         return
     for task, names in _ANNOTATIONS.items():
-        of_this = any(isinstance(one, BaseDataElement) and any(name in one for name in names) for one in data_samples)
+        of_this = any(
+            isinstance(one, BaseDataElement) and any(name in one for name in names)
+            for one in data_samples
+        )
         if of_this and task != host.task:
-            raise ValueError(f'{key}: expected a model for {task}, as the training data are, got one for {host.task}')
+            raise ValueError(
+                f'{key}: expected a model for {task}, as the training data are, got one for {host.task}'
+            )
 
 
 def _weighted(name: str, value: Any, weight: float) -> Any:

@@ -55,7 +55,9 @@ class TeacherInputs(BaseDataPreprocessor):
         state = _random_state()
         copies = [copy.deepcopy(data) for _ in self.contracts]
         # Each its own: some remember the size that they drew last.
-        augments = [copy.deepcopy(getattr(self.student, 'batch_augments', None)) for _ in self.contracts]
+        augments = [
+            copy.deepcopy(getattr(self.student, 'batch_augments', None)) for _ in self.contracts
+        ]
         batch = self.student(data, training)
         teacher_inputs = []
         for contract, raw, own_augments in zip(self.contracts, copies, augments, strict=True):
@@ -73,7 +75,9 @@ class TeacherInputs(BaseDataPreprocessor):
         return {**batch, 'teacher_inputs': teacher_inputs}
 
 
-def share_inputs(run: nn.Module, contracts: Sequence[nn.Module]) -> tuple[nn.Module, list[int | None]]:
+def share_inputs(
+    run: nn.Module, contracts: Sequence[nn.Module]
+) -> tuple[nn.Module, list[int | None]]:
     """Let teachers of one input contract share one preprocessed batch.
 
     Args:
@@ -89,7 +93,10 @@ def share_inputs(run: nn.Module, contracts: Sequence[nn.Module]) -> tuple[nn.Mod
         if same_contract(contract, run):
             numbers.append(None)
             continue
-        known = next((number for number, one in enumerate(distinct) if same_contract(one, contract)), len(distinct))
+        known = next(
+            (number for number, one in enumerate(distinct) if same_contract(one, contract)),
+            len(distinct),
+        )
         if known == len(distinct):
             distinct.append(contract)
         numbers.append(known)
@@ -102,7 +109,11 @@ def same_contract(one: nn.Module, other: nn.Module) -> bool:
         return False
     plain = (bool, int, float, str, tuple, list, type(None))
     values = [
-        {name: value for name, value in vars(m).items() if isinstance(value, plain) and name not in _NOT_CONTRACT}
+        {
+            name: value
+            for name, value in vars(m).items()
+            if isinstance(value, plain) and name not in _NOT_CONTRACT
+        }
         for m in (one, other)
     ]
     buffers = [dict(m.named_buffers()) for m in (one, other)]
@@ -114,7 +125,10 @@ def same_contract(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _require_same_mixture(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    scores = [[s.gt_score for s in batch['data_samples'] or () if 'gt_score' in s] for batch in (one, other)]
+    scores = [
+        [s.gt_score for s in batch['data_samples'] or () if 'gt_score' in s]
+        for batch in (one, other)
+    ]
     if not all(torch.equal(a, b) for a, b in zip(*scores, strict=True)):
         shapes = [tuple(batch['inputs'].shape) for batch in (one, other)]
         raise ValueError(
@@ -124,7 +138,10 @@ def _require_same_mixture(one: Mapping[str, Any], other: Mapping[str, Any]) -> N
 
 
 def _require_same_places(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    sizes = [[getattr(s, 'img_shape', None) for s in batch.get('data_samples') or ()] for batch in (one, other)]
+    sizes = [
+        [getattr(s, 'img_shape', None) for s in batch.get('data_samples') or ()]
+        for batch in (one, other)
+    ]
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"teachers: expected images of the student's sizes {sizes[0]}, where the batch is resized (BatchSyncRandomResize), got "

@@ -1,7 +1,10 @@
 """Losses: one equation a file, a pure function of tensors and a registered module around it."""
 
 from mmkd_plugin.models.losses.angle import AngleLoss, angle_loss
-from mmkd_plugin.models.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
+from mmkd_plugin.models.losses.attention_transfer import (
+    AttentionTransferLoss,
+    attention_transfer_loss,
+)
 from mmkd_plugin.models.losses.binary_soft_target import BinarySoftTargetKL, binary_soft_target_kl
 from mmkd_plugin.models.losses.cka import LinearCKA, linear_cka
 from mmkd_plugin.models.losses.distance import DistanceLoss, distance_loss
@@ -13,7 +16,11 @@ from mmkd_plugin.models.losses.inheritance import InheritanceLoss, inheritance_l
 from mmkd_plugin.models.losses.logit_mimic import LogitMimicLoss, logit_mimic_loss
 from mmkd_plugin.models.losses.overhaul import OverhaulLoss, overhaul_loss, overhaul_margin
 from mmkd_plugin.models.losses.presence import PresenceLoss, presence_loss
-from mmkd_plugin.models.losses.reconstruction import ReconstructionLoss, reconstruction_loss, relative_error
+from mmkd_plugin.models.losses.reconstruction import (
+    ReconstructionLoss,
+    reconstruction_loss,
+    relative_error,
+)
 from mmkd_plugin.models.losses.soft_target import SoftTargetKL, soft_target_kl
 
 __all__ = [

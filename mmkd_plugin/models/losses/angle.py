@@ -81,16 +81,30 @@ def _value_and_gradient(student: Tensor, teacher: Tensor, delta: float) -> tuple
     """
     n = len(student)
     d_student, d_teacher = _distances(student), _distances(teacher)
-    no_angle = (d_student == 0) | (d_teacher == 0)  # the diagonal is in it: an image is no end of its own vertex
-    q_student, inverse_student = d_student.square(), d_student.reciprocal().masked_fill(no_angle, 0.0)
-    q_teacher, inverse_teacher = d_teacher.square(), d_teacher.reciprocal().masked_fill(no_angle, 0.0)
+    no_angle = (d_student == 0) | (
+        d_teacher == 0
+    )  # the diagonal is in it: an image is no end of its own vertex
+    q_student, inverse_student = (
+        d_student.square(),
+        d_student.reciprocal().masked_fill(no_angle, 0.0),
+    )
+    q_teacher, inverse_teacher = (
+        d_teacher.square(),
+        d_teacher.reciprocal().masked_fill(no_angle, 0.0),
+    )
     loss, gradient = q_student.new_zeros(()), torch.zeros_like(q_student)
     step = max(1, COSINES_AT_ONCE.get(student.device.type, 2**22) // n**2)
     for start in range(0, n, step):
-        j = slice(start, start + step)  # these vertices; what follows is (vertices j, ends i, ends k)
+        j = slice(
+            start, start + step
+        )  # these vertices; what follows is (vertices j, ends i, ends k)
         cosine, scale = _cosines(q_student, inverse_student, j)
-        difference = cosine - _cosines(q_teacher, inverse_teacher, j)[0]  # 0 where i = k, for both cosines are 1
-        slope = difference.clamp(-delta, delta)  # of the Huber loss, which is slope * (difference - slope / 2)
+        difference = (
+            cosine - _cosines(q_teacher, inverse_teacher, j)[0]
+        )  # 0 where i = k, for both cosines are 1
+        slope = difference.clamp(
+            -delta, delta
+        )  # of the Huber loss, which is slope * (difference - slope / 2)
         loss += difference.sub_(slope, alpha=0.5).mul_(slope).sum()
         # d cos / d q_ij = scale - cos / (2 q_ij), twice, for i comes first and second; d cos / d q_ik = -scale.
         widen = scale.mul_(slope)
@@ -98,7 +112,9 @@ def _value_and_gradient(student: Tensor, teacher: Tensor, delta: float) -> tuple
         gradient[j] += 2.0 * widen.sum(dim=2) - shrink
         gradient -= widen.sum(dim=0)
     gradient += gradient.mT.clone()
-    points = student.double() - student.double().mean(dim=0)  # centred: the two terms of the next line cancel less
+    points = student.double() - student.double().mean(
+        dim=0
+    )  # centred: the two terms of the next line cancel less
     gradient = 2.0 * (gradient.sum(dim=1, keepdim=True) * points - gradient @ points)
     triplets = n * (n - 1) * (n - 2)
     return loss / triplets, gradient / triplets
@@ -110,7 +126,9 @@ def _distances(points: Tensor) -> Tensor:
     i, j = torch.triu_indices(len(points), len(points), offset=1, device=points.device)
     distances[i, j] = F.pdist(points.double())
     norms = points.double().norm(dim=1)
-    distances.masked_fill_(distances <= torch.finfo(points.dtype).eps * torch.maximum(norms[:, None], norms), 0.0)
+    distances.masked_fill_(
+        distances <= torch.finfo(points.dtype).eps * torch.maximum(norms[:, None], norms), 0.0
+    )
     return distances + distances.mT
 
 

@@ -37,7 +37,9 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
             f'got student {tuple(student.shape)}, teacher {tuple(teacher.shape)}'
         )
     student, teacher = widened(student, teacher)
-    attention = same_size(student.square().mean(dim=1, keepdim=True), teacher.square().mean(dim=1, keepdim=True))
+    attention = same_size(
+        student.square().mean(dim=1, keepdim=True), teacher.square().mean(dim=1, keepdim=True)
+    )
     return unit_difference(*attention).square().mean()
 
 

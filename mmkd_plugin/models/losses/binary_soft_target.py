@@ -41,10 +41,14 @@ def binary_soft_target_kl(
             'binary_soft_target_kl compares (N, C) with (N, C): '
             f'got student {tuple(student_logits.shape)}, target {tuple(target_probs.shape)}'
         )
-    dtype = torch.promote_types(torch.promote_types(student_logits.dtype, target_probs.dtype), torch.float32)
+    dtype = torch.promote_types(
+        torch.promote_types(student_logits.dtype, target_probs.dtype), torch.float32
+    )
     softened, target = student_logits.to(dtype) / temperature, target_probs.to(dtype)
     cross_entropy = F.binary_cross_entropy_with_logits(softened, target, reduction='none')
-    with torch.set_grad_enabled(torch.is_grad_enabled() and target.requires_grad):  # else a constant: spare its graph
+    with torch.set_grad_enabled(
+        torch.is_grad_enabled() and target.requires_grad
+    ):  # else a constant: spare its graph
         entropy = _x_log_x(target) + _x_log_x(1.0 - target)
     return temperature**2 * weighted_mean((cross_entropy + entropy).sum(dim=1), weights)
 
@@ -70,5 +74,9 @@ class BinarySoftTargetKL(nn.Module):
         self.temperature = positive_number('temperature', temperature)
         self.loss_weight = non_negative_number('loss_weight', loss_weight)
 
-    def forward(self, student_logits: Tensor, target_probs: Tensor, weights: Tensor | None = None) -> Tensor:
-        return self.loss_weight * binary_soft_target_kl(student_logits, target_probs, self.temperature, weights)
+    def forward(
+        self, student_logits: Tensor, target_probs: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        return self.loss_weight * binary_soft_target_kl(
+            student_logits, target_probs, self.temperature, weights
+        )

@@ -17,7 +17,11 @@ def comparable(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Ten
         ValueError: If the shapes differ in more than H and W; nothing is ever broadcast.
     """
     maps = student.ndim == teacher.ndim == 4
-    same = student.shape[:2] == teacher.shape[:2] if maps else student.ndim == 2 and student.shape == teacher.shape
+    same = (
+        student.shape[:2] == teacher.shape[:2]
+        if maps
+        else student.ndim == 2 and student.shape == teacher.shape
+    )
     if not same:
         raise ValueError(
             f'{loss} compares (N, C, H, W) with (N, C, H, W), or (N, C) with (N, C), of the same N and C: '

@@ -65,11 +65,15 @@ class ExplorationLoss(nn.Module):
         ValueError: If the weight or a word is out of range.
     """
 
-    def __init__(self, loss_weight: float = 1.0, distance: str = 'l1', reduction: str = 'mean') -> None:
+    def __init__(
+        self, loss_weight: float = 1.0, distance: str = 'l1', reduction: str = 'mean'
+    ) -> None:
         super().__init__()
         self.loss_weight = non_negative_number('loss_weight', loss_weight)
         self.distance = one_of('distance', distance, DISTANCES)
         self.reduction = one_of('reduction', reduction, REDUCTIONS)
 
     def forward(self, student_factor: Tensor, teacher_factor: Tensor) -> Tensor:
-        return self.loss_weight * exploration_loss(student_factor, teacher_factor, self.distance, self.reduction)
+        return self.loss_weight * exploration_loss(
+            student_factor, teacher_factor, self.distance, self.reduction
+        )

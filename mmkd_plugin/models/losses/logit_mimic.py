@@ -8,7 +8,9 @@ from mmkd_plugin.models.losses.weighted_mean import weighted_mean
 from mmkd_plugin.registry import MODELS
 
 
-def logit_mimic_loss(student_logits: Tensor, teacher_logits: Tensor, weights: Tensor | None = None) -> Tensor:
+def logit_mimic_loss(
+    student_logits: Tensor, teacher_logits: Tensor, weights: Tensor | None = None
+) -> Tensor:
     r"""Half the squared distance between the logits, mean over the images.
 
     .. math:: L = \frac{1}{2N} \sum_n \| g_n - z_n \|^2
@@ -33,7 +35,9 @@ def logit_mimic_loss(student_logits: Tensor, teacher_logits: Tensor, weights: Te
             'logit_mimic_loss compares (N, C) with (N, C): '
             f'got student {tuple(student_logits.shape)}, teacher {tuple(teacher_logits.shape)}'
         )
-    dtype = torch.promote_types(torch.promote_types(student_logits.dtype, teacher_logits.dtype), torch.float32)
+    dtype = torch.promote_types(
+        torch.promote_types(student_logits.dtype, teacher_logits.dtype), torch.float32
+    )
     difference = student_logits.to(dtype) - teacher_logits.detach().to(dtype)
     return 0.5 * weighted_mean(difference.square().sum(dim=1), weights)
 

@@ -29,15 +29,24 @@ def presence_loss(probs: Tensor, images: Tensor, present: Tensor) -> Tensor:
     Source: our choice, for the label-aware weights of AMTML-KD in detection; the largest response as the score of an image is that of
     multiple-instance learning.
     """
-    if probs.ndim != 2 or images.shape != probs.shape[:1] or present.ndim != 2 or present.shape[1] != probs.shape[1]:
+    if (
+        probs.ndim != 2
+        or images.shape != probs.shape[:1]
+        or present.ndim != 2
+        or present.shape[1] != probs.shape[1]
+    ):
         raise ValueError(
             'presence_loss compares (R, C) of the images (R,) with (N, C): '
             f'got {tuple(probs.shape)}, {tuple(images.shape)} and {tuple(present.shape)}'
         )
     wide = probs.to(torch.promote_types(probs.dtype, torch.float32))
     index = images[:, None].expand_as(wide)
-    surest = torch.zeros(present.shape, dtype=wide.dtype, device=wide.device).scatter_reduce(0, index, wide, 'amax')
-    seen = torch.zeros(len(present), dtype=torch.bool, device=wide.device).index_fill(0, images, True)
+    surest = torch.zeros(present.shape, dtype=wide.dtype, device=wide.device).scatter_reduce(
+        0, index, wide, 'amax'
+    )
+    seen = torch.zeros(len(present), dtype=torch.bool, device=wide.device).index_fill(
+        0, images, True
+    )
     rows = surest[seen].clamp(1e-6, 1 - 1e-6)
     labels = present[seen].to(rows.dtype)
     entropy = -(labels * rows.log() + (1 - labels) * (1 - rows).log())

@@ -37,7 +37,11 @@ def reconstruction_loss(reconstruction: Tensor, target: Tensor, distance: str = 
             f'got reconstruction {tuple(reconstruction.shape)}, target {tuple(target.shape)}'
         )
     reconstruction, target = widened(reconstruction, target)
-    return F.l1_loss(reconstruction, target) if distance == 'l1' else F.mse_loss(reconstruction, target)
+    return (
+        F.l1_loss(reconstruction, target)
+        if distance == 'l1'
+        else F.mse_loss(reconstruction, target)
+    )
 
 
 @torch.no_grad()

@@ -51,10 +51,14 @@ def soft_target_kl(
             'soft_target_kl compares (N, C) with (N, C): '
             f'got student {tuple(student_logits.shape)}, target {tuple(target_probs.shape)}'
         )
-    dtype = torch.promote_types(torch.promote_types(student_logits.dtype, target_probs.dtype), torch.float32)
+    dtype = torch.promote_types(
+        torch.promote_types(student_logits.dtype, target_probs.dtype), torch.float32
+    )
     target = target_probs.to(dtype)
     log_student = F.log_softmax(student_logits.to(dtype) / temperature, dim=1)
-    log_target = target.clamp_min(torch.finfo(dtype).tiny).log()  # F.kl_div would give targets of 0 the gradient NaN
+    log_target = target.clamp_min(
+        torch.finfo(dtype).tiny
+    ).log()  # F.kl_div would give targets of 0 the gradient NaN
     divergence = (target * (log_target - log_student)).sum(dim=1)
     scale = temperature**2 if reduction == 'batchmean' else temperature**2 / student_logits.shape[1]
     return scale * weighted_mean(divergence, weights)
@@ -73,11 +77,15 @@ class SoftTargetKL(nn.Module):
         ValueError: If a number or the word is out of range.
     """
 
-    def __init__(self, temperature: float, loss_weight: float = 1.0, reduction: str = 'batchmean') -> None:
+    def __init__(
+        self, temperature: float, loss_weight: float = 1.0, reduction: str = 'batchmean'
+    ) -> None:
         super().__init__()
         self.temperature = positive_number('temperature', temperature)
         self.loss_weight = non_negative_number('loss_weight', loss_weight)
         self.reduction = one_of('reduction', reduction, REDUCTIONS)
 
     def forward(self, student_logits: Tensor, target_probs: Tensor) -> Tensor:
-        return self.loss_weight * soft_target_kl(student_logits, target_probs, self.temperature, self.reduction)
+        return self.loss_weight * soft_target_kl(
+            student_logits, target_probs, self.temperature, self.reduction
+        )

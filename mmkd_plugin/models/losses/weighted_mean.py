@@ -17,5 +17,7 @@ def weighted_mean(rows: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return rows.sum() / len(rows)
     if weights.shape != rows.shape:
-        raise ValueError(f'weights: expected one for each of {len(rows)} rows, got {tuple(weights.shape)}')
+        raise ValueError(
+            f'weights: expected one for each of {len(rows)} rows, got {tuple(weights.shape)}'
+        )
     return (weights.detach().to(rows.dtype) * rows).sum()

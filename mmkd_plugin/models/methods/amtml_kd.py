@@ -98,9 +98,13 @@ class AMTMLKD(Method):
         self.teacher_channels = teacher_channels
         self.embedding_tap = embedding_tap
         self.needs_scores = self.kd_weight > 0 or self.angle_weight > 0
-        self._weighting_config = {'type': 'LatentTeacherWeighting'} if weighting is None else weighting
+        self._weighting_config = (
+            {'type': 'LatentTeacherWeighting'} if weighting is None else weighting
+        )
         self._teacher_taps = teacher_taps
-        self.student_groups = (student_groups,) if isinstance(student_groups, str) else tuple(student_groups)
+        self.student_groups = (
+            (student_groups,) if isinstance(student_groups, str) else tuple(student_groups)
+        )
         taps = [embedding_tap] if self.needs_scores else []
         self.group_mapping = GroupMapping(mapping, len(self.student_groups), seed)
         if self.hint_weight > 0:
@@ -120,7 +124,11 @@ class AMTMLKD(Method):
     def taps_of_teacher(self, index: int, count: int) -> tuple[str, ...]:
         if not self.hint_weight:
             return ()
-        taps = (self._teacher_taps,) * count if isinstance(self._teacher_taps, str) else tuple(self._teacher_taps)
+        taps = (
+            (self._teacher_taps,) * count
+            if isinstance(self._teacher_taps, str)
+            else tuple(self._teacher_taps)
+        )
         if len(taps) != count:
             raise ValueError(
                 f'teacher_taps: expected one tap, or one for each of {count} teachers, got {len(taps)}: {taps}'
@@ -130,14 +138,21 @@ class AMTMLKD(Method):
     def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:
         number = len(teachers)
         if self.needs_scores:
-            embed_dims = stated_channels('embedding_tap', None, feature(student, self.embedding_tap))
+            embed_dims = stated_channels(
+                'embedding_tap', None, feature(student, self.embedding_tap)
+            )
             self.weighting = build_weighting(self._weighting_config, number, embed_dims)
-            self.needs_labels = self.weighting.needs_labels or (self.weighting.learns and self.objective == 'label')
+            self.needs_labels = self.weighting.needs_labels or (
+                self.weighting.learns and self.objective == 'label'
+            )
             self.weight_record = WeightRecord(number, classes_of(student))
             if isinstance(student.logits, ClassScores):
                 self._require_places()
         if self.hint_weight > 0:
-            channels = [stated_channels('student_groups', None, feature(student, tap)) for tap in self.student_groups]
+            channels = [
+                stated_channels('student_groups', None, feature(student, tap))
+                for tap in self.student_groups
+            ]
             self.group_mapping.bind(number)
             if self.teacher_channels is not None and len(self.teacher_channels) != number:
                 raise ValueError(
@@ -148,14 +163,18 @@ class AMTMLKD(Method):
                 stated = None if self.teacher_channels is None else self.teacher_channels[index]
                 possible = [channels[group] for group in self.group_mapping.possible_groups(index)]
                 self.regressors.append(
-                    HintRegressor(possible, stated_channels(f'teacher_channels[{index}]', stated, target))
+                    HintRegressor(
+                        possible, stated_channels(f'teacher_channels[{index}]', stated, target)
+                    )
                 )
 
     def set_teacher_order(self, order: Sequence[int]) -> None:
         if self.hint_weight > 0:
             self.group_mapping.set_order(order)
 
-    def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+    ) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         if self.needs_scores:
             losses.update(self._score_losses(student, teachers, labels))
@@ -170,7 +189,9 @@ class AMTMLKD(Method):
         if embedding.ndim == 4:
             embedding = embedding.amax(dim=(2, 3))
         scores = compared_scores(student, teachers, self.locations)
-        weights = self.weighting(embedding, scores.teachers if scores.images is None else None, labels)
+        weights = self.weighting(
+            embedding, scores.teachers if scores.images is None else None, labels
+        )
         mixture = scores.mixture(weights, self.temperature)
         losses: dict[str, Tensor] = {}
         if self.kd_weight > 0:
@@ -182,7 +203,9 @@ class AMTMLKD(Method):
         if self.angle_weight > 0:
             pair = scores.probabilities(scores.student / self.temperature), mixture.detach()
             if scores.confidence is not None:
-                surest = scores.confidence.topk(min(self.angle_locations, len(scores.confidence))).indices
+                surest = scores.confidence.topk(
+                    min(self.angle_locations, len(scores.confidence))
+                ).indices
                 pair = pair[0][surest], pair[1][surest]
             if self.gather_angles:
                 pair = gather_rows(pair[0]), gather_rows(pair[1])
@@ -200,9 +223,15 @@ class AMTMLKD(Method):
         if labels is None:
             raise ValueError("objective: expected labels, which 'label' needs, got a batch without")
         if scores.images is not None:
-            return presence_loss(scores.mixture(weights)[:, : labels.shape[1]], scores.images, labels)
+            return presence_loss(
+                scores.mixture(weights)[:, : labels.shape[1]], scores.images, labels
+            )
         log_mixture = mixture.clamp_min(torch.finfo(mixture.dtype).tiny).log()
-        return F.nll_loss(log_mixture, labels) if labels.ndim == 1 else -(labels * log_mixture).sum(dim=1).mean()
+        return (
+            F.nll_loss(log_mixture, labels)
+            if labels.ndim == 1
+            else -(labels * log_mixture).sum(dim=1).mean()
+        )
 
     def _require_places(self) -> None:
         if self.weighting.needs_logits:

@@ -41,6 +41,11 @@ class AttentionTransfer(PairedMethod):
     def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:
         list(self.channels(student, teachers))  # checked; attention has none
 
-    def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
-        losses = [attention_transfer_loss(source, target) for source, target in self.maps(student, teachers)]
+    def forward(
+        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        losses = [
+            attention_transfer_loss(source, target)
+            for source, target in self.maps(student, teachers)
+        ]
         return {'loss_attention': self.loss_weight * sum(losses[1:], losses[0])}

@@ -60,7 +60,9 @@ class Method(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+    ) -> dict[str, Tensor]:
         """Compute the losses of one batch.
 
         Args:

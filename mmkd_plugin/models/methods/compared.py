@@ -29,7 +29,12 @@ class Compared(nn.Module, ABC):
         self.encoders = nn.ModuleDict()
 
     @abstractmethod
-    def bind(self, teachers: Sequence[Knowledge], parts: Mapping[str, Sequence[int]], targets: Sequence[int]) -> None:
+    def bind(
+        self,
+        teachers: Sequence[Knowledge],
+        parts: Mapping[str, Sequence[int]],
+        targets: Sequence[int],
+    ) -> None:
         """Build, for each pair's channels: of the parts that have a weight, and of the teachers' maps."""
 
     def of_part(self, part: str, number: int, values: Tensor) -> Tensor:
@@ -43,7 +48,9 @@ class Compared(nn.Module, ABC):
     def of_teacher(self, number: int, values: Tensor) -> Tensor:
         """Of the pair ``number`` what is compared of the teacher's map (N, C, H, W), without gradient."""
 
-    def inheritance(self, number: int, own: Tensor, target: Tensor, distance: str, reduction: str) -> Tensor:
+    def inheritance(
+        self, number: int, own: Tensor, target: Tensor, distance: str, reduction: str
+    ) -> Tensor:
         """The loss of the part that inherits."""
         return inheritance_loss(own, target, distance, reduction)
 
@@ -54,18 +61,28 @@ class ComparedFactors(Compared):
     distances: ClassVar[Mapping[str, str]] = {'inherit': 'l1', 'explore': 'l1'}
 
     def __init__(
-        self, pairs: Pairs, paraphraser: Mapping[str, Any] | None = None, encoder: Mapping[str, Any] | None = None
+        self,
+        pairs: Pairs,
+        paraphraser: Mapping[str, Any] | None = None,
+        encoder: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.targets = FactorTargets(pairs, paraphraser)
         self._encoder = dict(encoder or {})
 
-    def bind(self, teachers: Sequence[Knowledge], parts: Mapping[str, Sequence[int]], targets: Sequence[int]) -> None:
+    def bind(
+        self,
+        teachers: Sequence[Knowledge],
+        parts: Mapping[str, Sequence[int]],
+        targets: Sequence[int],
+    ) -> None:
         factors = self.targets.bind(targets)
         for part, channels in parts.items():
             both = zip(channels, factors, strict=True)
             with config_key('encoder'):
-                self.encoders[part] = nn.ModuleList(FactorEncoder(*pair, **self._encoder) for pair in both)
+                self.encoders[part] = nn.ModuleList(
+                    FactorEncoder(*pair, **self._encoder) for pair in both
+                )
 
     def of_teacher(self, number: int, values: Tensor) -> Tensor:
         return self.targets.factor(number, values)
@@ -76,7 +93,12 @@ class ComparedAttention(Compared):
 
     distances: ClassVar[Mapping[str, str]] = {'inherit': 'l2', 'explore': 'l2'}
 
-    def bind(self, teachers: Sequence[Knowledge], parts: Mapping[str, Sequence[int]], targets: Sequence[int]) -> None:
+    def bind(
+        self,
+        teachers: Sequence[Knowledge],
+        parts: Mapping[str, Sequence[int]],
+        targets: Sequence[int],
+    ) -> None:
         """Attention has no connector."""
 
     def of_part(self, part: str, number: int, values: Tensor) -> Tensor:
@@ -105,7 +127,12 @@ class ComparedOverhaul(Compared):
         """See :meth:`Method.norms_of_teacher`."""
         return norms_of(self._pairs, index)
 
-    def bind(self, teachers: Sequence[Knowledge], parts: Mapping[str, Sequence[int]], targets: Sequence[int]) -> None:
+    def bind(
+        self,
+        teachers: Sequence[Knowledge],
+        parts: Mapping[str, Sequence[int]],
+        targets: Sequence[int],
+    ) -> None:
         self.margins.bind(teachers, targets)
         for part, channels in parts.items():
             both = zip(channels, targets, strict=True)
@@ -114,7 +141,9 @@ class ComparedOverhaul(Compared):
     def of_teacher(self, number: int, values: Tensor) -> Tensor:
         return self.margins.target(number, values)
 
-    def inheritance(self, number: int, own: Tensor, target: Tensor, distance: str, reduction: str) -> Tensor:
+    def inheritance(
+        self, number: int, own: Tensor, target: Tensor, distance: str, reduction: str
+    ) -> Tensor:
         if distance != 'overhaul':
             return super().inheritance(number, own, target, distance, reduction)
         loss = overhaul_loss(own, target, self.margins.of(number))

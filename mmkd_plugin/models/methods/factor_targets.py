@@ -21,7 +21,9 @@ class Paraphrasers(nn.Module):
         paraphrasers: One a pair.
     """
 
-    def __init__(self, pairs: Sequence[Mapping[str, Any]], paraphrasers: Sequence[Paraphraser]) -> None:
+    def __init__(
+        self, pairs: Sequence[Mapping[str, Any]], paraphrasers: Sequence[Paraphraser]
+    ) -> None:
         super().__init__()
         self.sources = [(pair.get('index', 0), pair['teacher']) for pair in pairs]
         self.paraphrasers = nn.ModuleList(paraphrasers)
@@ -34,7 +36,10 @@ class Paraphrasers(nn.Module):
             reconstruction = paraphraser(target)
             losses.append(reconstruction_loss(reconstruction, target))
             errors.append(relative_error(reconstruction, target))
-        return {'loss_rec': sum(losses[1:], losses[0]), 'relative_error': torch.stack(errors).mean()}
+        return {
+            'loss_rec': sum(losses[1:], losses[0]),
+            'relative_error': torch.stack(errors).mean(),
+        }
 
 
 class FactorTargets(nn.Module):
@@ -48,7 +53,9 @@ class FactorTargets(nn.Module):
         ValueError: If only some pairs have a checkpoint, or a config is given beside checkpoints, which bring their own.
     """
 
-    def __init__(self, pairs: Sequence[Mapping[str, Any]], paraphraser: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, pairs: Sequence[Mapping[str, Any]], paraphraser: Mapping[str, Any] | None
+    ) -> None:
         super().__init__()
         self._pairs = pairs
         self._config = {key: value for key, value in (paraphraser or {}).items() if key != 'type'}
@@ -58,14 +65,18 @@ class FactorTargets(nn.Module):
                 f'pairs[{given.index(False)}].checkpoint: expected one in every pair or in none, got {given.count(True)} of {len(given)}'
             )
         if paraphraser is not None and paraphraser.get('type', 'Paraphraser') != 'Paraphraser':
-            raise ValueError(f"paraphraser.type: expected 'Paraphraser', got {paraphraser['type']!r}")
+            raise ValueError(
+                f"paraphraser.type: expected 'Paraphraser', got {paraphraser['type']!r}"
+            )
         if self._config and any(given):
             raise ValueError(
                 f'paraphraser: expected none where pairs have a checkpoint, which says its own, got {paraphraser!r}'
             )
         self._given = all(given)
         self.trained = nn.ModuleList()
-        self._apart: tuple[Paraphrasers, ...] = ()  # in a tuple, so that it is no child: somebody else trains it
+        self._apart: tuple[
+            Paraphrasers, ...
+        ] = ()  # in a tuple, so that it is no child: somebody else trains it
 
     @property
     def apart(self) -> Paraphrasers | None:
@@ -76,7 +87,10 @@ class FactorTargets(nn.Module):
     def files_of_teachers(self) -> list[tuple[int, bytes]]:
         """See :attr:`Method.files_of_teachers`."""
         trained = [cast(FrozenParaphraser, one) for one in self.trained]
-        return [(pair.get('index', 0), one.teacher_sha256) for pair, one in zip(self._pairs, trained, strict=False)]
+        return [
+            (pair.get('index', 0), one.teacher_sha256)
+            for pair, one in zip(self._pairs, trained, strict=False)
+        ]
 
     def bind(self, channels: Sequence[int]) -> list[int]:
         """Load or build, for the teachers' channels; give each pair's factor channels.
@@ -92,7 +106,9 @@ class FactorTargets(nn.Module):
         factor_channels = []
         for number, (pair, count) in enumerate(zip(self._pairs, channels, strict=True)):
             key = f'pairs[{number}].checkpoint'
-            one = FrozenParaphraser.load(pair['checkpoint'], key, tap=pair['teacher'], in_channels=count)
+            one = FrozenParaphraser.load(
+                pair['checkpoint'], key, tap=pair['teacher'], in_channels=count
+            )
             self.trained.append(one)
             factor_channels.append(one.factor_channels)
         return factor_channels

@@ -68,8 +68,14 @@ class FactorTransfer(PairedMethod):
             with config_key('encoder'):
                 self.encoders.append(FactorEncoder(source, factor_channels, **self._encoder))
 
-    def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+    ) -> dict[str, Tensor]:
         losses = []
         for number, (source, target) in enumerate(self.maps(student, teachers)):
-            losses.append(factor_transfer_loss(self.encoders[number](source), self.targets.factor(number, target)))
+            losses.append(
+                factor_transfer_loss(
+                    self.encoders[number](source), self.targets.factor(number, target)
+                )
+            )
         return {'loss_factor': self.loss_weight * sum(losses[1:], losses[0])}

@@ -20,14 +20,20 @@ class GroupMapping(nn.Module):
 
     def __init__(self, mapping: str | Sequence[int], num_groups: int, seed: int = 0) -> None:
         super().__init__()
-        if not isinstance(mapping, (list, tuple)) and mapping not in ('best_high', 'best_low', 'random'):
+        if not isinstance(mapping, (list, tuple)) and mapping not in (
+            'best_high',
+            'best_low',
+            'random',
+        ):
             raise ValueError(
                 f"mapping: expected 'best_high', 'best_low', 'random' or a list of group indices, got {mapping!r}"
             )
         self.mapping = mapping
         self.num_groups = num_groups
         self.seed = seed
-        self._groups: tuple[int, ...] | None = None  # derived from `order`; spares a device-to-host copy every step
+        self._groups: tuple[int, ...] | None = (
+            None  # derived from `order`; spares a device-to-host copy every step
+        )
 
     @property
     def needs_order(self) -> bool:
@@ -46,12 +52,18 @@ class GroupMapping(nn.Module):
             )
         if isinstance(self.mapping, (list, tuple)):
             valid = len(self.mapping) == num_teachers == len(set(self.mapping))
-            if not valid or not all(isinstance(g, int) and 0 <= g < self.num_groups for g in self.mapping):
+            if not valid or not all(
+                isinstance(g, int) and 0 <= g < self.num_groups for g in self.mapping
+            ):
                 raise ValueError(
                     f'mapping: expected {num_teachers} different indices below {self.num_groups}, got {list(self.mapping)}'
                 )
         # A single teacher is the best one without measurement.
-        known = torch.zeros(1, dtype=torch.long) if num_teachers == 1 else torch.full((num_teachers,), -1)
+        known = (
+            torch.zeros(1, dtype=torch.long)
+            if num_teachers == 1
+            else torch.full((num_teachers,), -1)
+        )
         self.register_buffer('order', known)
 
     def possible_groups(self, teacher: int) -> tuple[int, ...]:
@@ -67,7 +79,9 @@ class GroupMapping(nn.Module):
             ValueError: If it is no permutation of the teachers.
         """
         if sorted(order) != list(range(len(self.order))):
-            raise ValueError(f'order: expected a permutation of {len(self.order)} teachers, got {list(order)}')
+            raise ValueError(
+                f'order: expected a permutation of {len(self.order)} teachers, got {list(order)}'
+            )
         self.order.copy_(torch.tensor(list(order)))
         self._groups = None
 

@@ -48,8 +48,12 @@ class Hint(PairedMethod):
         for source, target in self.channels(student, teachers):
             self.regressors.append(HintRegressor(source, target))
 
-    def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+    ) -> dict[str, Tensor]:
         losses = []
-        for (source, target), regressor in zip(self.maps(student, teachers), self.regressors, strict=True):
+        for (source, target), regressor in zip(
+            self.maps(student, teachers), self.regressors, strict=True
+        ):
             losses.append(hint_loss(regressor(source, target.shape[2:]), target))
         return {'loss_hint': self.loss_weight * sum(losses[1:], losses[0])}

@@ -13,7 +13,13 @@ from mmkd_plugin.models.losses import exploration_loss, factor_cosine, linear_ck
 from mmkd_plugin.models.losses.exploration import DISTANCES as EXPLORE_DISTANCES
 from mmkd_plugin.models.losses.factor_distance import DISTANCES as INHERIT_DISTANCES
 from mmkd_plugin.models.losses.factor_distance import REDUCTIONS
-from mmkd_plugin.models.methods.compared import PARTS, Compared, ComparedAttention, ComparedFactors, ComparedOverhaul
+from mmkd_plugin.models.methods.compared import (
+    PARTS,
+    Compared,
+    ComparedAttention,
+    ComparedFactors,
+    ComparedOverhaul,
+)
 from mmkd_plugin.models.methods.paired import PairedMethod
 from mmkd_plugin.outputs import Knowledge
 from mmkd_plugin.registry import MODELS
@@ -98,7 +104,9 @@ class IEKD(PairedMethod):
             )
         self._split = dict(split or {})
         self.splits = nn.ModuleList()
-        self.register_buffer('gradient_norms', torch.zeros(len(self.pairs), len(PARTS)), persistent=False)
+        self.register_buffer(
+            'gradient_norms', torch.zeros(len(self.pairs), len(PARTS)), persistent=False
+        )
 
     @property
     def active(self) -> bool:
@@ -110,10 +118,18 @@ class IEKD(PairedMethod):
 
     @property
     def files_of_teachers(self) -> Sequence[tuple[int, bytes]]:
-        return self.compared.targets.files_of_teachers if isinstance(self.compared, ComparedFactors) else ()
+        return (
+            self.compared.targets.files_of_teachers
+            if isinstance(self.compared, ComparedFactors)
+            else ()
+        )
 
     def norms_of_teacher(self, index: int, count: int) -> tuple[str, ...]:
-        return self.compared.norms_of_teacher(index) if isinstance(self.compared, ComparedOverhaul) else ()
+        return (
+            self.compared.norms_of_teacher(index)
+            if isinstance(self.compared, ComparedOverhaul)
+            else ()
+        )
 
     def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:
         channels = list(self.channels(student, teachers))
@@ -126,7 +142,9 @@ class IEKD(PairedMethod):
                 counts.append(len(split.get_buffer(f'{part}_index')))
         self.compared.bind(teachers, parts, [target for _, target in channels])
 
-    def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+    ) -> dict[str, Tensor]:
         losses: dict[str, list[Tensor]] = {}
         for number, (source, target) in enumerate(self.maps(student, teachers)):
             for name, value in self._compare(number, source, target).items():
@@ -141,22 +159,34 @@ class IEKD(PairedMethod):
         parts = dict(zip(PARTS, self.splits[number](source), strict=True))
         self._watch(number, parts)
         target = self.compared.of_teacher(number, target_map)
-        own = {part: self.compared.of_part(part, number, parts[part]) for part in PARTS if self.weights[part]}
+        own = {
+            part: self.compared.of_part(part, number, parts[part])
+            for part in PARTS
+            if self.weights[part]
+        }
         found = {}
         if 'inherit' in own:
-            loss = self.compared.inheritance(number, own['inherit'], target, self.inherit_distance, self.reduction)
+            loss = self.compared.inheritance(
+                number, own['inherit'], target, self.inherit_distance, self.reduction
+            )
             found['loss_inherit'] = self.weights['inherit'] * loss
         if 'explore' in own:
             away_from = target if self.explore_target == 'teacher' else own['inherit'].detach()
-            loss = exploration_loss(own['explore'], away_from, self.explore_distance, self.reduction)
-            found['loss_explore'] = self.weights['explore'] * (loss if self.explore_direction == 'away' else -loss)
+            loss = exploration_loss(
+                own['explore'], away_from, self.explore_distance, self.reduction
+            )
+            found['loss_explore'] = self.weights['explore'] * (
+                loss if self.explore_direction == 'away' else -loss
+            )
         with torch.no_grad():
             for column, part in enumerate(PARTS):
                 if part in own:
                     found[f'{part}_cosine'] = factor_cosine(own[part], target).mean()
                     found[f'{part}_gradient'] = self.gradient_norms[number, column].clone()
             # Places as rows: a batch has many more of them than a part has channels, or any two parts would look alike.
-            found['cka'] = linear_cka(*(values.movedim(1, -1).flatten(0, -2) for values in parts.values()))
+            found['cka'] = linear_cka(
+                *(values.movedim(1, -1).flatten(0, -2) for values in parts.values())
+            )
         return found
 
     def _watch(self, number: int, parts: Mapping[str, Tensor]) -> None:
@@ -187,7 +217,9 @@ def _compared(
                 )
     for key, value in (('paraphraser', paraphraser), ('encoder', encoder)):
         if value is not None and knowledge != 'factor':
-            raise ValueError(f"{key}: expected only with knowledge='factor', got it with {knowledge!r}")
+            raise ValueError(
+                f"{key}: expected only with knowledge='factor', got it with {knowledge!r}"
+            )
     if knowledge == 'factor':
         return ComparedFactors(pairs, paraphraser, encoder)
     return ComparedAttention() if knowledge == 'attention' else ComparedOverhaul(pairs)

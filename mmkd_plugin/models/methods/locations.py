@@ -30,7 +30,11 @@ class Locations:
 
     def __init__(self, weighting: str = 'foreground', background: float = 0.05) -> None:
         self.weighting = one_of('weighting', weighting, ('foreground', 'uniform'))
-        if not isinstance(background, (int, float)) or isinstance(background, bool) or not 0 <= background < 1:
+        if (
+            not isinstance(background, (int, float))
+            or isinstance(background, bool)
+            or not 0 <= background < 1
+        ):
             raise ValueError(f'background: expected a probability in [0, 1), got {background!r}')
         self.background = background
 
@@ -42,7 +46,9 @@ class Locations:
             ValueError: If an argument is wrong or unknown.
         """
         if config is not None and not isinstance(config, Mapping):
-            raise ValueError(f"locations: expected dict(weighting='foreground', background=0.05), got {config!r}")
+            raise ValueError(
+                f"locations: expected dict(weighting='foreground', background=0.05), got {config!r}"
+            )
         with config_key('locations'):
             return cls(**(config or {}))
 

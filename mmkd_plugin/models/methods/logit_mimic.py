@@ -35,7 +35,10 @@ class LogitMimic(Method):
     logit_std: Tensor
 
     def __init__(
-        self, loss_weight: float = 1.0, standardize: bool = False, locations: Mapping[str, Any] | None = None
+        self,
+        loss_weight: float = 1.0,
+        standardize: bool = False,
+        locations: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.loss_weight = non_negative_number('loss_weight', loss_weight)
@@ -67,7 +70,9 @@ class LogitMimic(Method):
         self.logit_mean.copy_(mean)
         self.logit_std.copy_(std.clamp_min(1e-6))
 
-    def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+    ) -> dict[str, Tensor]:
         scores = compared_scores(student, teachers, self.locations)
         own, target = scores.student, scores.teachers.mean(dim=1)
         if self.standardize:

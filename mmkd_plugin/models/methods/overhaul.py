@@ -56,7 +56,9 @@ class Overhaul(PairedMethod):
         for source, target in channels:
             self.connectors.append(OverhaulConnector(source, target))
 
-    def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+    ) -> dict[str, Tensor]:
         levels = len(self.pairs)
         losses = []
         for level, (source, target) in enumerate(self.maps(student, teachers)):

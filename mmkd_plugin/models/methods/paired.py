@@ -31,7 +31,14 @@ class PairedMethod(Method):
         super().__init__()
         if not isinstance(pairs, (list, tuple)) or not pairs:
             raise ValueError(f'pairs: expected a list of dict(student=…, teacher=…), got {pairs!r}')
-        known = {'student', 'teacher', 'index', 'student_channels', 'teacher_channels', *self.pair_keys}
+        known = {
+            'student',
+            'teacher',
+            'index',
+            'student_channels',
+            'teacher_channels',
+            *self.pair_keys,
+        }
         for number, pair in enumerate(pairs):
             if not isinstance(pair, Mapping) or not {'student', 'teacher'} <= pair.keys() <= known:
                 raise ValueError(
@@ -43,21 +50,32 @@ class PairedMethod(Method):
     def taps_of_teacher(self, index: int, count: int) -> tuple[str, ...]:
         for number, pair in enumerate(self.pairs):
             if pair.get('index', 0) not in range(count):
-                raise ValueError(f'pairs[{number}].index: expected one of {count} teachers, got {pair.get("index")!r}')
+                raise ValueError(
+                    f'pairs[{number}].index: expected one of {count} teachers, got {pair.get("index")!r}'
+                )
         return tuple(pair['teacher'] for pair in self.pairs if pair.get('index', 0) == index)
 
-    def maps(self, student: Knowledge, teachers: Sequence[Knowledge]) -> Iterator[tuple[Tensor, Tensor]]:
+    def maps(
+        self, student: Knowledge, teachers: Sequence[Knowledge]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Each pair's map of the student and of its teacher, in the order of ``pairs``."""
         for pair in self.pairs:
-            yield feature(student, pair['student']), feature(teachers[pair.get('index', 0)], pair['teacher'])
+            yield (
+                feature(student, pair['student']),
+                feature(teachers[pair.get('index', 0)], pair['teacher']),
+            )
 
-    def channels(self, student: Knowledge, teachers: Sequence[Knowledge]) -> Iterator[tuple[int, int]]:
+    def channels(
+        self, student: Knowledge, teachers: Sequence[Knowledge]
+    ) -> Iterator[tuple[int, int]]:
         """Each pair's channels, of the student's map and of the teacher's.
 
         Raises:
             ValueError: If they are not those that the config states, or the tap gives no map.
         """
-        for number, (pair, maps) in enumerate(zip(self.pairs, self.maps(student, teachers), strict=True)):
+        for number, (pair, maps) in enumerate(
+            zip(self.pairs, self.maps(student, teachers), strict=True)
+        ):
             keys = [f'pairs[{number}].{side}_channels' for side in ('student', 'teacher')]
             for side, seen in zip(('student', 'teacher'), maps, strict=True):
                 if self.maps_only and seen.ndim != 4:

@@ -48,7 +48,9 @@ class ComparedScores:
         return soft_target_kl(self.student, target, temperature, weights=self.weights)
 
 
-def compared_scores(student: Knowledge, teachers: Sequence[Knowledge], locations: Locations) -> ComparedScores:
+def compared_scores(
+    student: Knowledge, teachers: Sequence[Knowledge], locations: Locations
+) -> ComparedScores:
     """The rows of a student and its teachers; of a detector those places alone that teach.
 
     Args:
@@ -104,7 +106,11 @@ def stacked_logits(teachers: Sequence[Knowledge]) -> Tensor:
 
 def classes_of(knowledge: Knowledge) -> int:
     """How many classes the scores are about, without a background."""
-    return knowledge.logits.classes if isinstance(knowledge.logits, ClassScores) else logits_of(knowledge).shape[-1]
+    return (
+        knowledge.logits.classes
+        if isinstance(knowledge.logits, ClassScores)
+        else logits_of(knowledge).shape[-1]
+    )
 
 
 def _cut_alike(scores: Sequence[ClassScores]) -> list[ClassScores]:

@@ -52,11 +52,15 @@ class SoftTarget(Method):
     def active(self) -> bool:
         return self.loss_weight > 0
 
-    def forward(self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+    ) -> dict[str, Tensor]:
         scores = compared_scores(student, teachers, self.locations)
         softened = scores.teachers / self.temperature
         arithmetic = self.ensemble == 'arithmetic'
         target = (
-            scores.probabilities(softened).mean(dim=1) if arithmetic else scores.probabilities(softened.mean(dim=1))
+            scores.probabilities(softened).mean(dim=1)
+            if arithmetic
+            else scores.probabilities(softened.mean(dim=1))
         )
         return {'loss_kd': self.loss_weight * scores.divergence(target.detach(), self.temperature)}

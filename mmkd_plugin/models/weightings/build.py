@@ -14,13 +14,19 @@ def build_weighting(config: Any, num_teachers: int, embed_dims: int) -> TeacherW
         ValueError: If the config is no rule, or a wrong one; the message begins with ``weighting``.
     """
     if not isinstance(config, dict) or 'type' not in config:
-        raise ValueError(f"weighting: expected dict(type='LatentTeacherWeighting', …), got {config!r}")
+        raise ValueError(
+            f"weighting: expected dict(type='LatentTeacherWeighting', …), got {config!r}"
+        )
     complete = {'num_teachers': num_teachers, 'embed_dims': embed_dims, **config, '_scope_': SCOPE}
     try:
         with config_key('weighting'):
             rule = MODELS.build(complete)
     except (KeyError, TypeError) as error:
-        raise ValueError(f'weighting: expected a registered rule and its arguments, got {config!r}: {error}') from error
+        raise ValueError(
+            f'weighting: expected a registered rule and its arguments, got {config!r}: {error}'
+        ) from error
     if not isinstance(rule, TeacherWeighting):
-        raise ValueError(f'weighting.type: expected a rule that weighs teachers, got {config["type"]!r}')
+        raise ValueError(
+            f'weighting.type: expected a rule that weighs teachers, got {config["type"]!r}'
+        )
     return rule

@@ -30,7 +30,10 @@ class WeightRecord(nn.Module):
     def forward(self, weights: Tensor, labels: Tensor | None) -> Tensor:
         """Add a batch of weights (N, T) with its labels, (N,) or (N, C) or none; return their mean entropy in units of log T."""
         weights = weights.detach().float()
-        entropy = -torch.xlogy(weights, weights).sum(dim=1) / torch.tensor(float(max(weights.shape[1], 2))).log()
+        entropy = (
+            -torch.xlogy(weights, weights).sum(dim=1)
+            / torch.tensor(float(max(weights.shape[1], 2))).log()
+        )
         self.totals += torch.cat([weights.sum(dim=0), entropy.sum(dim=0, keepdim=True)])
         self.count += len(weights)
         if labels is not None:

@@ -31,7 +31,9 @@ class TeacherWeighting(nn.Module, ABC):
         self.num_teachers = num_teachers
 
     @abstractmethod
-    def forward(self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         """Weigh.
 
         Args:
@@ -95,7 +97,9 @@ class LatentTeacherWeighting(TeacherWeighting):
             self.frozen_direction.copy_(self.direction.detach())
             self.frozen.fill_(True)
 
-    def forward(self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         if embedding.ndim != 2 or embedding.shape[1] != self.direction.numel():
             raise ValueError(
                 f'embed_dims: expected an embedding (N, {self.direction.numel()}), got {tuple(embedding.shape)}'
@@ -111,16 +115,24 @@ class LatentTeacherWeighting(TeacherWeighting):
 class UniformTeacherWeighting(TeacherWeighting):
     """Every teacher counts the same (AvgMKD)."""
 
-    def forward(self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        return torch.full((len(embedding), self.num_teachers), 1 / self.num_teachers, device=embedding.device)
+    def forward(
+        self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        return torch.full(
+            (len(embedding), self.num_teachers), 1 / self.num_teachers, device=embedding.device
+        )
 
 
 @MODELS.register_module()
 class RandomTeacherWeighting(TeacherWeighting):
     """The control: each image, each time, a fresh draw from the uniform distribution over all weightings (Dirichlet of ones)."""
 
-    def forward(self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        draws = torch.empty(len(embedding), self.num_teachers, device=embedding.device).exponential_()
+    def forward(
+        self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        draws = torch.empty(
+            len(embedding), self.num_teachers, device=embedding.device
+        ).exponential_()
         return draws / draws.sum(dim=1, keepdim=True)
 
 
@@ -138,14 +150,20 @@ class ConfidenceTeacherWeighting(TeacherWeighting):
     needs_labels = True
     needs_logits = True
 
-    def forward(self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         if labels is None:
-            raise ValueError('labels: expected labels, which ConfidenceTeacherWeighting needs, got none')
+            raise ValueError(
+                'labels: expected labels, which ConfidenceTeacherWeighting needs, got none'
+            )
         log_probs = _logits(teacher_logits, self.num_teachers).log_softmax(dim=-1)
         if self.num_teachers == 1:
             return torch.ones_like(log_probs[..., 0])
         if labels.ndim == 1:
-            entropy = -log_probs.gather(2, labels.view(-1, 1, 1).expand(-1, self.num_teachers, 1)).squeeze(2)
+            entropy = -log_probs.gather(
+                2, labels.view(-1, 1, 1).expand(-1, self.num_teachers, 1)
+            ).squeeze(2)
         else:
             entropy = -(labels.unsqueeze(1) * log_probs).sum(dim=-1)
         return (1 - entropy.softmax(dim=1)) / (self.num_teachers - 1)
@@ -162,13 +180,19 @@ class EntropyTeacherWeighting(TeacherWeighting):
 
     needs_logits = True
 
-    def forward(self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         log_probs = _logits(teacher_logits, self.num_teachers).log_softmax(dim=-1)
         return (log_probs.exp() * log_probs).sum(dim=-1).softmax(dim=1)
 
 
 def _logits(teacher_logits: Tensor | None, num_teachers: int) -> Tensor:
-    if teacher_logits is None or teacher_logits.ndim != 3 or teacher_logits.shape[1] != num_teachers:
+    if (
+        teacher_logits is None
+        or teacher_logits.ndim != 3
+        or teacher_logits.shape[1] != num_teachers
+    ):
         came = None if teacher_logits is None else tuple(teacher_logits.shape)
         raise ValueError(f'teacher_logits: expected (N, {num_teachers}, C), got {came}')
     return teacher_logits.to(torch.promote_types(teacher_logits.dtype, torch.float32))

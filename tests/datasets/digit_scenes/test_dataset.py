@@ -34,7 +34,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ours(root: Path, split: str = 'train', **options: Any) -> CocoDataset:
-    config = dict(type='mmkd_plugin.DigitScenes', split=split, data_root=str(root), **FEW, pipeline=PIPELINE)
+    config = dict(
+        type='mmkd_plugin.DigitScenes', split=split, data_root=str(root), **FEW, pipeline=PIPELINE
+    )
     return ROOT_DATASETS.build({**config, **options})
 
 
@@ -77,7 +79,9 @@ def test_an_item_is_packed_by_the_stock_transforms(root: Path) -> None:
 
 
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
-def test_stock_data_sets_of_both_formats_give_the_same_pictures_boxes_and_classes(root: Path, split: str) -> None:
+def test_stock_data_sets_of_both_formats_give_the_same_pictures_boxes_and_classes(
+    root: Path, split: str
+) -> None:
     readers = [ours(root, split), coco(root, split), voc(root, split)]
     assert [len(reader) for reader in readers] == [FEW['scenes'][split]] * 3
     for index in range(len(readers[0])):
@@ -128,7 +132,11 @@ def test_the_hosts_ways_to_take_a_part(root: Path) -> None:
     everything = ours(root)
     count = 0
     for index in range(len(everything)):
-        expected = [one['bbox'] for one in everything.get_data_info(index)['instances'] if one['bbox_label'] == 3]
+        expected = [
+            one['bbox']
+            for one in everything.get_data_info(index)['instances']
+            if one['bbox_label'] == 3
+        ]
         assert [one['bbox'] for one in threes.get_data_info(index)['instances']] == expected
         count += len(expected)
     assert count > 0
@@ -136,7 +144,9 @@ def test_the_hosts_ways_to_take_a_part(root: Path) -> None:
 
 def test_another_recipe_needs_another_folder(root: Path) -> None:
     ours(root)
-    with pytest.raises(ValueError, match=r'^DigitScenes.data_root: expected seed 5, found seed 0 in'):
+    with pytest.raises(
+        ValueError, match=r'^DigitScenes.data_root: expected seed 5, found seed 0 in'
+    ):
         ours(root, seed=5)
 
 
@@ -154,14 +164,17 @@ def test_a_missing_host_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, '__import__', without_mmdet)
-    with pytest.raises(ImportError, match=r"DigitScenes needs MMDet: pip install 'mmkd_plugin\[detection\]'"):
+    with pytest.raises(
+        ImportError, match=r"DigitScenes needs MMDet: pip install 'mmkd_plugin\[detection\]'"
+    ):
         DigitScenes(data_root=str(tmp_path / 'none'))
     assert not (tmp_path / 'none').exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('absent', 'names'), [('mmpretrain', ['DigitScenes']), ('mmdet', ['DigitScenes', 'Digits', 'DistortedMNIST'])]
+    ('absent', 'names'),
+    [('mmpretrain', ['DigitScenes']), ('mmdet', ['DigitScenes', 'Digits', 'DistortedMNIST'])],
 )
 def test_the_room_opens_with_either_host_alone(absent: str, names: list[str]) -> None:
     # In a process of its own: the modules of this one are loaded already.

@@ -37,7 +37,11 @@ DIGITS = read_mnist('test')
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob('*')) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob('*'))
+        if path.is_file()
+    }
 
 
 def annotations(root: Path, split: str) -> dict[str, Any]:
@@ -56,7 +60,9 @@ def test_coco_annotations_are_what_pycocotools_wants(written: Path) -> None:
     for split, count in FEW.scenes.items():
         api = coco.COCO(str(written / f'annotations/{split}.json'))
         assert sorted(api.getImgIds()) == list(range(1, count + 1))
-        assert [category['name'] for category in api.loadCats(sorted(api.getCatIds()))] == list('0123456789')
+        assert [category['name'] for category in api.loadCats(sorted(api.getCatIds()))] == list(
+            '0123456789'
+        )
         seen = 0
         for image in api.loadImgs(api.getImgIds()):
             pixels = cv2.imread(str(written / 'images' / image['file_name']))
@@ -78,8 +84,14 @@ def test_voc_twin_says_the_same(written: Path) -> None:
         assert len(names) == count
         for name, image in zip(names, document['images'], strict=True):
             tree = ElementTree.parse(written / f'VOC2007/Annotations/{name}.xml')
-            assert image['file_name'] == f'{name}.png' and tree.findtext('filename') == f'{name}.jpg'
-            assert [tree.findtext(f'size/{side}') for side in ('width', 'height', 'depth')] == ['72', '72', '3']
+            assert (
+                image['file_name'] == f'{name}.png' and tree.findtext('filename') == f'{name}.jpg'
+            )
+            assert [tree.findtext(f'size/{side}') for side in ('width', 'height', 'depth')] == [
+                '72',
+                '72',
+                '3',
+            ]
             link = written / 'VOC2007/JPEGImages' / tree.findtext('filename')
             assert link.resolve() == (written / 'images' / image['file_name']).resolve()
             expected = [
@@ -92,7 +104,10 @@ def test_voc_twin_says_the_same(written: Path) -> None:
             found = [
                 [
                     one.findtext('name'),
-                    *(int(one.findtext(f'bndbox/{key}')) for key in ('xmin', 'ymin', 'xmax', 'ymax')),
+                    *(
+                        int(one.findtext(f'bndbox/{key}'))
+                        for key in ('xmin', 'ymin', 'xmax', 'ymax')
+                    ),
                 ]
                 for one in tree.iter('object')
             ]
@@ -104,14 +119,18 @@ def test_splits_share_no_digit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     real = scene_files.compose
 
     def compose(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, size: int) -> Any:
-        key = next(split for split in SPLITS if not (tmp_path / f'annotations/{split}.json').exists())
+        key = next(
+            split for split in SPLITS if not (tmp_path / f'annotations/{split}.json').exists()
+        )
         given.setdefault(key, set()).update(image.tobytes() for image in images)
         assert set(labels) == set(range(10))
         return real(images, labels, rng, size)
 
     monkeypatch.setattr(scene_files, 'compose', compose)
     write_scenes(tmp_path, FEW)
-    assert {split: len(digits) for split, digits in given.items()} == dict(train=2500, val=1250, test=1250)
+    assert {split: len(digits) for split, digits in given.items()} == dict(
+        train=2500, val=1250, test=1250
+    )
     assert len(set.union(*given.values())) == 5000
 
 
@@ -123,16 +142,22 @@ def test_every_writing_is_the_same_to_the_byte(written: Path, tmp_path: Path) ->
     assert len(set(pixels.values())) == 3
 
 
-def test_fewer_scenes_are_the_first_of_more_and_a_seed_changes_all(written: Path, tmp_path: Path) -> None:
+def test_fewer_scenes_are_the_first_of_more_and_a_seed_changes_all(
+    written: Path, tmp_path: Path
+) -> None:
     write_scenes(tmp_path / 'fewer', SceneRecipe(dict(train=2, val=2, test=2), image_size=72))
-    write_scenes(tmp_path / 'other', SceneRecipe(dict(train=2, val=2, test=2), image_size=72, seed=1))
+    write_scenes(
+        tmp_path / 'other', SceneRecipe(dict(train=2, val=2, test=2), image_size=72, seed=1)
+    )
     for path in (tmp_path / 'fewer/images').iterdir():
         assert path.read_bytes() == (written / 'images' / path.name).read_bytes()
         assert path.read_bytes() != (tmp_path / 'other/images' / path.name).read_bytes()
 
 
 def test_what_is_there_is_not_written_again(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scene_files, 'compose', lambda *args: pytest.fail('there is nothing to compose'))
+    monkeypatch.setattr(
+        scene_files, 'compose', lambda *args: pytest.fail('there is nothing to compose')
+    )
     os.chmod(written, 0o555)  # a data set on a disk that cannot be written will do
     try:
         assert write_scenes(written, FEW) is False
@@ -140,7 +165,9 @@ def test_what_is_there_is_not_written_again(written: Path, monkeypatch: pytest.M
         os.chmod(written, 0o755)
 
 
-def test_an_interrupted_writing_is_completed(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_writing_is_completed(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt() -> bool:
         raise KeyboardInterrupt
 
@@ -159,7 +186,9 @@ def test_a_killed_process_leaves_no_lock_and_whole_splits_stay(
 ) -> None:
     with monkeypatch.context() as patch:
         # In the second image of the second split: the first is whole.
-        patch.setattr(cv2, 'imwrite', failing_after(7, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+        patch.setattr(
+            cv2, 'imwrite', failing_after(7, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        )
         process = FORK.Process(target=write_scenes, args=(tmp_path, FEW))
         process.start()
         process.join(60)
@@ -172,7 +201,9 @@ def test_a_killed_process_leaves_no_lock_and_whole_splits_stay(
     assert (tmp_path / 'images/train_00000.png').stat().st_mtime_ns == image
 
 
-def test_of_several_processes_one_writes_and_all_find_the_whole(written: Path, tmp_path: Path) -> None:
+def test_of_several_processes_one_writes_and_all_find_the_whole(
+    written: Path, tmp_path: Path
+) -> None:
     barrier, answers = FORK.Barrier(3), FORK.Queue()
 
     def come() -> None:
@@ -190,7 +221,9 @@ def test_of_several_processes_one_writes_and_all_find_the_whole(written: Path, t
     assert all(seen == contents(written) for _, seen in found)
 
 
-def test_another_recipe_is_refused_and_overwrites_only_when_told(tmp_path: Path, written: Path) -> None:
+def test_another_recipe_is_refused_and_overwrites_only_when_told(
+    tmp_path: Path, written: Path
+) -> None:
     other = SceneRecipe(dict(train=7, val=3, test=2), image_size=72, seed=4)
     write_scenes(tmp_path, other)
     before = contents(tmp_path)
@@ -208,7 +241,10 @@ def test_another_recipe_is_refused_and_overwrites_only_when_told(tmp_path: Path,
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'annotations').mkdir()
     (tmp_path / 'train2017').mkdir()
-    with pytest.raises(ValueError, match=r'data_root: expected a folder of its own, found annotations, train2017 in'):
+    with pytest.raises(
+        ValueError,
+        match=r'data_root: expected a folder of its own, found annotations, train2017 in',
+    ):
         write_scenes(tmp_path, FEW, overwrite=True)
 
 

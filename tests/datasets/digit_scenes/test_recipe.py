@@ -14,9 +14,15 @@ def test_numbers_left_out_are_the_usual_ones() -> None:
 
 
 def test_whatever_decides_changes_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashes = {SceneRecipe().sha256, SceneRecipe(dict(test=1)).sha256, SceneRecipe(image_size=128).sha256}
+    hashes = {
+        SceneRecipe().sha256,
+        SceneRecipe(dict(test=1)).sha256,
+        SceneRecipe(image_size=128).sha256,
+    }
     hashes.add(SceneRecipe(seed=1).sha256)
-    decide = {name: value for name, value in vars(scene).items() if name.isupper() and name != 'INK'}
+    decide = {
+        name: value for name, value in vars(scene).items() if name.isupper() and name != 'INK'
+    }
     assert len(decide) >= 13
     for name, value in decide.items():
         with monkeypatch.context() as patch:
@@ -34,7 +40,10 @@ def test_facts_are_json() -> None:
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(scenes=dict(trial=3)), r"scenes: expected numbers for some of .*'test'\), got \{'trial': 3\}"),
+        (
+            dict(scenes=dict(trial=3)),
+            r"scenes: expected numbers for some of .*'test'\), got \{'trial': 3\}",
+        ),
         (dict(scenes=300), r'scenes: expected numbers for some of .*, got 300'),
         (dict(scenes=dict(val=0)), r'scenes.val: expected a whole number >= 1, got 0'),
         (dict(scenes=dict(train=2.5)), r'scenes.train: expected a whole number >= 1, got 2.5'),

@@ -39,7 +39,9 @@ def test_numbers_and_sizes() -> None:
     longer = (boxes[:, 2:] - boxes[:, :2]).max(1)
     # 13 to 36, to within the two pixels of a stamp; a digit whose end is hidden may be shorter.
     assert 33 < longer.max() <= 38 and 11 <= np.quantile(longer, 0.02) < 16
-    assert boxes.min() >= 1 and boxes.max() <= 95, 'wholly within the picture, and a pixel from its border'
+    assert boxes.min() >= 1 and boxes.max() <= 95, (
+        'wholly within the picture, and a pixel from its border'
+    )
 
 
 @pytest.mark.parametrize('size', [64, 96])
@@ -51,7 +53,10 @@ def test_boxes_overlap_by_no_more_than_their_bound(size: int) -> None:
             for other_left, other_top, other_right, other_bottom in boxes[:number]:
                 width = max(0, min(right, other_right) - max(left, other_left))
                 height = max(0, min(bottom, other_bottom) - max(top, other_top))
-                smaller = min((right - left) * (bottom - top), (other_right - other_left) * (other_bottom - other_top))
+                smaller = min(
+                    (right - left) * (bottom - top),
+                    (other_right - other_left) * (other_bottom - other_top),
+                )
                 worst = max(worst, width * height / smaller)
     assert 0.1 < worst <= 0.15
 
@@ -60,7 +65,9 @@ def test_boxes_are_tight_around_what_is_seen(monkeypatch: pytest.MonkeyPatch) ->
     # What is pressed onto the canvas is recorded, and the boxes are found again pixel by pixel.
     pressed: list[Any] = []
     monkeypatch.setattr(scene, 'CLUTTER', (0, 0))
-    monkeypatch.setattr(scene, '_press', lambda canvas, stamp, left, top, rng: pressed.append((stamp, left, top)))
+    monkeypatch.setattr(
+        scene, '_press', lambda canvas, stamp, left, top, rng: pressed.append((stamp, left, top))
+    )
     covered = 0
     for one in scenes(60):
         owner: dict[tuple[int, int], int] = {}
@@ -77,13 +84,17 @@ def test_boxes_are_tight_around_what_is_seen(monkeypatch: pytest.MonkeyPatch) ->
     assert covered > 0, 'some digits do hide parts of others'
 
 
-def test_a_picture_shows_its_digits_in_their_boxes_and_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_shows_its_digits_in_their_boxes_and_nothing_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name, value in dict(CLUTTER=(0, 0), SHADES=0, NOISE=0.0).items():
         monkeypatch.setattr(scene, name, value)
     for one in scenes(40):
         if (np.triu(shares(one.boxes, one.boxes), 1) > 0).any():
             continue  # what a digit hides of another is the test above
-        away = np.linalg.norm(one.image - one.image[0, 0].astype(float), axis=2)  # from the plain background
+        away = np.linalg.norm(
+            one.image - one.image[0, 0].astype(float), axis=2
+        )  # from the plain background
         elsewhere = np.ones((96, 96), dtype=bool)
         for left, top, right, bottom in one.boxes:
             inside = away[top:bottom, left:right]
@@ -109,7 +120,9 @@ def test_labels_are_those_of_the_digits_that_were_given(monkeypatch: pytest.Monk
 def test_clutter_lies_under_the_digits_and_is_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[list[int]] = []
     monkeypatch.setattr(scene, 'CLUTTER', (6, 6))
-    monkeypatch.setattr(scene, '_press', lambda canvas, stamp, left, top, rng: sizes[-1].append(max(stamp.shape)))
+    monkeypatch.setattr(
+        scene, '_press', lambda canvas, stamp, left, top, rng: sizes[-1].append(max(stamp.shape))
+    )
     for index in range(30):
         sizes.append([])
         one = compose(*MNIST, np.random.default_rng(index))

@@ -15,7 +15,9 @@ def bar(height: int = 20, width: int = 6) -> np.ndarray:
 
 
 def test_neither_turned_nor_scaled_it_is_the_image_without_its_margin() -> None:
-    np.testing.assert_array_equal(stamp_of(bar(), 20, 0.0), bar()[4:24, 9:15].astype(np.float32) / np.float32(255))
+    np.testing.assert_array_equal(
+        stamp_of(bar(), 20, 0.0), bar()[4:24, 9:15].astype(np.float32) / np.float32(255)
+    )
 
 
 def test_a_quarter_turn_is_numpys_own() -> None:
@@ -53,9 +55,15 @@ def test_ink_at_the_images_border_is_kept() -> None:
 
 @pytest.mark.parametrize(
     ('rows', 'columns', 'box'),
-    [((2, 5), (1, 4), (1, 2, 4, 5)), ((0, 8), (0, 9), (0, 0, 9, 8)), ((3, 4), (6, 7), (6, 3, 7, 4))],
+    [
+        ((2, 5), (1, 4), (1, 2, 4, 5)),
+        ((0, 8), (0, 9), (0, 0, 9, 8)),
+        ((3, 4), (6, 7), (6, 3, 7, 4)),
+    ],
 )
-def test_tight_box(rows: tuple[int, int], columns: tuple[int, int], box: tuple[int, int, int, int]) -> None:
+def test_tight_box(
+    rows: tuple[int, int], columns: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
     mask = np.zeros((8, 9), dtype=bool)
     mask[slice(*rows), slice(*columns)] = True
     assert tight_box(mask) == box

@@ -27,7 +27,10 @@ class WatchWeights(Hook):
 
 
 def _run(folder: Path, epochs: int, **changes: Any) -> Runner:
-    hooks = [dict(type='mmkd_plugin.FreezeTeacherWeights', after_epoch=2), dict(type='WatchWeights')]
+    hooks = [
+        dict(type='mmkd_plugin.FreezeTeacherWeights', after_epoch=2),
+        dict(type='WatchWeights'),
+    ]
     config = dict(
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         custom_hooks=hooks,
@@ -70,17 +73,26 @@ def test_a_resumed_run_stays_frozen_as_it_was(tmp_path: Path) -> None:
 
 
 def _resume(folder: Path, first: Runner) -> Runner:
-    hooks = [dict(type='mmkd_plugin.FreezeTeacherWeights', after_epoch=2), dict(type='WatchWeights')]
+    hooks = [
+        dict(type='mmkd_plugin.FreezeTeacherWeights', after_epoch=2),
+        dict(type='WatchWeights'),
+    ]
     teachers = [
-        dict(name=teacher.name, model=tiny.classifier(base_channels=6), checkpoint=teacher.checkpoint)
+        dict(
+            name=teacher.name, model=tiny.classifier(base_channels=6), checkpoint=teacher.checkpoint
+        )
         for teacher in first.model.teachers
     ]
-    model = tiny.distiller_config(folder, teachers=teachers, methods=dict(amtml=tiny.amtml(objective='label')))
+    model = tiny.distiller_config(
+        folder, teachers=teachers, methods=dict(amtml=tiny.amtml(objective='label'))
+    )
     train = dict(by_epoch=True, max_epochs=5)
     return tiny.runner(model, folder / 'run', train_cfg=train, custom_hooks=hooks, resume=True)
 
 
 @pytest.mark.parametrize('wrong', [0, -1, 1.5, '80'])
 def test_bad_epoch(wrong: Any) -> None:
-    with pytest.raises(ValueError, match=r'FreezeTeacherWeights\.after_epoch: expected an integer >= 1'):
+    with pytest.raises(
+        ValueError, match=r'FreezeTeacherWeights\.after_epoch: expected an integer >= 1'
+    ):
         FreezeTeacherWeights(wrong)

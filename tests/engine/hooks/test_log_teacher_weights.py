@@ -21,17 +21,27 @@ def _run(folder: Path, **changes: Any) -> Runner:
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=3)),
     )
     methods = changes.pop('methods', None) or dict(amtml=tiny.amtml(hint_weight=0.0))
-    return tiny.runner(tiny.distiller_config(folder, methods=methods), folder / 'run', **{**config, **changes})
+    return tiny.runner(
+        tiny.distiller_config(folder, methods=methods), folder / 'run', **{**config, **changes}
+    )
 
 
 def test_scalars_of_every_epoch_and_pictures_of_some(tmp_path: Path) -> None:
     run = _run(tmp_path)
     run.train()
     [folder] = [path.parent for path in (tmp_path / 'run').rglob('vis_image')]
-    scalars = [line for path in folder.glob('*.json') for line in path.read_text().splitlines() if 'weight/t0' in line]
+    scalars = [
+        line
+        for path in folder.glob('*.json')
+        for line in path.read_text().splitlines()
+        if 'weight/t0' in line
+    ]
     assert len(scalars) == 3
     pictures = sorted(path.name for path in (folder / 'vis_image').glob('*.png'))
-    assert pictures == ['amtml_weights_2.png', 'amtml_weights_3.png']  # every second epoch, and the last
+    assert pictures == [
+        'amtml_weights_2.png',
+        'amtml_weights_3.png',
+    ]  # every second epoch, and the last
 
 
 def test_mean_weights_are_those_of_the_epoch(tmp_path: Path) -> None:
@@ -85,4 +95,7 @@ def test_picture_shows_more_weight_brighter_and_leaves_an_unseen_class_white() -
 
 def test_many_classes_still_make_a_picture() -> None:
     table = np.random.default_rng(0).dirichlet(np.ones(3), 1000).astype(np.float32)
-    assert weight_picture(table, [str(i) for i in range(1000)], ['a', 'b', 'c'], 'title').shape[0] < 2000
+    assert (
+        weight_picture(table, [str(i) for i in range(1000)], ['a', 'b', 'c'], 'title').shape[0]
+        < 2000
+    )

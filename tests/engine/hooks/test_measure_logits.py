@@ -18,7 +18,9 @@ def test_statistics_are_the_teachers_over_the_transfer_set_without_labels(tmp_pa
     mimic = run.model.methods['mimic']
     images = torch.stack([item['inputs'] for item in (tiny.TinyImages(16)[i] for i in range(16))])
     with torch.no_grad():
-        logits = torch.stack([teacher.model((images.float() - 120) / 60) for teacher in run.model.teachers]).mean(dim=0)
+        logits = torch.stack(
+            [teacher.model((images.float() - 120) / 60) for teacher in run.model.teachers]
+        ).mean(dim=0)
     torch.testing.assert_close(mimic.logit_mean, logits.mean(dim=0))
     torch.testing.assert_close(mimic.logit_std, logits.std(dim=0, correction=0))
 

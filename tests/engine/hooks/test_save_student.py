@@ -22,12 +22,19 @@ def _names(folder: Path) -> list[str]:
 
 
 def _stock() -> torch.nn.Module:
-    return build_network(network_config(tiny.classifier(), 'network', data_preprocessor=tiny.PREPROCESSOR), 'network')
+    return build_network(
+        network_config(tiny.classifier(), 'network', data_preprocessor=tiny.PREPROCESSOR), 'network'
+    )
 
 
 def test_one_student_beside_each_checkpoint_that_is_kept(tmp_path: Path) -> None:
     _run(tmp_path, dict(interval=1, max_keep_ckpts=2)).train()
-    assert _names(tmp_path) == ['epoch_2.pth', 'epoch_2_student.pth', 'epoch_3.pth', 'epoch_3_student.pth']
+    assert _names(tmp_path) == [
+        'epoch_2.pth',
+        'epoch_2_student.pth',
+        'epoch_3.pth',
+        'epoch_3_student.pth',
+    ]
 
 
 def test_it_loads_strictly_into_the_stock_model_and_computes_the_same(tmp_path: Path) -> None:
@@ -44,17 +51,31 @@ def test_it_loads_strictly_into_the_stock_model_and_computes_the_same(tmp_path: 
 
 
 def test_the_best_checkpoint_has_its_student_too(tmp_path: Path) -> None:
-    loader = dict(batch_size=8, num_workers=0, dataset=dict(type='TinyImages'), sampler=dict(type='DefaultSampler'))
+    loader = dict(
+        batch_size=8,
+        num_workers=0,
+        dataset=dict(type='TinyImages'),
+        sampler=dict(type='DefaultSampler'),
+    )
     val = dict(val_dataloader=loader, val_evaluator=dict(type='Accuracy'), val_cfg=dict())
     _run(tmp_path, dict(interval=3, save_best='accuracy/top1'), **val).train()
-    [best] = [name for name in _names(tmp_path) if name.startswith('best') and not name.endswith('_student.pth')]
+    [best] = [
+        name
+        for name in _names(tmp_path)
+        if name.startswith('best') and not name.endswith('_student.pth')
+    ]
     assert best.replace('.pth', '_student.pth') in _names(tmp_path)
 
 
 def test_checkpoints_by_iteration(tmp_path: Path) -> None:
     train = dict(by_epoch=False, max_iters=4)
     _run(tmp_path, dict(interval=2, by_epoch=False), train_cfg=train).train()
-    assert _names(tmp_path) == ['iter_2.pth', 'iter_2_student.pth', 'iter_4.pth', 'iter_4_student.pth']
+    assert _names(tmp_path) == [
+        'iter_2.pth',
+        'iter_2_student.pth',
+        'iter_4.pth',
+        'iter_4_student.pth',
+    ]
 
 
 def test_with_ema_the_student_is_the_averaged_one(tmp_path: Path) -> None:
@@ -68,7 +89,9 @@ def test_with_ema_the_student_is_the_averaged_one(tmp_path: Path) -> None:
     assert ema.teachers[0] is run.model.teachers[0]  # frozen networks are not copied
 
 
-def test_each_of_several_peers_has_its_file_and_loads_strictly_into_its_stock_model(tmp_path: Path) -> None:
+def test_each_of_several_peers_has_its_file_and_loads_strictly_into_its_stock_model(
+    tmp_path: Path,
+) -> None:
     hooks = [dict(type='mmkd_plugin.SaveStudent')]
     run = tiny.runner(
         tiny.mutual_config(),
@@ -82,7 +105,9 @@ def test_each_of_several_peers_has_its_file_and_loads_strictly_into_its_stock_mo
     assert _names(tmp_path) == ['epoch_3.pth', 'epoch_3_a.pth', 'epoch_3_b.pth']
     images = torch.randn(4, 3, 8, 8)
     for name, depth in (('a', 8), ('b', 14)):
-        config = network_config(tiny.classifier(depth=depth), 'network', data_preprocessor=tiny.PREPROCESSOR)
+        config = network_config(
+            tiny.classifier(depth=depth), 'network', data_preprocessor=tiny.PREPROCESSOR
+        )
         stock = build_network(config, 'network')
         load_checkpoint(stock, str(tmp_path / 'run' / f'epoch_3_{name}.pth'), strict=True)
         assert torch.equal(stock.eval()(images), run.model.network(name).eval()(images))

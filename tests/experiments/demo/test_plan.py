@@ -10,7 +10,10 @@ DEMO = Demo(
     configs=Path('configs'),
     teachers=(Training('teacher', 'the teacher'),),
     between=(Training('between', needs=('teacher',)),),
-    students=(Training('alone', 'student alone'), Training('taught', 'student', needs=('teacher', 'between'))),
+    students=(
+        Training('alone', 'student alone'),
+        Training('taught', 'student', needs=('teacher', 'between')),
+    ),
     measure=Measure('score', title='score', told='{:.1f} points'),
     against='alone',
     against_title='against alone',
@@ -18,11 +21,18 @@ DEMO = Demo(
 
 
 def test_teachers_come_first_and_students_last() -> None:
-    assert [training.name for training in DEMO.trainings] == ['teacher', 'between', 'alone', 'taught']
+    assert [training.name for training in DEMO.trainings] == [
+        'teacher',
+        'between',
+        'alone',
+        'taught',
+    ]
 
 
 def test_what_is_needed_comes_before() -> None:
-    with pytest.raises(ValueError, match=r"between\.needs: expected some of \['teacher'\].*got \['alone'\]"):
+    with pytest.raises(
+        ValueError, match=r"between\.needs: expected some of \['teacher'\].*got \['alone'\]"
+    ):
         replace(DEMO, between=(Training('between', needs=('teacher', 'alone')),))
 
 
@@ -32,5 +42,7 @@ def test_a_name_is_of_one_training() -> None:
 
 
 def test_compared_is_with_a_student() -> None:
-    with pytest.raises(ValueError, match=r"against: expected one of \['alone', 'taught'\], got 'teacher'"):
+    with pytest.raises(
+        ValueError, match=r"against: expected one of \['alone', 'taught'\], got 'teacher'"
+    ):
         replace(DEMO, against='teacher')

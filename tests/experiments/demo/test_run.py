@@ -21,7 +21,10 @@ DEMO = Demo(
     configs=Path('configs'),
     teachers=(Training('quick', 'the quick teacher'), Training('slow', 'the slow teacher')),
     between=(Training('between', needs=('quick',)),),
-    students=(Training('alone', 'student alone'), Training('taught', 'student by both', needs=('slow', 'between'))),
+    students=(
+        Training('alone', 'student alone'),
+        Training('taught', 'student by both', needs=('slow', 'between')),
+    ),
     measure=Measure('score', title='test score', told='{:.1f} points', scale=100.0),
     against='alone',
     against_title='against alone',
@@ -97,7 +100,10 @@ def test_a_failure_ends_the_others_and_names_its_log(
 ) -> None:
     until['slow'] = 'never'
     monkeypatch.delitem(SCORES, 'quick')
-    with pytest.raises(RuntimeError, match=rf"^quick failed: KeyError: 'quick'\nIts log: {tmp_path}/quick/demo.log$"):
+    with pytest.raises(
+        RuntimeError,
+        match=rf"^quick failed: KeyError: 'quick'\nIts log: {tmp_path}/quick/demo.log$",
+    ):
         ran(DEMO, stages, 2)
     assert not (tmp_path / 'slow.times').exists()
 
@@ -118,8 +124,13 @@ def test_data_are_written_before_the_first_training(
 
 def test_students_are_compared_in_the_table() -> None:
     told = io.StringIO()
-    Console(file=told, width=200).print(table_of(DEMO, dict(quick=50.0, slow=62.5, alone=25.0, taught=31.25)))
-    rows = [[cell.strip() for cell in line.split('  ') if cell.strip()] for line in told.getvalue().splitlines()]
+    Console(file=told, width=200).print(
+        table_of(DEMO, dict(quick=50.0, slow=62.5, alone=25.0, taught=31.25))
+    )
+    rows = [
+        [cell.strip() for cell in line.split('  ') if cell.strip()]
+        for line in told.getvalue().splitlines()
+    ]
     assert rows == [
         ['test score', 'against alone'],
         ['the quick teacher', '50.0'],

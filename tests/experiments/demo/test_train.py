@@ -22,13 +22,18 @@ def test_epochs_are_read_from_the_log(tmp_path: Path) -> None:
 
 def test_iterations_are_read_from_the_log(tmp_path: Path) -> None:
     log = tmp_path / 'demo.log'
-    log.write_text('Iter(train) [  50/1000]  lr: 1\nIter(train) [ 100/1000]  lr: 1\nIter(val) [ 25/25]\n')
+    log.write_text(
+        'Iter(train) [  50/1000]  lr: 1\nIter(train) [ 100/1000]  lr: 1\nIter(val) [ 25/25]\n'
+    )
     assert last_step(log) == 100
 
 
 def test_steps_are_what_the_loop_counts() -> None:
     assert steps_of(Config(dict(train_cfg=dict(by_epoch=True, max_epochs=9)))) == (9, 'epochs')
-    assert steps_of(Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=70)))) == (70, 'iterations')
+    assert steps_of(Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=70)))) == (
+        70,
+        'iterations',
+    )
 
 
 class FakeRunner:
@@ -66,7 +71,9 @@ def test_the_last_checkpoint_is_tested_once(stage: Stage) -> None:
     assert note is not None and note['metrics'] == {'score': 0.25, 'other': 1.0}
 
 
-def test_what_was_trained_again_is_tested_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_trained_again_is_tested_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train_and_test(stage, 'score')
     stage.write_note('finished.json', last_checkpoint='iter_2.pth', finished='tomorrow')
     monkeypatch.setattr(FakeRunner, 'found', {'score': 0.5})
@@ -74,7 +81,9 @@ def test_what_was_trained_again_is_tested_again(stage: Stage, monkeypatch: pytes
 
 
 def test_a_note_without_the_metric_is_no_note(stage: Stage) -> None:
-    stage.write_note('tested.json', finished='today', accuracy=0.75)  # as it was before there were several metrics
+    stage.write_note(
+        'tested.json', finished='today', accuracy=0.75
+    )  # as it was before there were several metrics
     assert train_and_test(stage, 'score') == 0.25
 
 

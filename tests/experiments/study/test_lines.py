@@ -13,7 +13,10 @@ def _append_many(path: Path, writer: int) -> None:
 
 def test_several_writers_at_once_lose_and_mix_nothing(tmp_path: Path) -> None:
     path = tmp_path / 'results/study.jsonl'
-    writers = [multiprocessing.get_context('fork').Process(target=_append_many, args=(path, w)) for w in range(4)]
+    writers = [
+        multiprocessing.get_context('fork').Process(target=_append_many, args=(path, w))
+        for w in range(4)
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:

@@ -36,7 +36,9 @@ def change(file: Path, *lines: str) -> Path:
 def test_an_override_takes_back_what_was_chosen(study_file: Path) -> None:
     change(study_file, "arms['alike']['override'] = {'model.dropout': 0.25}")
     arms = load_study(study_file).arms
-    assert [arms[name].candidates['lr=0.3, model=wet'].cfg.model.dropout for name in ('tuned', 'alike')] == [0.5, 0.25]
+    assert [
+        arms[name].candidates['lr=0.3, model=wet'].cfg.model.dropout for name in ('tuned', 'alike')
+    ] == [0.5, 0.25]
     assert arms['alike'].candidates['lr=0.3, model=wet'].cfg.optim_wrapper.optimizer.lr == 0.3
 
 
@@ -70,7 +72,9 @@ def test_an_arm_may_leave_the_choice_to_another(study_file: Path) -> None:
     assert candidate.optim_wrapper.optimizer == dict(type='SGD', lr=0.3, momentum=0.5)
 
 
-def test_a_changed_teacher_makes_other_runs_of_the_arms_that_name_it_alone(study_file: Path) -> None:
+def test_a_changed_teacher_makes_other_runs_of_the_arms_that_name_it_alone(
+    study_file: Path,
+) -> None:
     before = load_study(study_file).arms
     change(study_file, "prepare['teacher']['options'] = {'train_cfg.max_epochs': 2}")
     after = load_study(study_file).arms
@@ -92,8 +96,14 @@ def test_a_changed_teacher_makes_other_runs_of_the_arms_that_name_it_alone(study
         ('seeds = [0, 100]', r'tune_seeds: expected seeds that are not reported, got \[100\]'),
         ('del tune_seeds', r"tune_seeds: expected some, for the arms \['tuned', 'alike'\]"),
         ('del config', r'arms.plain.config: expected a config'),
-        ("arms['tuned']['grid'] = {'model.dropout': 0.1}", 'arms.tuned.grid.model.dropout: expected a list'),
-        ("arms['alike']['choice_of'] = 'nobody'", "arms.alike.choice_of: expected another arm, .* got 'nobody'"),
+        (
+            "arms['tuned']['grid'] = {'model.dropout': 0.1}",
+            'arms.tuned.grid.model.dropout: expected a list',
+        ),
+        (
+            "arms['alike']['choice_of'] = 'nobody'",
+            "arms.alike.choice_of: expected another arm, .* got 'nobody'",
+        ),
         ("prepare['teacher'] = dict(option={})", 'prepare.teacher: expected keys'),
     ],
 )

@@ -44,7 +44,9 @@ def study_file(tmp_path: Path) -> Path:
 def test_paired_difference_derived_by_hand() -> None:
     # Differences 1, 2, 3: mean 2, sample deviation 1, standard error 1/sqrt(3); t(0.975) with 2 degrees of freedom is
     # 4.30265, so the half width is 4.30265 / 1.73205 = 2.48414. Seed 7 has no partner.
-    difference = paired_difference({0: 11.0, 1: 22.0, 2: 33.0, 7: 99.0}, {0: 10.0, 1: 20.0, 2: 30.0})
+    difference = paired_difference(
+        {0: 11.0, 1: 22.0, 2: 33.0, 7: 99.0}, {0: 10.0, 1: 20.0, 2: 30.0}
+    )
     assert difference is not None
     assert (difference.mean, difference.n) == (2.0, 3)
     assert (difference.low, difference.high) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-5)
@@ -62,7 +64,11 @@ def test_one_pair_has_no_interval() -> None:
 
 
 def test_a_table_a_setting_and_an_arm_without_one_in_all(study_file: Path) -> None:
-    lines = [line(arm, seed, 70.0 + seed) for arm in ('alone', 'weak/mean', 'strong/mean') for seed in (0, 1)]
+    lines = [
+        line(arm, seed, 70.0 + seed)
+        for arm in ('alone', 'weak/mean', 'strong/mean')
+        for seed in (0, 1)
+    ]
     found = tables(load_study(study_file), lines)
     assert {setting: [row.arm for row in rows] for setting, rows in found.items()} == {
         'weak': ['alone', 'mean'],  # weak/new has not been run yet
@@ -74,15 +80,23 @@ def test_a_table_a_setting_and_an_arm_without_one_in_all(study_file: Path) -> No
     assert mean.mean == pytest.approx(70.5)
 
 
-def test_an_arm_may_have_a_metric_of_its_own_and_tables_further_columns(study_file: Path, tmp_path: Path) -> None:
+def test_an_arm_may_have_a_metric_of_its_own_and_tables_further_columns(
+    study_file: Path, tmp_path: Path
+) -> None:
     more = "arms['weak/new']['metric'] = 'mean/toy'\ncolumns = dict(both='both/toy')\n"
     study_file.write_text(study_file.read_text() + more)
     two = {'mean/toy': 75.0, 'both/toy': 80.0}
     lines = [line('weak/mean', seed, 70.0) for seed in (0, 1)]
-    lines += [line('weak/new', seed, 0.0, test={name: value + seed for name, value in two.items()}) for seed in (0, 1)]
+    lines += [
+        line('weak/new', seed, 0.0, test={name: value + seed for name, value in two.items()})
+        for seed in (0, 1)
+    ]
     (tmp_path / 'study.jsonl').write_text(''.join(json.dumps(each) + '\n' for each in lines))
     text = write_report([study_file], tmp_path).read_text()
-    assert '| arm |  | n | test toy/accuracy | Δ to mean | both | chosen by validation | s a run |' in text
+    assert (
+        '| arm |  | n | test toy/accuracy | Δ to mean | both | chosen by validation | s a run |'
+        in text
+    )
     assert '| mean |  | 2 | 70.00 ± 0.00 |  |  |  | 10 |' in text
     assert (
         '| new | ours | 2 | 75.50 ± 0.71 | +5.50 [−0.85, +11.85] | 80.50 ± 0.71 |  | 10 |' in text
@@ -90,11 +104,20 @@ def test_an_arm_may_have_a_metric_of_its_own_and_tables_further_columns(study_fi
 
 
 def test_a_table_may_have_a_baseline_of_its_own(study_file: Path) -> None:
-    text = study_file.read_text().replace("baseline = 'mean'", "baseline = dict(weak='alone', strong='mean')")
+    text = study_file.read_text().replace(
+        "baseline = 'mean'", "baseline = dict(weak='alone', strong='mean')"
+    )
     study_file.write_text(text)
-    lines = [line(arm, seed, 70.0 + seed) for arm in ('alone', 'weak/mean', 'strong/mean') for seed in (0, 1)]
+    lines = [
+        line(arm, seed, 70.0 + seed)
+        for arm in ('alone', 'weak/mean', 'strong/mean')
+        for seed in (0, 1)
+    ]
     found = tables(load_study(study_file), lines)
-    assert {setting: [row.arm for row in rows if row.difference is None] for setting, rows in found.items()} == {
+    assert {
+        setting: [row.arm for row in rows if row.difference is None]
+        for setting, rows in found.items()
+    } == {
         'weak': ['alone'],
         'strong': ['mean'],
     }

@@ -71,7 +71,10 @@ def test_a_run_without_a_timer_is_not_lost(study_file: Path) -> None:
 
 def test_a_run_depends_on_its_seed_alone(study_file: Path) -> None:
     run(study_file)
-    first = {(line['arm'], line['seed']): line['test'] for line in read_lines(study_file.with_suffix('.jsonl'))}
+    first = {
+        (line['arm'], line['seed']): line['test']
+        for line in read_lines(study_file.with_suffix('.jsonl'))
+    }
     study_file.with_suffix('.jsonl').unlink()
     run(study_file, arms=['plain'], seeds=[1])
     (again,) = read_lines(study_file.with_suffix('.jsonl'))
@@ -96,7 +99,9 @@ def test_a_changed_arm_is_run_again_the_others_are_not(study_file: Path) -> None
 
 
 def test_a_failure_is_told_with_its_log_and_stops_nobody_else(study_file: Path) -> None:
-    failures = run(study_file, "arms['broken'] = dict(options={'model.fail_in_step': 1})", seeds=[0])
+    failures = run(
+        study_file, "arms['broken'] = dict(options={'model.fail_in_step': 1})", seeds=[0]
+    )
     (told,) = failures
     assert told.startswith('report broken seed 0: RuntimeError: this toy was told to fail (')
     assert Path(told.rpartition('(')[2].rstrip(')')).exists()
@@ -112,21 +117,23 @@ def test_teachers_are_trained_first_and_once(study_file: Path) -> None:
     assert (work_root() / 'teacher/epoch_1.pth').stat().st_mtime_ns == written
     run(study_file, "prepare['teacher']['options'] = {'randomness.seed': 3}", arms=['taught'])
     assert (work_root() / 'teacher/epoch_1.pth').stat().st_mtime_ns != written
-    assert keys(study_file) == [('taught', 0)] * 2 + [('taught', 1)] * 2  # by the first teacher, and by the second
+    assert (
+        keys(study_file) == [('taught', 0)] * 2 + [('taught', 1)] * 2
+    )  # by the first teacher, and by the second
 
 
 def test_a_stage_waits_for_the_one_whose_checkpoint_it_names(study_file: Path) -> None:
     first = '{{$MMKD_WORK_DIR:work_dirs}}/first/epoch_1.pth'
-    stages = (
-        f"prepare = dict(first=dict(config='toy.py'), second=dict(config='toy.py', options=dict(load_from='{first}')))"
-    )
+    stages = f"prepare = dict(first=dict(config='toy.py'), second=dict(config='toy.py', options=dict(load_from='{first}')))"
     taught = "arms = dict(plain=dict(options={'load_from': '{{$MMKD_WORK_DIR:work_dirs}}/second/epoch_1.pth'}))"
     assert run(study_file, stages, taught, seeds=[0]) == []
     study = load_study(study_file)
     assert study.waves() == [['first'], ['second']]
     run(study_file, "prepare['first']['options'] = {'randomness.seed': 3}", seeds=[0])
     changed = load_study(study_file)
-    assert changed.prepare['second'].sha256 != study.prepare['second'].sha256, 'its teacher is another one'
+    assert changed.prepare['second'].sha256 != study.prepare['second'].sha256, (
+        'its teacher is another one'
+    )
     assert keys(study_file) == [('plain', 0)] * 2
 
 
@@ -136,14 +143,24 @@ def test_validation_chooses_among_candidates_on_seeds_of_its_own(study_file: Pat
     parts = "arms['part'] = dict(options={'model.dropout': 0.0}, choice_of='tuned')"
     assert run(study_file, 'tune_seeds = [100, 101]', tuned, parts, arms=['part', 'tuned']) == []
     lines = read_lines(study_file.with_suffix('.jsonl'))
-    tuning = [(line['arm'], line['candidate'], line['seed']) for line in lines if line['role'] == 'tune']
-    assert sorted(tuning) == [('tuned', f'lr={lr}', seed) for lr in (0.0, 0.1) for seed in (100, 101)]
-    reported = [(line['arm'], line['candidate'], line['seed']) for line in lines if line['role'] == 'report']
-    assert sorted(reported) == [(arm, 'lr=0.1', seed) for arm in ('part', 'tuned') for seed in (0, 1)]
+    tuning = [
+        (line['arm'], line['candidate'], line['seed']) for line in lines if line['role'] == 'tune'
+    ]
+    assert sorted(tuning) == [
+        ('tuned', f'lr={lr}', seed) for lr in (0.0, 0.1) for seed in (100, 101)
+    ]
+    reported = [
+        (line['arm'], line['candidate'], line['seed']) for line in lines if line['role'] == 'report'
+    ]
+    assert sorted(reported) == [
+        (arm, 'lr=0.1', seed) for arm in ('part', 'tuned') for seed in (0, 1)
+    ]
 
 
 def test_unknown_arms_and_seeds(study_file: Path) -> None:
-    with pytest.raises(ValueError, match=r"--arms: expected some of \['plain', 'momentum'\], got \['nobody'\]"):
+    with pytest.raises(
+        ValueError, match=r"--arms: expected some of \['plain', 'momentum'\], got \['nobody'\]"
+    ):
         runner(study_file, arms=['nobody'])
     with pytest.raises(ValueError, match=r'--seeds: expected some of \[0, 1\], got \[5\]'):
         runner(study_file, seeds=[5])

@@ -24,7 +24,13 @@ def test_parameters() -> None:
 def test_stages() -> None:
     net = CifarMobileNet(widen_factor=0.25, out_indices=(0, 1, 2, 3, 4)).eval()
     maps = net(torch.randn(1, 3, 32, 32))
-    assert [tuple(m.shape[1:]) for m in maps] == [(16, 32, 32), (32, 16, 16), (64, 8, 8), (128, 4, 4), (256, 2, 2)]
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (16, 32, 32),
+        (32, 16, 16),
+        (64, 8, 8),
+        (128, 4, 4),
+        (256, 2, 2),
+    ]
     assert all(m.min() >= 0 for m in maps)
 
 
@@ -38,7 +44,10 @@ def test_no_stage_after_the_last_one_that_is_asked_for() -> None:
     ('changes', 'message'),
     [
         (dict(widen_factor=0), r'^CifarMobileNet\.widen_factor: expected a number > 0, got 0$'),
-        (dict(out_indices=()), r'^CifarMobileNet\.out_indices: expected some of \(0, 1, 2, 3, 4\), got \(\)$'),
+        (
+            dict(out_indices=()),
+            r'^CifarMobileNet\.out_indices: expected some of \(0, 1, 2, 3, 4\), got \(\)$',
+        ),
         (dict(out_indices=(5,)), r'^CifarMobileNet\.out_indices: expected some of .* got \(5,\)$'),
     ],
 )

@@ -22,12 +22,22 @@ def convolution(in_channels: int, channels: int, size: int = 3) -> int:
 # of 64; a head of 64 * 10 + 10. The paper's table 6 gives them in millions: 0.27, 0.46, 0.66, 0.85, 1.7.
 @pytest.mark.parametrize(
     ('depth', 'exact', 'paper'),
-    [(20, 269_722, 0.27), (32, 464_154, 0.46), (44, 658_586, 0.66), (56, 853_018, 0.85), (110, 1_727_962, 1.7)],
+    [
+        (20, 269_722, 0.27),
+        (32, 464_154, 0.46),
+        (44, 658_586, 0.66),
+        (56, 853_018, 0.85),
+        (110, 1_727_962, 1.7),
+    ],
 )
 def test_parameters_of_the_paper(depth: int, exact: int, paper: float) -> None:
     n = (depth - 2) // 6
     stages = [(16, 16), (16, 32), (32, 64)]
-    derived = convolution(3, 16) + sum(convolution(a, b) + (2 * n - 1) * convolution(b, b) for a, b in stages) + 650
+    derived = (
+        convolution(3, 16)
+        + sum(convolution(a, b) + (2 * n - 1) * convolution(b, b) for a, b in stages)
+        + 650
+    )
     counted = parameters(CifarResNet(depth)) + parameters(nn.Linear(64, 10))
     assert counted == derived == exact
     assert counted / 1e6 == pytest.approx(paper, abs=0.03)
@@ -46,7 +56,9 @@ def test_small_student_of_the_studies() -> None:
 
 @pytest.mark.parametrize('shortcut', ['pad', 'conv'])
 def test_maps_halve_and_widen(shortcut: str) -> None:
-    net = CifarResNet(14, in_channels=1, base_channels=8, stem_stride=2, shortcut=shortcut, out_indices=(0, 1, 2))
+    net = CifarResNet(
+        14, in_channels=1, base_channels=8, stem_stride=2, shortcut=shortcut, out_indices=(0, 1, 2)
+    )
     maps = net(torch.randn(2, 1, 28, 28))
     assert [tuple(m.shape) for m in maps] == [(2, 8, 14, 14), (2, 16, 7, 7), (2, 32, 4, 4)]
     assert all(m.min() >= 0 for m in maps), 'a stage ends with ReLU'
@@ -56,7 +68,9 @@ def test_stages_are_modules_that_give_the_maps() -> None:
     net = CifarResNet(8, out_indices=(0, 1, 2)).eval()
     seen: dict[str, Tensor] = {}
     for name in ('layer1', 'layer2', 'layer3'):
-        net.get_submodule(name).register_forward_hook(lambda module, args, out, name=name: seen.update({name: out}))
+        net.get_submodule(name).register_forward_hook(
+            lambda module, args, out, name=name: seen.update({name: out})
+        )
     maps = net(torch.randn(1, 3, 32, 32))
     for name, expected in zip(('layer1', 'layer2', 'layer3'), maps, strict=True):
         assert seen[name] is expected
@@ -67,7 +81,9 @@ def test_map_before_the_last_relu_can_be_tapped() -> None:
     seen: dict[str, Tensor] = {}
     for name in ('layer1', 'layer2', 'layer3'):
         activation = net.get_submodule(f'{name}.0.relu2')
-        activation.register_forward_pre_hook(lambda module, args, name=name: seen.update({name: args[0]}))
+        activation.register_forward_pre_hook(
+            lambda module, args, name=name: seen.update({name: args[0]})
+        )
     maps = net(torch.randn(1, 3, 32, 32))
     for name, expected in zip(('layer1', 'layer2', 'layer3'), maps, strict=True):
         assert torch.equal(seen[name].relu(), expected)

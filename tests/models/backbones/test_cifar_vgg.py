@@ -23,7 +23,9 @@ def parameters(module: nn.Module) -> int:
 
 # By hand for VGG-13, in units of 64 * 64 weights: 3/64 + 1 + 2 + 4 + 8 + 16 + 32 + 64 + 64 + 64 of 3x3, that is 9,402,048
 # weights; twice 2,944 for the normalisations; 5,130 in the head.
-@pytest.mark.parametrize(('depth', 'exact'), [(11, 9_228_362), (13, 9_413_066), (16, 14_724_042), (19, 20_035_018)])
+@pytest.mark.parametrize(
+    ('depth', 'exact'), [(11, 9_228_362), (13, 9_413_066), (16, 14_724_042), (19, 20_035_018)]
+)
 def test_parameters(depth: int, exact: int) -> None:
     widths = [int(width) for width in PAPER[depth].replace('M', '').split()]
     convolutions = sum(9 * a * b for a, b in zip([3, *widths], widths, strict=False))
@@ -38,12 +40,16 @@ def test_depth_counts_three_linear_layers() -> None:
     for depth in PAPER:
         with torch.device('meta'):
             net = CifarVGG(depth)
-        assert len([module for module in net.modules() if isinstance(module, nn.Conv2d)]) == depth - 3
+        assert (
+            len([module for module in net.modules() if isinstance(module, nn.Conv2d)]) == depth - 3
+        )
 
 
 @pytest.mark.parametrize('batch_norm', [True, False])
 def test_maps_halve_and_widen(batch_norm: bool) -> None:
-    net = CifarVGG(11, in_channels=1, base_channels=4, batch_norm=batch_norm, out_indices=(0, 1, 2, 3, 4))
+    net = CifarVGG(
+        11, in_channels=1, base_channels=4, batch_norm=batch_norm, out_indices=(0, 1, 2, 3, 4)
+    )
     maps = net(torch.randn(2, 1, 32, 32))
     assert [tuple(m.shape) for m in maps] == [
         (2, 4, 32, 32),
@@ -69,7 +75,11 @@ def test_against_torchvisions_layers() -> None:
             layers.append(nn.MaxPool2d(2))
             continue
         width = int(word) // 8
-        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
         channels = width
     plain = nn.Sequential(*layers).eval()
     plain.load_state_dict(dict(zip(plain.state_dict(), net.state_dict().values(), strict=True)))
@@ -82,7 +92,9 @@ def test_maps_before_and_after_the_last_relu_can_be_tapped(batch_norm: bool) -> 
     net = CifarVGG(13, base_channels=4, batch_norm=batch_norm, out_indices=(2, 4))
     seen: dict[str, Tensor] = {}
     for name in ('layer3', 'layer5'):
-        net.get_submodule(name).register_forward_hook(lambda module, args, out, name=name: seen.update({name: out}))
+        net.get_submodule(name).register_forward_hook(
+            lambda module, args, out, name=name: seen.update({name: out})
+        )
         net.get_submodule(f'{name}.1.relu').register_forward_pre_hook(
             lambda module, args, name=name: seen.update({f'{name} before': args[0]})
         )
@@ -91,7 +103,9 @@ def test_maps_before_and_after_the_last_relu_can_be_tapped(batch_norm: bool) -> 
         assert seen[name] is expected
         assert torch.equal(seen[f'{name} before'].relu(), expected)
         assert seen[f'{name} before'].min() < 0
-        assert seen[name]._version == seen[f'{name} before']._version == 0, 'neither is changed in place'
+        assert seen[name]._version == seen[f'{name} before']._version == 0, (
+            'neither is changed in place'
+        )
 
 
 def test_only_the_stages_in_use_are_built() -> None:
@@ -115,8 +129,14 @@ def test_initialisation_is_kaimings() -> None:
     ('options', 'message'),
     [
         (dict(depth=8), r'^CifarVGG.depth: expected one of \(11, 13, 16, 19\), got 8'),
-        (dict(out_indices=(5,)), r'^CifarVGG.out_indices: expected some of \(0, 1, 2, 3, 4\), got \(5,\)'),
-        (dict(out_indices=()), r'^CifarVGG.out_indices: expected some of \(0, 1, 2, 3, 4\), got \(\)'),
+        (
+            dict(out_indices=(5,)),
+            r'^CifarVGG.out_indices: expected some of \(0, 1, 2, 3, 4\), got \(5,\)',
+        ),
+        (
+            dict(out_indices=()),
+            r'^CifarVGG.out_indices: expected some of \(0, 1, 2, 3, 4\), got \(\)',
+        ),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
@@ -132,7 +152,9 @@ def test_serves_a_stock_classifier_and_leaves_no_parameter_unused(batch_norm: bo
     model = ROOT_MODELS.build(
         dict(
             type='mmpretrain.ImageClassifier',
-            backbone=dict(type='mmkd_plugin.CifarVGG', depth=13, base_channels=8, batch_norm=batch_norm),
+            backbone=dict(
+                type='mmkd_plugin.CifarVGG', depth=13, base_channels=8, batch_norm=batch_norm
+            ),
             neck=dict(type='GlobalAveragePooling'),
             head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
         )
@@ -143,9 +165,13 @@ def test_serves_a_stock_classifier_and_leaves_no_parameter_unused(batch_norm: bo
     loss = model(images, samples, mode='loss')['loss']
     loss.backward()
     # DistributedDataParallel stops at a parameter that the loss does not reach.
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()
+    ] == []
     prediction = model.eval()(images, mode='predict')
     assert prediction[0].pred_score.shape == (10,)
     # The head reads the mean of the last map.
-    scores = F.linear(model.backbone(images)[0].mean((2, 3)), model.head.fc.weight, model.head.fc.bias)
+    scores = F.linear(
+        model.backbone(images)[0].mean((2, 3)), model.head.fc.weight, model.head.fc.bias
+    )
     assert torch.allclose(model(images, mode='tensor'), scores, atol=1e-6)

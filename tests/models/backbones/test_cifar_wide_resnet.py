@@ -57,7 +57,8 @@ def test_depth_counts_convolutions() -> None:
 def test_only_where_sizes_differ_is_there_a_shortcut() -> None:
     # At k = 1 the first stage is as wide as the stem.
     shortcuts = {
-        k: [name for name, _ in CifarWideResNet(16, k).named_modules() if name.endswith('shortcut')] for k in (1, 2)
+        k: [name for name, _ in CifarWideResNet(16, k).named_modules() if name.endswith('shortcut')]
+        for k in (1, 2)
     }
     assert shortcuts == {
         1: ['layer2.0.shortcut', 'layer3.0.shortcut'],
@@ -91,14 +92,23 @@ def test_maps_before_the_relu_can_be_tapped() -> None:
     seen: dict[str, Tensor] = {}
     # A normalisation's output is the input of the ReLU behind it; each runs once.
     for name in ('layer2.0.bn1', 'layer3.0.bn1', 'norm'):
-        net.get_submodule(name).register_forward_hook(lambda module, args, out, name=name: seen.update({name: out}))
+        net.get_submodule(name).register_forward_hook(
+            lambda module, args, out, name=name: seen.update({name: out})
+        )
     for name in ('layer2.0.relu1', 'layer3.0.relu1', 'relu'):
-        net.get_submodule(name).register_forward_pre_hook(lambda module, args, name=name: seen.update({name: args[0]}))
+        net.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, name=name: seen.update({name: args[0]})
+        )
     maps = net(torch.randn(1, 3, 16, 16))
-    for normalised, activation in (('layer2.0.bn1', 'layer2.0.relu1'), ('layer3.0.bn1', 'layer3.0.relu1')):
+    for normalised, activation in (
+        ('layer2.0.bn1', 'layer2.0.relu1'),
+        ('layer3.0.bn1', 'layer3.0.relu1'),
+    ):
         assert seen[normalised] is seen[activation]
     assert seen['norm'] is seen['relu']
-    assert {name: tensor._version for name, tensor in seen.items() if tensor._version} == {}, 'none is changed in place'
+    assert {name: tensor._version for name, tensor in seen.items() if tensor._version} == {}, (
+        'none is changed in place'
+    )
     assert torch.equal(seen['norm'].relu(), maps[2])
     assert seen['norm'].min() < 0
     assert torch.equal(net.get_submodule('layer2.0.bn1')(maps[0]), seen['layer2.0.bn1'])
@@ -119,7 +129,9 @@ def test_dropout_is_between_the_convolutions_and_only_in_training() -> None:
     assert torch.equal(net(x)[0], net(x)[0])
     block: Any = net.get_submodule('layer1.0').train()
     shares = []
-    block.conv2.register_forward_pre_hook(lambda module, args: shares.append((args[0] == 0).float().mean().item()))
+    block.conv2.register_forward_pre_hook(
+        lambda module, args: shares.append((args[0] == 0).float().mean().item())
+    )
     block.bn2.eval().bias.data.fill_(9.0)  # no zero is ReLU's
     block(torch.randn(8, 16, 8, 8))
     assert shares == [pytest.approx(0.5, abs=0.03)]
@@ -148,8 +160,14 @@ def test_depth_must_fit(bad: int) -> None:
         (dict(widen_factor=0), r'^CifarWideResNet.widen_factor: expected at least 1, got 0'),
         (dict(dropout=1.0), r'^CifarWideResNet.dropout: expected a number in \[0, 1\), got 1.0'),
         (dict(dropout=-0.1), r'^CifarWideResNet.dropout: expected a number in \[0, 1\), got -0.1'),
-        (dict(out_indices=(3,)), r'^CifarWideResNet.out_indices: expected some of \(0, 1, 2\), got \(3,\)'),
-        (dict(out_indices=()), r'^CifarWideResNet.out_indices: expected some of \(0, 1, 2\), got \(\)'),
+        (
+            dict(out_indices=(3,)),
+            r'^CifarWideResNet.out_indices: expected some of \(0, 1, 2\), got \(3,\)',
+        ),
+        (
+            dict(out_indices=()),
+            r'^CifarWideResNet.out_indices: expected some of \(0, 1, 2\), got \(\)',
+        ),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
@@ -174,6 +192,8 @@ def test_serves_a_stock_classifier_and_leaves_no_parameter_unused() -> None:
     loss = model(torch.randn(2, 3, 32, 32), samples, mode='loss')['loss']
     loss.backward()
     # DistributedDataParallel stops at a parameter that the loss does not reach.
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()
+    ] == []
     prediction = model.eval()(torch.randn(2, 3, 32, 32), mode='predict')
     assert prediction[0].pred_score.shape == (10,)

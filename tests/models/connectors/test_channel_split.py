@@ -17,7 +17,9 @@ def indices(split: ChannelSplit) -> list[list[int]]:
     [(8, 0.5, 4), (8, 0.25, 2), (10, 0.34, 3), (7, 0.4, 3), (2, 0.5, 1), (64, 0.99, 63)],
 )
 @pytest.mark.parametrize('mode', ['random', 'halves'])
-def test_two_sorted_parts_make_the_whole(channels: int, ratio: float, inherit: int, mode: str) -> None:
+def test_two_sorted_parts_make_the_whole(
+    channels: int, ratio: float, inherit: int, mode: str
+) -> None:
     one, other = indices(ChannelSplit(channels, ratio, mode))
     assert len(one) == inherit
     assert one == sorted(one) and other == sorted(other)
@@ -71,7 +73,9 @@ def test_what_was_saved_counts(mode: str) -> None:
 
 
 def test_it_keeps_the_type_of_the_map() -> None:
-    assert [part.dtype for part in ChannelSplit(4)(torch.ones(1, 4, dtype=torch.bfloat16))] == [torch.bfloat16] * 2
+    assert [part.dtype for part in ChannelSplit(4)(torch.ones(1, 4, dtype=torch.bfloat16))] == [
+        torch.bfloat16
+    ] * 2
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,10 @@ def test_it_keeps_the_type_of_the_map() -> None:
         (dict(channels=8, ratio=0), r'^ratio: expected a number between 0 and 1, got 0'),
         (dict(channels=8, ratio=1.0), r'^ratio: expected a number between 0 and 1, got 1\.0'),
         (dict(channels=8, ratio=-0.1), r'^ratio: expected a number between 0 and 1, got -0\.1'),
-        (dict(channels=8, ratio=float('nan')), r'^ratio: expected a number between 0 and 1, got nan'),
+        (
+            dict(channels=8, ratio=float('nan')),
+            r'^ratio: expected a number between 0 and 1, got nan',
+        ),
         (dict(channels=8, ratio='half'), r"^ratio: expected a number between 0 and 1, got 'half'"),
         (
             dict(channels=8, ratio=0.01),
@@ -90,10 +97,19 @@ def test_it_keeps_the_type_of_the_map() -> None:
             dict(channels=8, ratio=0.99),
             r'^ratio: expected at least one channel in each part, got 8 and 0 of 8 with 0\.99',
         ),
-        (dict(channels=1, ratio=0.4), r'^ratio: expected at least one channel in each part, got 0 and 1 of 1'),
-        (dict(channels=7), r'^ratio: expected an even number of channels to halve, got 7; state another ratio'),
+        (
+            dict(channels=1, ratio=0.4),
+            r'^ratio: expected at least one channel in each part, got 0 and 1 of 1',
+        ),
+        (
+            dict(channels=7),
+            r'^ratio: expected an even number of channels to halve, got 7; state another ratio',
+        ),
         (dict(channels=0), r'^channels: expected an integer >= 1, got 0'),
-        (dict(channels=8, mode='natural'), r"^mode: expected one of 'random', 'halves', got 'natural'"),
+        (
+            dict(channels=8, mode='natural'),
+            r"^mode: expected one of 'random', 'halves', got 'natural'",
+        ),
         (dict(channels=8, seed=None), r'^seed: expected an integer, got None'),
     ],
 )

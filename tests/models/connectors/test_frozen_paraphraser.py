@@ -28,7 +28,11 @@ def state_of(paraphraser: Paraphraser) -> dict[str, Tensor]:
     """As a ``ParaphraserTrainer`` has it."""
     state = {f'paraphraser.{name}': value for name, value in paraphraser.state_dict().items()}
     record = write_record(TAP, paraphraser.arguments)
-    return {**state, 'record': record, 'teacher_sha256': torch.tensor(list(SHA256), dtype=torch.uint8)}
+    return {
+        **state,
+        'record': record,
+        'teacher_sha256': torch.tensor(list(SHA256), dtype=torch.uint8),
+    }
 
 
 def saved(folder: Path, state: Any) -> str:
@@ -37,7 +41,13 @@ def saved(folder: Path, state: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    'arguments', [{}, dict(norm=None), dict(norm='gn', last='linear'), dict(transposed=False, factor_channels=6)]
+    'arguments',
+    [
+        {},
+        dict(norm=None),
+        dict(norm='gn', last='linear'),
+        dict(transposed=False, factor_channels=6),
+    ],
 )
 def test_the_path_alone_says_everything(tmp_path: Path, arguments: dict[str, Any]) -> None:
     paraphraser = trained(**arguments)
@@ -63,7 +73,9 @@ def test_it_stays_as_it_is(tmp_path: Path) -> None:
 def test_its_encoder_alone_is_kept_and_saved(tmp_path: Path) -> None:
     paraphraser = trained()
     frozen = FrozenParaphraser.load(saved(tmp_path, state_of(paraphraser)), 'key')
-    expected = {f'encoder.{name}': value for name, value in paraphraser.encoder.state_dict().items()}
+    expected = {
+        f'encoder.{name}': value for name, value in paraphraser.encoder.state_dict().items()
+    }
     assert frozen.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in frozen.state_dict().items())
     other = FrozenParaphraser.load(saved(tmp_path, state_of(trained())), 'key')
@@ -88,15 +100,17 @@ def test_the_file_as_read(tmp_path: Path) -> None:
 
 def test_another_tap_or_other_channels_than_wanted(tmp_path: Path) -> None:
     path = saved(tmp_path, state_of(trained()))
-    message = (
-        r"^pairs\[1\]\.checkpoint: expected a paraphraser of 'neck', got one that was trained on 'backbone.layer3'"
-    )
+    message = r"^pairs\[1\]\.checkpoint: expected a paraphraser of 'neck', got one that was trained on 'backbone.layer3'"
     with pytest.raises(ValueError, match=message):
         FrozenParaphraser.load(path, 'pairs[1].checkpoint', tap='neck')
-    with pytest.raises(ValueError, match=r'^key: expected a paraphraser for 64 channels, got one for 6: /'):
+    with pytest.raises(
+        ValueError, match=r'^key: expected a paraphraser for 64 channels, got one for 6: /'
+    ):
         FrozenParaphraser.load(path, 'key', tap=TAP, in_channels=64)
     frozen = FrozenParaphraser.load(path, 'key', tap=TAP, in_channels=6)
-    with pytest.raises(ValueError, match=r'^in_channels: expected a map \(N, 6, H, W\), got \(1, 64, 2, 2\)'):
+    with pytest.raises(
+        ValueError, match=r'^in_channels: expected a map \(N, 6, H, W\), got \(1, 64, 2, 2\)'
+    ):
         frozen.encode(torch.randn(1, 64, 2, 2))
 
 
@@ -111,14 +125,22 @@ Change = Callable[[dict[str, Tensor]], Any]
             r"^key: expected the checkpoint of a run of mmkd_plugin.ParaphraserTrainer, got .* with 'backbone.conv1.weight' …",
         ),
         (lambda state: {}, r'^key: expected the checkpoint of a run of .*, got .* with nothing …'),
-        (lambda state: [1, 2], r'^key: expected the checkpoint of a run of .*, got .* with nothing …'),
-        (lambda state: {n: v for n, v in state.items() if n != 'record'}, r'^key: expected the checkpoint of a run of'),
+        (
+            lambda state: [1, 2],
+            r'^key: expected the checkpoint of a run of .*, got .* with nothing …',
+        ),
+        (
+            lambda state: {n: v for n, v in state.items() if n != 'record'},
+            r'^key: expected the checkpoint of a run of',
+        ),
         (
             lambda state: {n: v for n, v in state.items() if n != 'teacher_sha256'},
             r'^key: expected the checkpoint of a run of',
         ),
         (
-            lambda state: {n: v for n, v in state.items() if n != 'paraphraser.encoder.layers.3.weight'},
+            lambda state: {
+                n: v for n, v in state.items() if n != 'paraphraser.encoder.layers.3.weight'
+            },
             r'^key: expected the weights that the record in .* speaks of, got .*encoder\.layers\.3\.weight',
         ),
         (
@@ -152,10 +174,14 @@ def test_what_is_no_whole_paraphraser(tmp_path: Path, change: Change, message: s
 
 @pytest.mark.parametrize('path', [None, '', 3])
 def test_what_is_no_path(path: Any) -> None:
-    with pytest.raises(ValueError, match=r"^key: expected the path or URL of a paraphraser's checkpoint, got"):
+    with pytest.raises(
+        ValueError, match=r"^key: expected the path or URL of a paraphraser's checkpoint, got"
+    ):
         load_paraphraser(path, 'key')
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r'^key: expected a checkpoint file or URL, found no file at'):
+    with pytest.raises(
+        ValueError, match=r'^key: expected a checkpoint file or URL, found no file at'
+    ):
         load_paraphraser(str(tmp_path / 'none.pth'), 'key')

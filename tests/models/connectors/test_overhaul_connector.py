@@ -11,7 +11,10 @@ def test_a_linear_map_of_channels_then_batch_norm() -> None:
     assert out.shape == (4, 5, 6, 2)
     assert sum(p.numel() for p in connector.parameters()) == 5 * 3 + 5 + 5
     mixed = torch.einsum('oc,nchw->nohw', connector.convolution.weight[:, :, 0, 0], x)
-    mean, variance = mixed.mean(dim=(0, 2, 3), keepdim=True), mixed.var(dim=(0, 2, 3), keepdim=True, correction=0)
+    mean, variance = (
+        mixed.mean(dim=(0, 2, 3), keepdim=True),
+        mixed.var(dim=(0, 2, 3), keepdim=True, correction=0),
+    )
     torch.testing.assert_close(out, (mixed - mean) / (variance + 1e-5).sqrt())
     assert out.min() < -1, 'no activation'
 
@@ -30,7 +33,9 @@ def test_its_parameters_learn() -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    with pytest.raises(ValueError, match=r'^in_channels: expected a map \(N, 3, H, W\), got \(4, 2, 1, 1\)'):
+    with pytest.raises(
+        ValueError, match=r'^in_channels: expected a map \(N, 3, H, W\), got \(4, 2, 1, 1\)'
+    ):
         OverhaulConnector(3, 5)(torch.randn(4, 2, 1, 1))
     with pytest.raises(ValueError, match=r'^in_channels: expected an integer >= 1, got 0'):
         OverhaulConnector(0, 5)

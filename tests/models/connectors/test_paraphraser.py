@@ -20,9 +20,17 @@ def convolutions(module: nn.Module) -> list[tuple[str, int, int]]:
 
 def test_the_papers_layers() -> None:
     paraphraser = Paraphraser(6, 4)
-    assert convolutions(paraphraser.encoder) == [('Conv2d', 6, 6), ('Conv2d', 6, 4), ('Conv2d', 4, 4)]
+    assert convolutions(paraphraser.encoder) == [
+        ('Conv2d', 6, 6),
+        ('Conv2d', 6, 4),
+        ('Conv2d', 4, 4),
+    ]
     transposed = 'ConvTranspose2d'
-    assert convolutions(paraphraser.decoder) == [(transposed, 4, 4), (transposed, 4, 6), (transposed, 6, 6)]
+    assert convolutions(paraphraser.decoder) == [
+        (transposed, 4, 4),
+        (transposed, 4, 6),
+        (transposed, 6, 6),
+    ]
     kinds = [type(layer) for layer in (*paraphraser.encoder.layers, *paraphraser.decoder)]
     assert kinds == 3 * [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU] + 3 * [
         nn.ConvTranspose2d,
@@ -30,7 +38,11 @@ def test_the_papers_layers() -> None:
         nn.LeakyReLU,
     ]
     assert {m.negative_slope for m in paraphraser.modules() if isinstance(m, nn.LeakyReLU)} == {0.1}
-    names = [name for name, _ in paraphraser.named_parameters() if name.endswith(('0.bias', '3.bias', '6.bias'))]
+    names = [
+        name
+        for name, _ in paraphraser.named_parameters()
+        if name.endswith(('0.bias', '3.bias', '6.bias'))
+    ]
     assert not names, 'BatchNorm has the bias'
 
 
@@ -74,8 +86,13 @@ def test_factor_channels(channels: int, arguments: dict[str, Any], factor: int) 
 @pytest.mark.parametrize('transposed', [True, False])
 @pytest.mark.parametrize('last', ['leaky_relu', 'linear'])
 @pytest.mark.parametrize('norm', ['bn', 'gn', 'none', None])
-def test_every_form_trains_in_every_parameter(norm: str | None, last: str, transposed: bool) -> None:
-    paraphraser, feature = Paraphraser(6, 4, norm=norm, last=last, transposed=transposed), torch.randn(1, 6, 4, 4)
+def test_every_form_trains_in_every_parameter(
+    norm: str | None, last: str, transposed: bool
+) -> None:
+    paraphraser, feature = (
+        Paraphraser(6, 4, norm=norm, last=last, transposed=transposed),
+        torch.randn(1, 6, 4, 4),
+    )
     before = feature.clone()
     reconstruction = paraphraser(feature)
     assert reconstruction.shape == feature.shape
@@ -88,7 +105,9 @@ def test_every_form_trains_in_every_parameter(norm: str | None, last: str, trans
 
 
 @pytest.mark.parametrize('norm', ['bn', 'gn', None])
-def test_the_linear_end_reaches_negative_values_as_easily_as_positive_ones(norm: str | None) -> None:
+def test_the_linear_end_reaches_negative_values_as_easily_as_positive_ones(
+    norm: str | None,
+) -> None:
     """Its last layer is a convolution with a bias and nothing behind it."""
     paraphraser = Paraphraser(4, norm=norm, last='linear')
     assert isinstance(paraphraser.decoder[-1], nn.ConvTranspose2d)
@@ -114,7 +133,10 @@ def test_without_norm_the_start_neither_shrinks_nor_swells(transposed: bool) -> 
     # He's rule keeps the second moment from layer to layer; six layers of 64 and 32 channels stray by chance, and lose at the border.
     feature = torch.randn(8, 64, 16, 16).relu()
     ratios = [
-        (Paraphraser(64, norm=None, transposed=transposed)(feature).square().mean() / feature.square().mean()).item()
+        (
+            Paraphraser(64, norm=None, transposed=transposed)(feature).square().mean()
+            / feature.square().mean()
+        ).item()
         for _ in range(4)
     ]
     assert 0.2 < sum(ratios) / len(ratios) < 2
@@ -123,7 +145,10 @@ def test_without_norm_the_start_neither_shrinks_nor_swells(transposed: bool) -> 
 
 def test_groups_divide_any_number_of_channels() -> None:
     groups = [
-        m.num_groups for c in (64, 48, 6, 7) for m in FactorEncoder(c, c, 'gn').layers if isinstance(m, nn.GroupNorm)
+        m.num_groups
+        for c in (64, 48, 6, 7)
+        for m in FactorEncoder(c, c, 'gn').layers
+        if isinstance(m, nn.GroupNorm)
     ]
     assert groups == 3 * [32] + 3 * [16] + 3 * [2] + 3 * [1]
 
@@ -153,10 +178,15 @@ def test_the_arguments_build_its_like() -> None:
 
 
 def test_from_a_config() -> None:
-    built = MODELS.build(dict(type='Paraphraser', in_channels=8, factor_rate=0.25, norm='gn', _scope_=SCOPE))
+    built = MODELS.build(
+        dict(type='Paraphraser', in_channels=8, factor_rate=0.25, norm='gn', _scope_=SCOPE)
+    )
     assert built.factor_channels == 2
     assert (
-        MODELS.build(dict(type='FactorEncoder', in_channels=8, factor_channels=2, _scope_=SCOPE)).factor_channels == 2
+        MODELS.build(
+            dict(type='FactorEncoder', in_channels=8, factor_channels=2, _scope_=SCOPE)
+        ).factor_channels
+        == 2
     )
 
 
@@ -165,12 +195,24 @@ def test_from_a_config() -> None:
     [
         (dict(in_channels=0), r'^in_channels: expected an integer >= 1, got 0'),
         (dict(in_channels=2.0), r'^in_channels: expected an integer >= 1, got 2\.0'),
-        (dict(in_channels=8, factor_channels=0), r'^factor_channels: expected an integer >= 1, got 0'),
-        (dict(in_channels=8, factor_channels=True), r'^factor_channels: expected an integer >= 1, got True'),
+        (
+            dict(in_channels=8, factor_channels=0),
+            r'^factor_channels: expected an integer >= 1, got 0',
+        ),
+        (
+            dict(in_channels=8, factor_channels=True),
+            r'^factor_channels: expected an integer >= 1, got True',
+        ),
         (dict(in_channels=8, factor_rate=0), r'^factor_rate: expected a number > 0, got 0'),
-        (dict(in_channels=8, factor_rate='0.5'), r"^factor_rate: expected a number > 0, got '0\.5'"),
+        (
+            dict(in_channels=8, factor_rate='0.5'),
+            r"^factor_rate: expected a number > 0, got '0\.5'",
+        ),
         (dict(in_channels=8, norm='in'), r"^norm: expected one of 'bn', 'gn', 'none', got 'in'"),
-        (dict(in_channels=8, last='relu'), r"^last: expected one of 'leaky_relu', 'linear', got 'relu'"),
+        (
+            dict(in_channels=8, last='relu'),
+            r"^last: expected one of 'leaky_relu', 'linear', got 'relu'",
+        ),
     ],
 )
 def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
@@ -180,11 +222,19 @@ def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None
 
 def test_other_maps_are_named() -> None:
     paraphraser = Paraphraser(8, 3)
-    with pytest.raises(ValueError, match=r'^in_channels: expected a map \(N, 8, H, W\), got \(2, 4, 3, 3\)'):
+    with pytest.raises(
+        ValueError, match=r'^in_channels: expected a map \(N, 8, H, W\), got \(2, 4, 3, 3\)'
+    ):
         paraphraser(torch.randn(2, 4, 3, 3))
-    with pytest.raises(ValueError, match=r'^in_channels: expected a map \(N, 8, H, W\), got \(2, 8\)'):
+    with pytest.raises(
+        ValueError, match=r'^in_channels: expected a map \(N, 8, H, W\), got \(2, 8\)'
+    ):
         paraphraser.encode(torch.randn(2, 8))
-    with pytest.raises(ValueError, match=r'^factor_channels: expected a map \(N, 3, H, W\), got \(2, 8, 3, 3\)'):
+    with pytest.raises(
+        ValueError, match=r'^factor_channels: expected a map \(N, 3, H, W\), got \(2, 8, 3, 3\)'
+    ):
         paraphraser.decode(torch.randn(2, 8, 3, 3))
-    with pytest.raises(ValueError, match=r'^in_channels: expected a map \(N, 5, H, W\), got \(2, 9, 5\)'):
+    with pytest.raises(
+        ValueError, match=r'^in_channels: expected a map \(N, 5, H, W\), got \(2, 9, 5\)'
+    ):
         FactorEncoder(5, 2)(torch.randn(2, 9, 5))

@@ -29,7 +29,13 @@ def evaluation(folder: Path, kind: str) -> dict[str, Any]:
     if kind == 'voc':
         dataset = {key: value for key, value in dataset.items() if key != 'ann_file'}
         dataset['pipeline'] = copy.deepcopy(dataset['pipeline'])
-        dataset['pipeline'][-1]['meta_keys'] = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+        dataset['pipeline'][-1]['meta_keys'] = (
+            'img_id',
+            'img_path',
+            'ori_shape',
+            'img_shape',
+            'scale_factor',
+        )
         dataset.update(
             type='VOCDataset',
             ann_file='ImageSets/Main/all.txt',
@@ -37,11 +43,18 @@ def evaluation(folder: Path, kind: str) -> dict[str, Any]:
             data_prefix=dict(sub_data_root=''),
         )
         metric = dict(type='VOCMetric', metric='mAP', iou_thrs=[0.05])
-    loader = dict(batch_size=2, num_workers=0, dataset=dataset, sampler=dict(type='DefaultSampler', shuffle=False))
+    loader = dict(
+        batch_size=2,
+        num_workers=0,
+        dataset=dataset,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
     return dict(test_dataloader=loader, test_evaluator=metric, test_cfg=dict())
 
 
-def measured(folder: Path, model: dict[str, Any], weights: dict[str, Any], kind: str, **changes: Any) -> dict[str, Any]:
+def measured(
+    folder: Path, model: dict[str, Any], weights: dict[str, Any], kind: str, **changes: Any
+) -> dict[str, Any]:
     """What the Runner's test says of it, with these weights for its student."""
     init_default_scope('mmdet')
     settings = {**evaluation(folder, kind), **changes}
@@ -70,7 +83,9 @@ def test_the_metrics_are_those_of_the_student_alone(kind: str, family: str, tmp_
     )
     drawn: list[Any] = []
     hooks = dict(
-        visualization=dict(type='DetVisualizationHook', draw=True, interval=1, test_out_dir='pictures'),
+        visualization=dict(
+            type='DetVisualizationHook', draw=True, interval=1, test_out_dir='pictures'
+        ),
         logger=dict(type='LoggerHook', interval=1),
     )
     real = DetVisualizationHook.after_test_iter
@@ -81,7 +96,12 @@ def test_the_metrics_are_those_of_the_student_alone(kind: str, family: str, tmp_
 
     with patch.object(DetVisualizationHook, 'after_test_iter', noted):
         distilled = measured(
-            tmp_path, model, student, kind, default_hooks=hooks, visualizer=dict(type='DetLocalVisualizer')
+            tmp_path,
+            model,
+            student,
+            kind,
+            default_hooks=hooks,
+            visualizer=dict(type='DetLocalVisualizer'),
         )
     alone = measured(tmp_path, detector, student, kind)
     assert distilled == alone
@@ -94,6 +114,8 @@ def test_other_modes_are_the_students(tmp_path: Path) -> None:
     model = small.distiller(tmp_path, small.detector('gfl')).eval()
     with torch.no_grad():
         batch = model.data_preprocessor(small.batch_for('gfl'), False)
-        both = zip(model(**batch, mode='tensor'), model.student(**batch, mode='tensor'), strict=True)
+        both = zip(
+            model(**batch, mode='tensor'), model.student(**batch, mode='tensor'), strict=True
+        )
         for one, other in both:
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

@@ -19,13 +19,19 @@ from mmkd_plugin.models.distillers import Distiller
 from mmkd_plugin.models.distillers.teacher_inputs import TeacherInputs, same_contract
 
 OTHER = dict(
-    type='DetDataPreprocessor', mean=[10.0, 20.0, 30.0], std=[2.0, 3.0, 4.0], rgb_to_bgr=True, pad_size_divisor=128
+    type='DetDataPreprocessor',
+    mean=[10.0, 20.0, 30.0],
+    std=[2.0, 3.0, 4.0],
+    rgb_to_bgr=True,
+    pad_size_divisor=128,
 )
 
 
 def alone(config: dict[str, Any], raw: Any, training: bool = False, **changes: Any) -> Any:
     """What this contract by itself makes of the raw batch."""
-    plain = {key: value for key, value in {**config, **changes}.items() if key not in ('type', '_scope_')}
+    plain = {
+        key: value for key, value in {**config, **changes}.items() if key not in ('type', '_scope_')
+    }
     return DetDataPreprocessor(**plain)(copy.deepcopy(raw), training)
 
 
@@ -67,12 +73,18 @@ def test_mean_std_channels_and_padding_are_the_teachers_own_and_the_students_sam
         assert torch.equal(got.gt_instances.bboxes, wanted.gt_instances.bboxes)
 
 
-def test_levels_of_a_teacher_that_pads_more_are_compared_where_both_have_them(tmp_path: Path) -> None:
+def test_levels_of_a_teacher_that_pads_more_are_compared_where_both_have_them(
+    tmp_path: Path,
+) -> None:
     """A teacher with the student's own weights, which pads to 128 where the student pads to 32, says almost the same."""
     config = small.detector('retinanet')
     padded = {**config.data_preprocessor, 'pad_size_divisor': 128}
-    model = small.distiller(tmp_path, config, [small.teacher(tmp_path, config, 0, data_preprocessor=padded)])
-    other = small.distiller(tmp_path, config, [small.teacher(tmp_path, config, 5, data_preprocessor=padded)])
+    model = small.distiller(
+        tmp_path, config, [small.teacher(tmp_path, config, 0, data_preprocessor=padded)]
+    )
+    other = small.distiller(
+        tmp_path, config, [small.teacher(tmp_path, config, 5, data_preprocessor=padded)]
+    )
     raw = small.batch_for('retinanet')
     for one in (model, other):
         one.student.eval()
@@ -80,14 +92,21 @@ def test_levels_of_a_teacher_that_pads_more_are_compared_where_both_have_them(tm
     assert same < 0.05 * different, 'the padding has its say at its edge alone'
 
 
-def test_a_student_that_resizes_in_its_preprocessor_has_teachers_that_see_the_same_size(tmp_path: Path) -> None:
+def test_a_student_that_resizes_in_its_preprocessor_has_teachers_that_see_the_same_size(
+    tmp_path: Path,
+) -> None:
     """YOLOX draws a size every tenth iteration: teachers get it resized alike, in their own mean and std."""
     student = small.detector('yolox')
-    normalised = dict(type='DetDataPreprocessor', mean=[100.0, 110.0, 120.0], std=[50.0] * 3, pad_size_divisor=32)
+    normalised = dict(
+        type='DetDataPreprocessor', mean=[100.0, 110.0, 120.0], std=[50.0] * 3, pad_size_divisor=32
+    )
     model = small.distiller(
         tmp_path,
         student,
-        [small.teacher(tmp_path, student, data_preprocessor=normalised), small.teacher(tmp_path, student, 2)],
+        [
+            small.teacher(tmp_path, student, data_preprocessor=normalised),
+            small.teacher(tmp_path, student, 2),
+        ],
     )
     assert isinstance(model.data_preprocessor, TeacherInputs)
     reference = {
@@ -103,9 +122,13 @@ def test_a_student_that_resizes_in_its_preprocessor_has_teachers_that_see_the_sa
         expected = {name: under_seed(iteration, one, raw) for name, one in reference.items()}
         assert torch.equal(batch['inputs'], expected['student']['inputs'])
         assert torch.equal(batch['teacher_inputs'][0], expected['teacher']['inputs'])
-        for got, wanted in zip(batch['data_samples'], expected['student']['data_samples'], strict=True):
+        for got, wanted in zip(
+            batch['data_samples'], expected['student']['data_samples'], strict=True
+        ):
             assert got.metainfo == wanted.metainfo
-            assert torch.equal(got.gt_instances.bboxes, wanted.gt_instances.bboxes), 'scaled once, not once a contract'
+            assert torch.equal(got.gt_instances.bboxes, wanted.gt_instances.bboxes), (
+                'scaled once, not once a contract'
+            )
         sizes.append(tuple(batch['inputs'].shape[2:]))
     assert sizes[0] == sizes[1] == (96, 96) and sizes[2] != (96, 96), 'a size was drawn'
 
@@ -123,38 +146,57 @@ def test_the_resizing_of_a_teachers_own_training_is_not_repeated(tmp_path: Path)
     MessageHub.get_current_instance().update_info('iter', 9)
     for _ in range(3):
         inputs, _ = seen_by_teachers(model, raw)
-        assert torch.equal(inputs[0], alone(taught['model'].data_preprocessor, raw, batch_augments=None)['inputs'])
+        assert torch.equal(
+            inputs[0], alone(taught['model'].data_preprocessor, raw, batch_augments=None)['inputs']
+        )
 
 
-def test_images_that_are_padded_otherwise_before_they_are_resized_are_an_error(tmp_path: Path) -> None:
+def test_images_that_are_padded_otherwise_before_they_are_resized_are_an_error(
+    tmp_path: Path,
+) -> None:
     """Their objects would be of another size."""
     student = small.detector('yolox')
     padded = {**student.data_preprocessor, 'pad_size_divisor': 64}
-    model = small.distiller(tmp_path, student, [small.teacher(tmp_path, student, data_preprocessor=padded)])
+    model = small.distiller(
+        tmp_path, student, [small.teacher(tmp_path, student, data_preprocessor=padded)]
+    )
     raw = small.batch_for('yolox')
     MessageHub.get_current_instance().update_info('iter', 0)
     model.data_preprocessor(copy.deepcopy(raw), True)  # no size drawn yet: each keeps its own
     with pytest.raises(
-        ValueError, match=r"^teachers: expected images of the student's sizes .*, where the batch is resized"
+        ValueError,
+        match=r"^teachers: expected images of the student's sizes .*, where the batch is resized",
     ):
         model.data_preprocessor(copy.deepcopy(raw), True)
 
 
 @pytest.mark.parametrize(
     'change',
-    [dict(pad_mask=True), dict(pad_seg=True, seg_pad_value=0), dict(boxtype2tensor=False), dict(mask_pad_value=1)],
+    [
+        dict(pad_mask=True),
+        dict(pad_seg=True, seg_pad_value=0),
+        dict(boxtype2tensor=False),
+        dict(mask_pad_value=1),
+    ],
 )
 def test_how_labels_are_written_is_no_contract(change: dict[str, Any]) -> None:
     base = dict(mean=[120.0] * 3, std=[60.0] * 3, pad_size_divisor=32)
     assert same_contract(DetDataPreprocessor(**base), DetDataPreprocessor(**base, **change))
-    assert not same_contract(DetDataPreprocessor(**base), DetDataPreprocessor(**{**base, 'pad_size_divisor': 1}))
+    assert not same_contract(
+        DetDataPreprocessor(**base), DetDataPreprocessor(**{**base, 'pad_size_divisor': 1})
+    )
 
 
 #: The map that the pairs of a method regress, and the convolution that made it.
 TARGET = {'neck[1]', 'neck.fpn_convs.1.conv', 'neck.fpn_convs.1'}
 PAIRS = [dict(student='neck[1]', teacher='neck[1]')]
 FACTORS = [dict(PAIRS[0], checkpoint='paraphraser.pth')]
-AMTML = dict(type='AMTMLKD', student_groups=['backbone[1]', 'backbone[1]'], teacher_taps='neck[1]', mapping=[0, 1])
+AMTML = dict(
+    type='AMTMLKD',
+    student_groups=['backbone[1]', 'backbone[1]'],
+    teacher_taps='neck[1]',
+    mapping=[0, 1],
+)
 
 
 @pytest.mark.parametrize('family', ['retinanet', 'faster_rcnn'])
@@ -165,7 +207,13 @@ AMTML = dict(type='AMTMLKD', student_groups=['backbone[1]', 'backbone[1]'], teac
         (dict(at=dict(type='AttentionTransfer', pairs=PAIRS)), 1, set()),
         (dict(kd=dict(type='SoftTarget'), hint=dict(type='Hint', pairs=PAIRS)), 1, TARGET),
         (dict(amtml=AMTML), 2, TARGET),
-        (dict(ft=dict(type='FactorTransfer', pairs=FACTORS), ie=dict(type='IEKD', pairs=FACTORS)), 1, set()),
+        (
+            dict(
+                ft=dict(type='FactorTransfer', pairs=FACTORS), ie=dict(type='IEKD', pairs=FACTORS)
+            ),
+            1,
+            set(),
+        ),
     ],
     ids=['scores', 'attention', 'both', 'amtml', 'factors'],
 )
@@ -182,7 +230,9 @@ def test_nothing_that_a_teacher_computed_is_kept_for_the_backward_pass(
     taught = [small.teacher(tmp_path, config, seed) for seed in range(1, number + 1)]
     if 'ft' in methods:
         trainer = dict(type='mmkd_plugin.ParaphraserTrainer', teacher=taught[0], tap='neck[1]')
-        torch.save(dict(state_dict=ROOT_MODELS.build(trainer).state_dict()), tmp_path / 'paraphraser.pth')
+        torch.save(
+            dict(state_dict=ROOT_MODELS.build(trainer).state_dict()), tmp_path / 'paraphraser.pth'
+        )
         monkeypatch.chdir(tmp_path)
     model = small.distiller(tmp_path, config, taught, methods=methods)
     kept: list[tuple[str, StorageWeakRef]] = []

@@ -14,19 +14,25 @@ from torch import Tensor
 LAST, LEVEL = 'backbone[3]', 'neck[0]'
 #: ResNet-18's last block: its one ReLU runs twice, and the second time it is the map before it that is compared.
 BEFORE_RELU = dict(
-    student='backbone.layer4.1.relu#1:input', teacher='backbone.layer4.1.relu#1:input', norm='backbone.layer4.1.bn2'
+    student='backbone.layer4.1.relu#1:input',
+    teacher='backbone.layer4.1.relu#1:input',
+    norm='backbone.layer4.1.bn2',
 )
 METHODS = ('ie_ft', 'ie_at', 'ie_od', 'ft', 'at', 'od', 'hint')
 
 
 def paraphraser(folder: Path, teacher: dict[str, Any], tap: str) -> str:
     """What stage 1 leaves after one step on a batch of scenes."""
-    trainer = ROOT_MODELS.build(dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teacher, tap=tap))
+    trainer = ROOT_MODELS.build(
+        dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teacher, tap=tap)
+    )
     optimizer = torch.optim.SGD(trainer.parameters(), lr=0.1)
     losses = small.losses_of(trainer, small.batch_for('retinanet'))
     losses['loss_rec'].backward()
     optimizer.step()
-    predicted = trainer(**trainer.data_preprocessor(small.batch_for('retinanet'), False), mode='predict')
+    predicted = trainer(
+        **trainer.data_preprocessor(small.batch_for('retinanet'), False), mode='predict'
+    )
     assert len(predicted) == 2, 'a detector predicts from the reconstruction too'
     path = folder / f'paraphraser_{tap}.pth'
     torch.save(dict(state_dict=trainer.state_dict()), path)
@@ -36,13 +42,21 @@ def paraphraser(folder: Path, teacher: dict[str, Any], tap: str) -> str:
 def method(name: str, folder: Path, teacher: dict[str, Any], **changes: Any) -> dict[str, Any]:
     pairs = [dict(student=tap, teacher=tap) for tap in (LAST, LEVEL)]
     if name.endswith('ft'):
-        pairs = [dict(pair, checkpoint=paraphraser(folder, teacher, pair['teacher'])) for pair in pairs]
+        pairs = [
+            dict(pair, checkpoint=paraphraser(folder, teacher, pair['teacher'])) for pair in pairs
+        ]
     if name.endswith('od'):
         pairs = [BEFORE_RELU]
     kinds = dict(ft='FactorTransfer', at='AttentionTransfer', od='Overhaul', hint='Hint')
     knowledge = dict(ie_ft='factor', ie_at='attention', ie_od='overhaul')
     if name in knowledge:
-        return dict(type='IEKD', pairs=pairs, knowledge=knowledge[name], reduction='size_invariant', **changes)
+        return dict(
+            type='IEKD',
+            pairs=pairs,
+            knowledge=knowledge[name],
+            reduction='size_invariant',
+            **changes,
+        )
     return dict(type=kinds[name], pairs=pairs, **changes)
 
 
@@ -50,13 +64,19 @@ def method(name: str, folder: Path, teacher: dict[str, Any], **changes: Any) -> 
 def test_each_method_on_maps_teaches_a_detector(name: str, tmp_path: Path) -> None:
     config = small.detector('retinanet')
     taught = small.teacher(tmp_path, config)
-    model = small.distiller(tmp_path, config, [taught], methods=dict(maps=method(name, tmp_path, taught)))
+    model = small.distiller(
+        tmp_path, config, [taught], methods=dict(maps=method(name, tmp_path, taught))
+    )
     losses = small.losses_of(model, small.batch_for('retinanet'))
     parts = [value for key, value in losses.items() if key.startswith('maps.loss')]
     assert parts and all(part.isfinite() and part != 0 for part in parts)
     sum(parts).backward()
     assert model.student.backbone.layer4[1].conv1.weight.grad.abs().sum() > 0
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.methods.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and p.grad.isfinite().all()
+        for p in model.methods.parameters()
+        if p.requires_grad
+    )
     assert not any(p.grad is not None for p in model.teachers[0].model.parameters())
 
 
@@ -67,7 +87,9 @@ def test_ie_kd_does_not_fade_as_images_grow(tmp_path: Path) -> None:
     losses: dict[tuple[str, int], Tensor] = {}
     made = method('ie_ft', tmp_path, taught)
     for reduction in ('mean', 'size_invariant'):
-        model = small.distiller(tmp_path, config, [taught], methods=dict(ie=dict(made, reduction=reduction)))
+        model = small.distiller(
+            tmp_path, config, [taught], methods=dict(ie=dict(made, reduction=reduction))
+        )
         model.eval()  # the encoders too: the same function of every size
         for side in (128, 256):
             batch = small.batch_of([small.sample([[8, 8, 40, 40]], [0], (side, side))])
@@ -82,7 +104,9 @@ def test_a_step_in_bfloat16_compares_in_float32(family: str, tmp_path: Path) -> 
     pairs = [dict(student=LEVEL, teacher=LEVEL)]
     methods = dict(
         kd=dict(type='SoftTarget', temperature=2.0),
-        amtml=dict(type='AMTMLKD', student_groups=['backbone[-1]'], teacher_taps=LEVEL, mapping=[0]),
+        amtml=dict(
+            type='AMTMLKD', student_groups=['backbone[-1]'], teacher_taps=LEVEL, mapping=[0]
+        ),
         ie=dict(type='IEKD', knowledge='attention', reduction='size_invariant', pairs=pairs),
     )
     if family == 'detr':
@@ -91,7 +115,11 @@ def test_a_step_in_bfloat16_compares_in_float32(family: str, tmp_path: Path) -> 
     exact = small.losses_of(model, small.batch_for(family))
     with torch.autocast('cpu', dtype=torch.bfloat16):
         losses = small.losses_of(model, small.batch_for(family))
-    parts = {name: value for name, value in losses.items() if 'loss' in name and not name.startswith('task')}
+    parts = {
+        name: value
+        for name, value in losses.items()
+        if 'loss' in name and not name.startswith('task')
+    }
     assert {name.split('.')[0] for name in parts} == set(methods)
     for name, value in parts.items():
         assert value.dtype == torch.float32
@@ -104,27 +132,42 @@ def test_a_step_in_bfloat16_compares_in_float32(family: str, tmp_path: Path) -> 
 def mutual(family: str, order: str = 'alternating', **methods: Any) -> Any:
     config = small.detector(family)
     peers = [dict(name=name, model=config) for name in 'ab']
-    model = ROOT_MODELS.build(dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=methods, order=order))
+    model = ROOT_MODELS.build(
+        dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=methods, order=order)
+    )
     for seed, name in enumerate('ab'):
         small.varied(model.network(name), seed)
     return model.train()
 
 
 def optimizers(model: Any) -> OptimWrapperDict:
-    parts = {name: [p for one in made for p in one.parameters()] for name, made in model.trained_together().items()}
-    return OptimWrapperDict(**{n: OptimWrapper(torch.optim.SGD(p, lr=1e-3)) for n, p in parts.items()})
+    parts = {
+        name: [p for one in made for p in one.parameters()]
+        for name, made in model.trained_together().items()
+    }
+    return OptimWrapperDict(
+        **{n: OptimWrapper(torch.optim.SGD(p, lr=1e-3)) for n, p in parts.items()}
+    )
 
 
-@pytest.mark.parametrize(('family', 'order'), [('gfl', 'alternating'), ('faster_rcnn', 'simultaneous')])
+@pytest.mark.parametrize(
+    ('family', 'order'), [('gfl', 'alternating'), ('faster_rcnn', 'simultaneous')]
+)
 def test_two_detectors_inherit_and_explore_from_each_other(family: str, order: str) -> None:
     """IE-DML: by their maps alone, so of any kind."""
     pairs = [dict(student=LEVEL, teacher=LEVEL)]
     model = mutual(family, order, ie=dict(type='IEKD', pairs=pairs, reduction='size_invariant'))
     before = tiny.weights_of(model)
     logged = model.train_step(small.batch_for(family), optimizers(model))
-    assert {f'{name}.ie.{loss}' for name in 'ab' for loss in ('loss_inherit', 'loss_explore')} <= logged.keys()
+    assert {
+        f'{name}.ie.{loss}' for name in 'ab' for loss in ('loss_inherit', 'loss_explore')
+    } <= logged.keys()
     assert all(value.isfinite().all() for value in logged.values())
-    moved = {name.split('.')[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {
+        name.split('.')[0]
+        for name, value in model.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert {'peer_a', 'peer_b', 'lessons_a', 'lessons_b', 'apart_a', 'apart_b'} <= moved
 
 
@@ -137,8 +180,11 @@ def test_two_dense_detectors_learn_each_others_class_scores(order: str) -> None:
 
 def test_a_detectors_predictions_have_no_mean() -> None:
     peers = [small.detector('gfl')] * 2
-    config = dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=dict(dml=dict(type='SoftTarget')))
+    config = dict(
+        type='mmkd_plugin.MutualDistiller', peers=peers, methods=dict(dml=dict(type='SoftTarget'))
+    )
     with pytest.raises(
-        ValueError, match=r"^predict: expected one of .*, got 'ensemble' of models whose answers have no mean"
+        ValueError,
+        match=r"^predict: expected one of .*, got 'ensemble' of models whose answers have no mean",
     ):
         ROOT_MODELS.build(dict(config, predict='ensemble'))

@@ -61,7 +61,14 @@ def test_losses_are_finite_and_the_run_goes_on(family: str, tmp_path: Path) -> N
     crowd = small.sample([[4, 4, 60, 60]], [1], (97, 53), crowd=True)
     pixel = small.sample([[30, 30, 31, 31], [0, 0, 1, 1]], [2, 0], (64, 64))
     low = small.sample([[5, 5, 6, 6]], [0], (33, 127))
-    batches = [[nothing, nothing], [nothing], [crowd, crowd], [pixel, nothing], [low], [crowd, pixel, nothing]]
+    batches = [
+        [nothing, nothing],
+        [nothing],
+        [crowd, crowd],
+        [pixel, nothing],
+        [low],
+        [crowd, pixel, nothing],
+    ]
     before = tiny.weights_of(model)
 
     def step(samples: Any) -> dict[str, Any]:
@@ -76,7 +83,13 @@ def test_losses_are_finite_and_the_run_goes_on(family: str, tmp_path: Path) -> N
             logged = step([nothing, nothing])
         assert logged['kd.loss_kd'] == logged['amtml.loss_kd'] == logged['amtml.loss_angle'] == 0.0
     logged = step(small.batch_for(family)['data_samples'])
-    assert all(logged[f'{name}.{part}'] > 0 for name, part in (('kd', 'loss_kd'), ('amtml', 'loss_hint')))
+    assert all(
+        logged[f'{name}.{part}'] > 0 for name, part in (('kd', 'loss_kd'), ('amtml', 'loss_hint'))
+    )
     assert all(parameter.isfinite().all() for parameter in model.parameters())
-    moved = {name.split('.')[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {
+        name.split('.')[0]
+        for name, value in model.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert {'student', 'methods'} <= moved

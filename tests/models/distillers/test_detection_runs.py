@@ -27,13 +27,18 @@ def run(folder: Path, model: dict[str, Any], iters: int = 2, **changes: Any) -> 
         coco_files.write(folder)
     init_default_scope('mmdet')
     loader = dict(
-        batch_size=2, num_workers=0, dataset=coco_files.dataset(folder, False), sampler=dict(type='DefaultSampler')
+        batch_size=2,
+        num_workers=0,
+        dataset=coco_files.dataset(folder, False),
+        sampler=dict(type='DefaultSampler'),
     )
     settings = dict(
         dataset=coco_files.dataset(folder),
         batch=2,
         val_dataloader=loader,
-        val_evaluator=dict(type='CocoMetric', ann_file=str(folder / 'annotations.json'), metric='bbox'),
+        val_evaluator=dict(
+            type='CocoMetric', ann_file=str(folder / 'annotations.json'), metric='bbox'
+        ),
         val_cfg=dict(),
         train_cfg=dict(by_epoch=False, max_iters=iters, val_interval=iters),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3)),
@@ -47,7 +52,10 @@ def config(folder: Path, family: str = 'gfl', **changes: Any) -> dict[str, Any]:
     detector = detectable(family)
     taught = [small.teacher(folder, detector, seed) for seed in (1, 2)]
     methods = dict(kd=dict(type='SoftTarget', temperature=2.0))
-    return {**dict(type='mmkd_plugin.Distiller', student=detector, teachers=taught, methods=methods), **changes}
+    return {
+        **dict(type='mmkd_plugin.Distiller', student=detector, teachers=taught, methods=methods),
+        **changes,
+    }
 
 
 def detectable(family: str) -> dict[str, Any]:
@@ -58,16 +66,26 @@ def detectable(family: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('family', ['gfl', 'faster_rcnn'])
-def test_a_run_trains_evaluates_teachers_and_student_and_saves_the_student_alone(family: str, tmp_path: Path) -> None:
-    hooks = [dict(type='mmkd_plugin.EvaluateTeachers', metric=METRIC), dict(type='mmkd_plugin.SaveStudent')]
+def test_a_run_trains_evaluates_teachers_and_student_and_saves_the_student_alone(
+    family: str, tmp_path: Path
+) -> None:
+    hooks = [
+        dict(type='mmkd_plugin.EvaluateTeachers', metric=METRIC),
+        dict(type='mmkd_plugin.SaveStudent'),
+    ]
     runner = run(tmp_path, config(tmp_path, family), custom_hooks=hooks)
     runner.train()
     scores = runner.model.teacher_scores.tolist()
     assert all(0 <= score <= 1 for score in scores)
     logged = [
-        json.loads(line) for line in next((tmp_path / 'run').glob('*/vis_data/scalars.json')).read_text().splitlines()
+        json.loads(line)
+        for line in next((tmp_path / 'run').glob('*/vis_data/scalars.json'))
+        .read_text()
+        .splitlines()
     ]
-    assert {f'teacher/t1/{METRIC}', f'teacher/t2/{METRIC}'} <= {key for line in logged for key in line}
+    assert {f'teacher/t1/{METRIC}', f'teacher/t2/{METRIC}'} <= {
+        key for line in logged for key in line
+    }
     assert any(METRIC in line for line in logged), 'the student is evaluated as any detector is'
     assert any('kd.loss_kd' in line and 'task.loss_cls' in line for line in logged)
     student = tmp_path / 'run' / 'iter_2_student.pth'
@@ -116,12 +134,13 @@ def test_it_is_found_without_that_hook_too_before_the_first_step(tmp_path: Path)
     runner = run(tmp_path, config(tmp_path, teachers=taught), iters=1)
     runner.model.init_weights = lambda: None
     before = tiny.weights_of(runner.model.student)
-    message = (
-        r"^teachers\[0\] \(t1\).class_map: expected .* of the training data.*class 0 is 'red' here and 'green' there"
-    )
+    message = r"^teachers\[0\] \(t1\).class_map: expected .* of the training data.*class 0 is 'red' here and 'green' there"
     with pytest.raises(ValueError, match=message):
         runner.train()
-    assert all(torch.equal(value, before[name]) for name, value in runner.model.student.state_dict().items())
+    assert all(
+        torch.equal(value, before[name])
+        for name, value in runner.model.student.state_dict().items()
+    )
     pairs = [dict(student='neck[0]', teacher='neck[0]')]
     mapped = [dict(taught[0], class_map=[1, 0, 2])]
     maps = dict(hint=dict(type='Hint', pairs=pairs))  # they have no classes
@@ -137,14 +156,17 @@ def test_teachers_of_different_class_names_are_an_error_at_once(tmp_path: Path) 
     one, other = small.teacher(tmp_path, detector, 1), small.teacher(tmp_path, detector, 2)
     taught = [named(one, ('a', 'b', 'c')), named(other, ('a', 'c', 'b'))]
     with pytest.raises(
-        ValueError, match=r"^teachers\[1\] \(t2\).class_map: .* of t1.*class 1 is 'b' here and 'c' there"
+        ValueError,
+        match=r"^teachers\[1\] \(t2\).class_map: .* of t1.*class 1 is 'b' here and 'c' there",
     ):
         small.distiller(tmp_path, detector, taught)
     small.distiller(tmp_path, detector, [taught[0], dict(taught[1], class_map=[0, 2, 1])])
 
 
 @pytest.mark.parametrize('task_weight', [0, 1])
-def test_a_classifier_in_a_detectors_run_is_an_error_before_the_first_step(task_weight: int, tmp_path: Path) -> None:
+def test_a_classifier_in_a_detectors_run_is_an_error_before_the_first_step(
+    task_weight: int, tmp_path: Path
+) -> None:
     """It and its teachers agree with each other, but not with the data."""
     runner = run(tmp_path, tiny.distiller_config(tmp_path, task_weight=task_weight))
     message = r'^student: expected a model for detection, as the training data are, got one for classification$'
@@ -184,7 +206,13 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     )
     overhaul = dict(
         type='Overhaul',
-        pairs=[dict(student='backbone[3]', teacher='backbone.layer4.1.relu#1:input', norm='backbone.layer4.1.bn2')],
+        pairs=[
+            dict(
+                student='backbone[3]',
+                teacher='backbone.layer4.1.relu#1:input',
+                norm='backbone.layer4.1.bn2',
+            )
+        ],
     )
     model = config(tmp_path, methods=dict(amtml=amtml, od=overhaul))
 
@@ -201,7 +229,10 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     assert resumed.iter == 4
     states = unbroken.model.state_dict(), resumed.model.state_dict()
     assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(value.nan_to_num(), states[1][name].nan_to_num()) for name, value in states[0].items())
+    assert all(
+        torch.equal(value.nan_to_num(), states[1][name].nan_to_num())
+        for name, value in states[0].items()
+    )
 
 
 def named(teacher: dict[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
@@ -216,7 +247,9 @@ def test_a_mapped_teacher_predicts_in_the_students_classes(tmp_path: Path) -> No
     raw = small.batch_for('gfl')
     path = small.checkpoint(tmp_path, detector)
     plain, mapped = Teacher(detector, path), Teacher(detector, path, class_map=[2, 0])
-    own, renamed = (one.predict(small.batch_for('gfl'), torch.device('cpu')) for one in (plain, mapped))
+    own, renamed = (
+        one.predict(small.batch_for('gfl'), torch.device('cpu')) for one in (plain, mapped)
+    )
     for one, other in zip(own, renamed, strict=True):
         kept = one.pred_instances[one.pred_instances.labels != 1]
         assert len(kept) > 0

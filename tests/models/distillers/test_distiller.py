@@ -12,11 +12,15 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TWO = dict(amtml=tiny.amtml(temperature=3.0), kd=dict(type='SoftTarget', temperature=2.0, loss_weight=0.5))
+TWO = dict(
+    amtml=tiny.amtml(temperature=3.0), kd=dict(type='SoftTarget', temperature=2.0, loss_weight=0.5)
+)
 
 
 def test_two_methods_and_the_task_give_one_dict_of_losses(tmp_path: Path) -> None:
-    model = tiny.distiller(tmp_path, methods=TWO, task_weight=0.3).eval()  # eval: the second forward repeats the first
+    model = tiny.distiller(
+        tmp_path, methods=TWO, task_weight=0.3
+    ).eval()  # eval: the second forward repeats the first
     batch = model.data_preprocessor(tiny.batch_of(), True)
     losses = model(**batch, mode='loss')
     assert losses.keys() == {
@@ -28,8 +32,13 @@ def test_two_methods_and_the_task_give_one_dict_of_losses(tmp_path: Path) -> Non
         'kd.loss_kd',
     }
     logits = model(batch['inputs'], mode='tensor')
-    torch.testing.assert_close(losses['task.loss'], 0.3 * F.cross_entropy(logits, torch.arange(8) % 4))
-    taught = [tiny.network(tiny.classifier(base_channels=6), seed).eval()(batch['inputs']) for seed in (1, 2)]
+    torch.testing.assert_close(
+        losses['task.loss'], 0.3 * F.cross_entropy(logits, torch.arange(8) % 4)
+    )
+    taught = [
+        tiny.network(tiny.classifier(base_channels=6), seed).eval()(batch['inputs'])
+        for seed in (1, 2)
+    ]
     target = sum((scores / 2).softmax(1) for scores in taught) / 2
     expected = 0.5 * 4 * F.kl_div((logits / 2).log_softmax(1), target, reduction='batchmean')
     torch.testing.assert_close(losses['kd.loss_kd'], expected)
@@ -39,7 +48,9 @@ def test_the_framework_sums_what_is_called_loss_and_logs_the_rest(tmp_path: Path
     model = tiny.distiller(tmp_path, methods=TWO)
     losses = tiny.losses_of(model)
     total, logged = model.parse_losses(losses)
-    torch.testing.assert_close(total, sum(value for name, value in losses.items() if 'loss' in name))
+    torch.testing.assert_close(
+        total, sum(value for name, value in losses.items() if 'loss' in name)
+    )
     assert logged.keys() == {*losses, 'loss'}
 
 
@@ -70,9 +81,15 @@ def test_state_dict_keys(tmp_path: Path) -> None:
 def test_predict_and_tensor_are_the_students(tmp_path: Path) -> None:
     model, alone = tiny.distiller(tmp_path).eval(), tiny.network(tiny.classifier()).eval()
     alone.load_state_dict(
-        {k.removeprefix('student.'): v for k, v in model.state_dict().items() if k.startswith('student.')}
+        {
+            k.removeprefix('student.'): v
+            for k, v in model.state_dict().items()
+            if k.startswith('student.')
+        }
     )
-    for one, other in zip(model.test_step(tiny.batch_of()), alone.test_step(tiny.batch_of()), strict=True):
+    for one, other in zip(
+        model.test_step(tiny.batch_of()), alone.test_step(tiny.batch_of()), strict=True
+    ):
         assert torch.equal(one.pred_score, other.pred_score)
         assert one.pred_label == other.pred_label
     images = torch.randn(2, 3, 8, 8)
@@ -100,7 +117,8 @@ def test_without_weight_no_teacher_is_built(tmp_path: Path) -> None:
 
 def test_one_weight_of_zero_among_others_takes_no_part(tmp_path: Path) -> None:
     model = tiny.distiller(
-        tmp_path, methods=dict(kd=dict(type='SoftTarget'), off=dict(type='LogitMimic', loss_weight=0))
+        tmp_path,
+        methods=dict(kd=dict(type='SoftTarget'), off=dict(type='LogitMimic', loss_weight=0)),
     )
     assert list(model.methods) == ['kd']
 
@@ -113,7 +131,10 @@ def test_the_students_random_numbers_are_those_of_a_plain_build(tmp_path: Path) 
     torch.manual_seed(9)
     model = tiny.distiller(tmp_path, teachers=taught, methods=TWO)
     assert torch.equal(after, torch.rand(1))
-    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.student.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(alone.parameters(), model.student.parameters(), strict=True)
+    )
 
 
 def test_half_precision_on_the_cpu(tmp_path: Path) -> None:
@@ -125,7 +146,9 @@ def test_half_precision_on_the_cpu(tmp_path: Path) -> None:
     with torch.autocast('cpu', torch.bfloat16):
         losses = tiny.losses_of(model)
     assert seen == [torch.bfloat16] * 3, 'student and teachers ran in half precision'
-    assert {name: value.dtype for name, value in losses.items()} == dict.fromkeys(losses, torch.float32)
+    assert {name: value.dtype for name, value in losses.items()} == dict.fromkeys(
+        losses, torch.float32
+    )
     exact = tiny.losses_of(model)
     for name, value in losses.items():
         torch.testing.assert_close(value, exact[name], rtol=0.1, atol=0.05)
@@ -135,7 +158,9 @@ def test_half_precision_on_the_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('count', [1, 2])
 @pytest.mark.parametrize('objective', ['paper', 'label'])
-def test_a_last_batch_of_one_or_two_images_trains(tmp_path: Path, count: int, objective: str) -> None:
+def test_a_last_batch_of_one_or_two_images_trains(
+    tmp_path: Path, count: int, objective: str
+) -> None:
     model = tiny.distiller(tmp_path, methods={**TWO, 'amtml': tiny.amtml(objective=objective)})
     total = model.parse_losses(tiny.losses_of(model, tiny.batch_of(count)))[0]
     total.backward()
@@ -147,17 +172,22 @@ def test_mixed_labels(tmp_path: Path) -> None:
     student = tiny.classifier(train_cfg=dict(augments=[dict(type='Mixup', alpha=1.0)]))
     student['head']['loss']['use_soft'] = True
     methods = dict(
-        label=tiny.amtml(objective='label'), confidence=tiny.amtml(weighting=dict(type='ConfidenceTeacherWeighting'))
+        label=tiny.amtml(objective='label'),
+        confidence=tiny.amtml(weighting=dict(type='ConfidenceTeacherWeighting')),
     )
     model = tiny.distiller(tmp_path, student=student, methods=methods)
     losses = tiny.losses_of(model)
     assert all(value.isfinite() for value in losses.values())
     record = model.methods.label.weight_record
-    assert record.class_counts.tolist() == pytest.approx([2.0] * 4), 'mixing keeps each class at its share of the batch'
+    assert record.class_counts.tolist() == pytest.approx([2.0] * 4), (
+        'mixing keeps each class at its share of the batch'
+    )
 
 
 def test_without_labels_at_task_weight_zero(tmp_path: Path) -> None:
-    model = tiny.distiller(tmp_path, methods=dict(mimic=dict(type='LogitMimic'), amtml=tiny.amtml()), task_weight=0)
+    model = tiny.distiller(
+        tmp_path, methods=dict(mimic=dict(type='LogitMimic'), amtml=tiny.amtml()), task_weight=0
+    )
     losses = tiny.losses_of(model, tiny.batch_of(labels=False))
     assert losses.keys() == {
         'mimic.loss_mimic',
@@ -169,7 +199,9 @@ def test_without_labels_at_task_weight_zero(tmp_path: Path) -> None:
 
 def test_measured_scores_order_the_teachers(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=dict(amtml=tiny.amtml(mapping='best_high')))
-    with pytest.raises(ValueError, match=r"^methods\.amtml\.mapping: expected measured teachers for 'best_high'"):
+    with pytest.raises(
+        ValueError, match=r"^methods\.amtml\.mapping: expected measured teachers for 'best_high'"
+    ):
         tiny.losses_of(model)
     model.set_teacher_scores([40.0, 70.0])
     assert model.methods.amtml.group_mapping.groups() == (1, 2)
@@ -228,7 +260,8 @@ def test_a_model_that_no_host_knows_is_distilled_by_its_taps(tmp_path: Path) -> 
 
 def test_class_scores_of_a_model_that_no_host_knows(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r'^student: expected a model whose class scores are known, got OwnNet: use methods on taps'
+        ValueError,
+        match=r'^student: expected a model whose class scores are known, got OwnNet: use methods on taps',
     ):
         ROOT_MODELS.build(own(tmp_path, methods=dict(kd=dict(type='SoftTarget'))))
 
@@ -241,4 +274,7 @@ def test_a_copy_trains_on_its_own(tmp_path: Path) -> None:
     other.parse_losses(tiny.losses_of(other))[0].backward()
     torch.optim.SGD(other.parameters(), lr=0.1).step()
     assert all(p.grad is None for p in model.parameters())
-    assert all(torch.equal(before[name].nan_to_num(), v.nan_to_num()) for name, v in model.state_dict().items())
+    assert all(
+        torch.equal(before[name].nan_to_num(), v.nan_to_num())
+        for name, v in model.state_dict().items()
+    )

@@ -13,7 +13,9 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 
 TAP = 'backbone.layer3'
-BEFORE_RELU = dict(student=f'{TAP}.0.relu2:input', teacher=f'{TAP}.0.relu2:input', norm=f'{TAP}.0.bn2')
+BEFORE_RELU = dict(
+    student=f'{TAP}.0.relu2:input', teacher=f'{TAP}.0.relu2:input', norm=f'{TAP}.0.bn2'
+)
 
 
 def paraphraser(folder: Path, teacher: dict[str, Any], tap: str = TAP, **options: Any) -> str:
@@ -53,7 +55,9 @@ def one_teacher(folder: Path) -> list[dict[str, Any]]:
     return tiny.teachers(folder, 1)
 
 
-def test_all_of_them_and_soft_targets_train_together_and_resume_to_the_last_bit(tmp_path: Path) -> None:
+def test_all_of_them_and_soft_targets_train_together_and_resume_to_the_last_bit(
+    tmp_path: Path,
+) -> None:
     taught_by = one_teacher(tmp_path)
     every = dict(kd=dict(type='SoftTarget'), **methods(tmp_path, taught_by[0]))
     config = tiny.distiller_config(tmp_path, teachers=taught_by, methods=every)
@@ -61,32 +65,53 @@ def test_all_of_them_and_soft_targets_train_together_and_resume_to_the_last_bit(
     before = tiny.weights_of(unbroken.model)
     unbroken.train()
     logged = MessageHub.get_current_instance().log_scalars
-    facts = ('loss_inherit', 'loss_explore', 'inherit_cosine', 'explore_cosine', 'cka', 'explore_gradient')
-    assert {f'train/{name}.{fact}' for name in ('ie_ft', 'ie_at', 'ie_od') for fact in facts} <= logged.keys()
+    facts = (
+        'loss_inherit',
+        'loss_explore',
+        'inherit_cosine',
+        'explore_cosine',
+        'cka',
+        'explore_gradient',
+    )
+    assert {
+        f'train/{name}.{fact}' for name in ('ie_ft', 'ie_at', 'ie_od') for fact in facts
+    } <= logged.keys()
     assert all(math.isfinite(logged[name].current()) for name in logged)
     assert logged['train/ie_ft.explore_gradient'].current() > 0
     after = unbroken.model.state_dict()
     assert before.keys() == after.keys()
     still = {name for name in before if same(before[name], after[name])}
-    frozen = {name for name in before if '.trained.' in name or 'margin' in name or '_index' in name}
-    assert {name for name in still if name.startswith('methods')} == frozen, 'connectors moved, what is frozen did not'
+    frozen = {
+        name for name in before if '.trained.' in name or 'margin' in name or '_index' in name
+    }
+    assert {name for name in still if name.startswith('methods')} == frozen, (
+        'connectors moved, what is frozen did not'
+    )
     assert not any('decoder' in name for name in before), 'no decoder in stage 2'
     tiny.runner(config, tmp_path / 'two', iters=2).train()
     resumed = tiny.runner(config, tmp_path / 'two', iters=4, resume=True)
     resumed.train()
-    assert [name for name, value in resumed.model.state_dict().items() if not same(value, after[name])] == []
+    assert [
+        name for name, value in resumed.model.state_dict().items() if not same(value, after[name])
+    ] == []
 
 
-def test_a_frozen_paraphraser_stays_in_eval_and_the_teacher_stops_at_its_tap(tmp_path: Path) -> None:
+def test_a_frozen_paraphraser_stays_in_eval_and_the_teacher_stops_at_its_tap(
+    tmp_path: Path,
+) -> None:
     taught_by = one_teacher(tmp_path)
-    some = {name: method for name, method in methods(tmp_path, taught_by[0]).items() if name == 'ie_ft'}
+    some = {
+        name: method for name, method in methods(tmp_path, taught_by[0]).items() if name == 'ie_ft'
+    }
     distiller = tiny.distiller(tmp_path, teachers=taught_by, methods=some).train()
     (trained,) = distiller.methods.ie_ft.compared.targets.trained
     assert not any(module.training for module in trained.modules())
     assert not any(parameter.requires_grad for parameter in trained.parameters())
     calls: list[str] = []
     for name in ('neck', 'head'):
-        distiller.teachers[0].model.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.append(name))
+        distiller.teachers[0].model.get_submodule(name).register_forward_hook(
+            lambda *_, name=name: calls.append(name)
+        )
     tiny.losses_of(distiller)
     assert calls == []
 
@@ -94,7 +119,9 @@ def test_a_frozen_paraphraser_stays_in_eval_and_the_teacher_stops_at_its_tap(tmp
 def test_an_untrained_paraphraser_is_an_error(tmp_path: Path) -> None:
     message = r'^methods\.ie\.pairs: expected a checkpoint for Paraphrasers \(train it first'
     with pytest.raises(ValueError, match=message):
-        tiny.distiller(tmp_path, methods=dict(ie=dict(type='IEKD', pairs=[dict(student=TAP, teacher=TAP)])))
+        tiny.distiller(
+            tmp_path, methods=dict(ie=dict(type='IEKD', pairs=[dict(student=TAP, teacher=TAP)]))
+        )
 
 
 def test_a_paraphraser_of_another_teacher_is_an_error(tmp_path: Path) -> None:
@@ -102,17 +129,29 @@ def test_a_paraphraser_of_another_teacher_is_an_error(tmp_path: Path) -> None:
     pairs = [dict(student=TAP, teacher=TAP, checkpoint=paraphraser(tmp_path, second))]
     message = r'^methods\.ie\.pairs: expected a checkpoint trained on the file of teachers\[0\] \(t0\), .* those of another teacher'
     with pytest.raises(ValueError, match=message):
-        tiny.distiller(tmp_path, teachers=[first, second], methods=dict(ie=dict(type='IEKD', pairs=pairs)))
+        tiny.distiller(
+            tmp_path, teachers=[first, second], methods=dict(ie=dict(type='IEKD', pairs=pairs))
+        )
     pairs[0]['index'] = 1
-    tiny.distiller(tmp_path, teachers=[first, second], methods=dict(ie=dict(type='IEKD', pairs=pairs)))
+    tiny.distiller(
+        tmp_path, teachers=[first, second], methods=dict(ie=dict(type='IEKD', pairs=pairs))
+    )
 
 
 def test_a_paraphraser_of_another_map_is_an_error(tmp_path: Path) -> None:
     taught_by = one_teacher(tmp_path)
-    pairs = [dict(student=TAP, teacher=TAP, checkpoint=paraphraser(tmp_path, taught_by[0], 'backbone.layer2'))]
+    pairs = [
+        dict(
+            student=TAP,
+            teacher=TAP,
+            checkpoint=paraphraser(tmp_path, taught_by[0], 'backbone.layer2'),
+        )
+    ]
     message = r"^methods\.ie\.pairs\[0\]\.checkpoint: expected a paraphraser of 'backbone\.layer3', got one .* on 'backbone\.layer2'"
     with pytest.raises(ValueError, match=message):
-        tiny.distiller(tmp_path, teachers=taught_by, methods=dict(ie=dict(type='IEKD', pairs=pairs)))
+        tiny.distiller(
+            tmp_path, teachers=taught_by, methods=dict(ie=dict(type='IEKD', pairs=pairs))
+        )
 
 
 def test_the_norm_of_a_margin_must_be_one(tmp_path: Path) -> None:
@@ -125,7 +164,9 @@ def test_the_norm_of_a_margin_must_be_one(tmp_path: Path) -> None:
 def test_a_larger_student_inherits_from_a_smaller_teacher(tmp_path: Path) -> None:
     small = [dict(name='small', model=tiny.classifier(), checkpoint=tiny.checkpoint(tmp_path))]
     every = methods(tmp_path, small[0])
-    large = tiny.distiller(tmp_path, student=tiny.classifier(base_channels=8), teachers=small, methods=every)
+    large = tiny.distiller(
+        tmp_path, student=tiny.classifier(base_channels=8), teachers=small, methods=every
+    )
     losses = tiny.losses_of(large)
     sum(value for name, value in losses.items() if 'loss' in name).backward()
     assert all(value.isfinite() for value in losses.values())
@@ -136,12 +177,16 @@ def test_a_larger_student_inherits_from_a_smaller_teacher(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_two_processes_train_without_unused_parameters(tmp_path: Path) -> None:
     taught_by = one_teacher(tmp_path)
-    config = tiny.distiller_config(tmp_path, teachers=taught_by, methods=methods(tmp_path, taught_by[0]))
+    config = tiny.distiller_config(
+        tmp_path, teachers=taught_by, methods=methods(tmp_path, taught_by[0])
+    )
     ranks = processes.in_two(tmp_path, dict(gradients=(processes.gradients, config)))
     (logged, gradients), (other_logged, other) = (rank['gradients'] for rank in ranks)
     assert logged.keys() == other_logged.keys()
     assert gradients.keys() == other.keys()
-    assert all(torch.equal(gradients[name], other[name]) for name in gradients), 'averaged over the ranks'
+    assert all(torch.equal(gradients[name], other[name]) for name in gradients), (
+        'averaged over the ranks'
+    )
     _, alone = processes.gradients(tmp_path, config)
     for name, value in alone.items():
         torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-6)
@@ -152,17 +197,24 @@ def test_maps_before_the_relu_of_a_stock_network_whose_blocks_share_one(tmp_path
         type='ImageClassifier',
         backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=8, stem_channels=8),
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=4, in_channels=64, loss=dict(type='CrossEntropyLoss')),
+        head=dict(
+            type='LinearClsHead', num_classes=4, in_channels=64, loss=dict(type='CrossEntropyLoss')
+        ),
     )
     taught_by = [dict(name='stock', model=stock, checkpoint=tiny.checkpoint(tmp_path, stock))]
     tap = 'backbone.layer4.1.relu#1:input'
     pairs = [dict(student=tap, teacher=tap, norm='backbone.layer4.1.bn2')]
-    every = dict(od=dict(type='Overhaul', pairs=pairs), ie=dict(type='IEKD', knowledge='overhaul', pairs=pairs))
+    every = dict(
+        od=dict(type='Overhaul', pairs=pairs),
+        ie=dict(type='IEKD', knowledge='overhaul', pairs=pairs),
+    )
     distiller = tiny.distiller(tmp_path, student=stock, teachers=taught_by, methods=every)
     inputs = distiller.data_preprocessor(tiny.batch_of(), True)['inputs']
     teacher = distiller.teachers[0]
     assert teacher(inputs).features[tap].min() < 0
-    torch.testing.assert_close(teacher(inputs).features[tap].relu(), teacher.model.backbone(inputs)[-1])
+    torch.testing.assert_close(
+        teacher(inputs).features[tap].relu(), teacher.model.backbone(inputs)[-1]
+    )
     losses = tiny.losses_of(distiller)
     sum(value for name, value in losses.items() if 'loss' in name).backward()
     assert distiller.student.backbone.conv1.weight.grad.abs().sum() > 0

@@ -104,7 +104,13 @@ def test_peers_that_share_a_part() -> None:
 
 
 def test_margins_of_a_finished_teacher() -> None:
-    pairs = [dict(student='backbone.layer3.0.bn2', teacher='backbone.layer3.0.bn2', norm='backbone.layer3.0.bn2')]
+    pairs = [
+        dict(
+            student='backbone.layer3.0.bn2',
+            teacher='backbone.layer3.0.bn2',
+            norm='backbone.layer3.0.bn2',
+        )
+    ]
     refused(
         r'^methods\.od\.pairs\[0\]\.norm: expected a frozen teacher, whose margin stays as it is, got a network that learns$',
         methods=dict(od=dict(type='Overhaul', pairs=pairs)),
@@ -136,12 +142,17 @@ class Scoreless(nn.Module):
 
 def test_class_scores_of_a_model_that_no_host_knows() -> None:
     peers = [A, dict(name='b', model=dict(type='Scoreless'))]
-    refused(r'^peers\[1\] \(b\): expected a model whose class scores are known, got Scoreless: .* taps', peers=peers)
+    refused(
+        r'^peers\[1\] \(b\): expected a model whose class scores are known, got Scoreless: .* taps',
+        peers=peers,
+    )
 
 
 def optimizers(**config: Any) -> Any:
     model = ROOT_MODELS.build(tiny.mutual_config(methods=tiny.inherit_explore()))
-    return PeerOptimWrappers({key: value for key, value in config.items() if key != 'constructor'})(model)
+    return PeerOptimWrappers({key: value for key, value in config.items() if key != 'constructor'})(
+        model
+    )
 
 
 SGD = dict(type='SGD', lr=0.1)
@@ -196,27 +207,39 @@ def test_one_optimizer_for_all(tmp_path: Path) -> None:
 
 def test_a_loss_is_asked_for() -> None:
     model = ROOT_MODELS.build(tiny.mutual_config())
-    with pytest.raises(ValueError, match=r"^model_wrapper_cfg: expected dict\(type='mmkd_plugin\.PeerDataParallel'\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"^model_wrapper_cfg: expected dict\(type='mmkd_plugin\.PeerDataParallel'\)",
+    ):
         model(torch.zeros(1, 3, 8, 8), mode='loss')
 
 
 def test_data_without_labels() -> None:
     model = ROOT_MODELS.build(tiny.mutual_config())
     wrappers = PeerOptimWrappers(dict(optimizer=SGD))(model)
-    with pytest.raises(ValueError, match=r'^task_weight: expected labels in the training data for the task loss'):
+    with pytest.raises(
+        ValueError, match=r'^task_weight: expected labels in the training data for the task loss'
+    ):
         model.train_step(tiny.batch_of(labels=False), wrappers)
 
 
 @pytest.mark.parametrize('loop', ['PeerValLoop', 'PeerTestLoop'])
 def test_loops_of_another_model(tmp_path: Path, loop: str) -> None:
     stage = 'val' if loop == 'PeerValLoop' else 'test'
-    loader = dict(batch_size=8, num_workers=0, dataset=dict(type='TinyImages'), sampler=dict(type='DefaultSampler'))
+    loader = dict(
+        batch_size=8,
+        num_workers=0,
+        dataset=dict(type='TinyImages'),
+        sampler=dict(type='DefaultSampler'),
+    )
     settings = {
         f'{stage}_dataloader': loader,
         f'{stage}_evaluator': dict(type='Accuracy'),
         f'{stage}_cfg': dict(type=f'mmkd_plugin.{loop}'),
     }
-    run = tiny.runner({**tiny.classifier(), 'data_preprocessor': dict(tiny.PREPROCESSOR)}, tmp_path, **settings)
+    run = tiny.runner(
+        {**tiny.classifier(), 'data_preprocessor': dict(tiny.PREPROCESSOR)}, tmp_path, **settings
+    )
     message = rf'^{stage}_cfg\.type: expected mmkd_plugin\.{loop} in a run of mmkd_plugin\.MutualDistiller, got ImageClassifier$'
     with pytest.raises(ValueError, match=message):
         run.val() if stage == 'val' else run.test()

@@ -30,7 +30,9 @@ MAPS = dict(
 
 def built(family: str, **changes: Any) -> MutualDistiller:
     peers = [dict(name=name, model=detection.detector(family)) for name in 'ab']
-    model = ROOT_MODELS.build({**dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=SCORES), **changes})
+    model = ROOT_MODELS.build(
+        {**dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=SCORES), **changes}
+    )
     for seed, name in enumerate('ab'):
         detection.varied(model.network(name), seed)
     return model.train()
@@ -52,15 +54,27 @@ def test_one_step(family: str, order: str, methods: dict[str, Any], logged: set[
     found = model.train_step(copy.deepcopy(detection.batch_for(family)), wrappers)
     assert logged < found.keys()
     assert all(torch.as_tensor(value).isfinite().all() for value in found.values())
-    still = [name for name, p in model.named_parameters() if p.requires_grad and torch.equal(p, before[name])]
-    alone = ('.scale', 'fpn_convs.4.conv.weight', 'fpn_convs.4.conv.bias')  # of levels without a box
+    still = [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and torch.equal(p, before[name])
+    ]
+    alone = (
+        '.scale',
+        'fpn_convs.4.conv.weight',
+        'fpn_convs.4.conv.bias',
+    )  # of levels without a box
     assert not [name for name in still if not name.endswith(alone)]
     if 'kd' in methods:
         assert found['a.kd.loss_kd'] > 0 and found['b.kd.loss_kd'] > 0
 
 
-@pytest.mark.parametrize(('family', 'order', 'asks'), [('fcos', 'alternating', 'ba'), ('gfl', 'simultaneous', '')])
-def test_a_peer_that_is_asked_does_a_teachers_work_alone(family: str, order: str, asks: str) -> None:
+@pytest.mark.parametrize(
+    ('family', 'order', 'asks'), [('fcos', 'alternating', 'ba'), ('gfl', 'simultaneous', '')]
+)
+def test_a_peer_that_is_asked_does_a_teachers_work_alone(
+    family: str, order: str, asks: str
+) -> None:
     """No assigner, sampler, loss, prior, decoding or NMS; in simultaneous order what its own step computed has to do."""
     model = built(family, order=order)
     wrappers = PeerOptimWrappers(dict(optimizer=dict(type='SGD', lr=1e-3)))(model)
@@ -73,7 +87,13 @@ def test_a_peer_that_is_asked_does_a_teachers_work_alone(family: str, order: str
         with ExitStack() as stack:
             forbid(stack, peer.network, 'forward', 'loss', 'predict', '_forward')
             forbid(stack, head, 'loss', 'loss_by_feat', 'predict', 'predict_by_feat', 'get_targets')
-            forbid(stack, head.prior_generator, 'grid_priors', 'valid_flags', 'single_level_grid_priors')
+            forbid(
+                stack,
+                head.prior_generator,
+                'grid_priors',
+                'valid_flags',
+                'single_level_grid_priors',
+            )
             for part, work in dict(
                 assigner='assign', sampler='sample', loss_cls='forward', loss_bbox='forward'
             ).items():
@@ -96,7 +116,9 @@ def test_each_predicts_and_there_is_no_ensemble() -> None:
     assert list(answers) == ['a', 'b'] and not model.can_average
     [first, _], [again, _] = answers['b'], model.val_step(copy.deepcopy(raw))
     assert torch.equal(first.pred_instances.scores, again.pred_instances.scores)
-    with pytest.raises(ValueError, match=r"^predict: expected one of \['a', 'b'\], got 'ensemble' of models whose"):
+    with pytest.raises(
+        ValueError, match=r"^predict: expected one of \['a', 'b'\], got 'ensemble' of models whose"
+    ):
         built('retinanet', predict='ensemble')
 
 
@@ -109,8 +131,12 @@ def test_scores_of_regions_that_each_chooses_itself() -> None:
 def test_a_classifier_among_detectors() -> None:
     from tiny import classifier
 
-    peers = [dict(name='a', model=detection.detector('retinanet')), dict(name='b', model=classifier())]
+    peers = [
+        dict(name='a', model=detection.detector('retinanet')),
+        dict(name='b', model=classifier()),
+    ]
     with pytest.raises(
-        ValueError, match=r'^peers\[1\] \(b\): expected a model for detection, as the first peer is, got one'
+        ValueError,
+        match=r'^peers\[1\] \(b\): expected a model for detection, as the first peer is, got one',
     ):
         built('retinanet', peers=peers)

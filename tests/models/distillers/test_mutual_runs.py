@@ -31,7 +31,11 @@ VALIDATION = dict(
 
 
 def run_of(
-    folder: Path, *names: str, optim: dict[str, Any] | None = None, model: Any = None, **settings: Any
+    folder: Path,
+    *names: str,
+    optim: dict[str, Any] | None = None,
+    model: Any = None,
+    **settings: Any,
 ) -> Runner:
     config = tiny.mutual_config(*names, **{'methods': BOTH, **(model or {})})
     return tiny.runner(config, folder, optim_wrapper=optim or tiny.peer_optimizers(), **settings)
@@ -39,7 +43,9 @@ def run_of(
 
 def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     assert one.keys() == other.keys()
-    return [name for name in one if not torch.equal(one[name].nan_to_num(), other[name].nan_to_num())]
+    return [
+        name for name in one if not torch.equal(one[name].nan_to_num(), other[name].nan_to_num())
+    ]
 
 
 @pytest.mark.parametrize('order', ['alternating', 'simultaneous'])
@@ -50,17 +56,25 @@ def test_two_iterations_move_all_that_learns(tmp_path: Path, order: str) -> None
     run.train()
     still = set(before) - set(differing(before, run.model.state_dict()))
     assert still == {
-        f'lessons_{name}.methods.ie.splits.0.{index}' for name in 'ab' for index in ('inherit_index', 'explore_index')
+        f'lessons_{name}.methods.ie.splits.0.{index}'
+        for name in 'ab'
+        for index in ('inherit_index', 'explore_index')
     }
     logged = MessageHub.get_current_instance().log_scalars
     assert {f'train/{name}.lr' for name in ('a', 'b', 'apart_a', 'apart_b')} < logged.keys()
-    assert {'train/loss', 'train/a.loss', 'train/b.dml.loss_kd', 'train/apart_a.ie.loss_rec'} < logged.keys()
+    assert {
+        'train/loss',
+        'train/a.loss',
+        'train/b.dml.loss_kd',
+        'train/apart_a.ie.loss_rec',
+    } < logged.keys()
 
 
 @pytest.mark.parametrize('order', ['alternating', 'simultaneous'])
 def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, order: str) -> None:
     settings = dict(
-        param_scheduler=dict(type='ExponentialLR', gamma=0.5, by_epoch=False, end=99), model=dict(order=order)
+        param_scheduler=dict(type='ExponentialLR', gamma=0.5, by_epoch=False, end=99),
+        model=dict(order=order),
     )
     unbroken = run_of(tmp_path / 'one', iters=4, **settings)
     unbroken.train()
@@ -71,7 +85,8 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, order: st
     assert differing(unbroken.model.state_dict(), resumed.model.state_dict()) == []
     for name, wrapper in unbroken.optim_wrapper.items():
         momenta = [
-            [s['momentum_buffer'] for s in w.optimizer.state.values()] for w in (wrapper, resumed.optim_wrapper[name])
+            [s['momentum_buffer'] for s in w.optimizer.state.values()]
+            for w in (wrapper, resumed.optim_wrapper[name])
         ]
         assert all(torch.equal(a, b) for a, b in zip(*momenta, strict=True)) and momenta[0]
         assert resumed.optim_wrapper[name].get_lr() == wrapper.get_lr()
@@ -81,9 +96,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, order: st
 def test_other_peers_stop_a_resumed_run(tmp_path: Path, names: str) -> None:
     run_of(tmp_path, model=dict(methods=DML)).train()
     resumed = run_of(tmp_path, *names, iters=4, resume=True, model=dict(methods=DML))
-    message = (
-        rf"^peers: expected those that the run began with, \['a', 'b'\], got \[{str(list(names))[1:-1]}\]; to go on"
-    )
+    message = rf"^peers: expected those that the run began with, \['a', 'b'\], got \[{str(list(names))[1:-1]}\]; to go on"
     with pytest.raises(ValueError, match=message):
         resumed.train()
 
@@ -106,7 +119,9 @@ def test_rates_by_peer(tmp_path: Path) -> None:
         apart_a=[],
         apart_b=[],
     )
-    optim = tiny.peer_optimizers(peers=dict(b=dict(optimizer=dict(lr=0.2))), apart=dict(optimizer=dict(lr=0.01)))
+    optim = tiny.peer_optimizers(
+        peers=dict(b=dict(optimizer=dict(lr=0.2))), apart=dict(optimizer=dict(lr=0.01))
+    )
     run = run_of(tmp_path, optim=optim, param_scheduler=schedules)
     run.train()
     groups = {name: wrapper.param_groups[0] for name, wrapper in run.optim_wrapper.items()}
@@ -133,9 +148,17 @@ def test_accumulated_gradients(tmp_path: Path, order: str) -> None:
     weights = []
     for name, batch, iters, counts in (('one', 16, 1, 1), ('two', 8, 2, 2)):
         optim = dict(
-            constructor='mmkd_plugin.PeerOptimWrappers', optimizer=dict(type='SGD', lr=0.5), accumulative_counts=counts
+            constructor='mmkd_plugin.PeerOptimWrappers',
+            optimizer=dict(type='SGD', lr=0.5),
+            accumulative_counts=counts,
         )
-        run = run_of(tmp_path / name, iters=iters, batch=batch, optim=optim, model=dict(order=order, methods=DML))
+        run = run_of(
+            tmp_path / name,
+            iters=iters,
+            batch=batch,
+            optim=optim,
+            model=dict(order=order, methods=DML),
+        )
         run.model.apply(freeze_statistics)
         run.train()
         weights.append(run.model.state_dict())
@@ -157,7 +180,9 @@ def test_the_last_gradients_are_not_lost_where_their_number_does_not_divide(tmp_
     run.model.train_step = watched
     run.train()
     last = run.model.network('a').head.state_dict()
-    assert [bool(differing(one, other)) for one, other in zip(before, [*before[1:], last], strict=True)] == [
+    assert [
+        bool(differing(one, other)) for one, other in zip(before, [*before[1:], last], strict=True)
+    ] == [
         False,
         True,
         True,
@@ -203,8 +228,12 @@ def test_mixed_precision_with_a_scaler_each(tmp_path: Path) -> None:
     optim = tiny.peer_optimizers(type='CpuAmp', loss_scale=64.0, peers=dict(b=dict(loss_scale=4.0)))
     unbroken = run_of(tmp_path / 'one', iters=4, optim=optim)
     unbroken.train()
-    scales = {name: wrapper.loss_scaler.get_scale() for name, wrapper in unbroken.optim_wrapper.items()}
-    assert scales == dict(a=256.0, b=16.0, apart_a=256.0, apart_b=256.0), 'each doubled its own, twice'
+    scales = {
+        name: wrapper.loss_scaler.get_scale() for name, wrapper in unbroken.optim_wrapper.items()
+    }
+    assert scales == dict(a=256.0, b=16.0, apart_a=256.0, apart_b=256.0), (
+        'each doubled its own, twice'
+    )
     run_of(tmp_path / 'two', iters=2, optim=optim).train()
     resumed = run_of(tmp_path / 'two', iters=4, resume=True, optim=optim)
     resumed.train()
@@ -221,10 +250,18 @@ def test_a_pretrained_peer_begins_with_its_weights(tmp_path: Path) -> None:
     assert torch.equal(run.model.network('b').head.fc.weight, saved['head.fc.weight'])
 
 
-def test_with_all_weights_zero_the_first_peer_is_trained_as_alone_to_the_last_bit(tmp_path: Path) -> None:
-    model = {**tiny.classifier(train_cfg=dict(augments=[dict(type='Mixup', alpha=1.0)], probs=[0.5]))}
+def test_with_all_weights_zero_the_first_peer_is_trained_as_alone_to_the_last_bit(
+    tmp_path: Path,
+) -> None:
+    model = {
+        **tiny.classifier(train_cfg=dict(augments=[dict(type='Mixup', alpha=1.0)], probs=[0.5]))
+    }
     model['head']['loss']['use_soft'] = True
-    plain = tiny.runner(copy.deepcopy({**model, 'data_preprocessor': tiny.PREPROCESSOR}), tmp_path / 'plain', iters=5)
+    plain = tiny.runner(
+        copy.deepcopy({**model, 'data_preprocessor': tiny.PREPROCESSOR}),
+        tmp_path / 'plain',
+        iters=5,
+    )
     plain.train()
     peers = [dict(name='a', model=model), dict(name='b', model=model)]
     methods = dict(dml=dict(type='SoftTarget', loss_weight=0.0))
@@ -235,8 +272,15 @@ def test_with_all_weights_zero_the_first_peer_is_trained_as_alone_to_the_last_bi
 
 @pytest.mark.parametrize('update_buffers', [False, True])
 def test_averaged_weights_end_to_end(tmp_path: Path, update_buffers: bool) -> None:
-    hooks = [dict(type='EMAHook', momentum=0.3, update_buffers=update_buffers), dict(type='mmkd_plugin.SaveStudent')]
-    options = dict(custom_hooks=hooks, train_cfg=dict(by_epoch=False, max_iters=3, val_interval=3), **VALIDATION)
+    hooks = [
+        dict(type='EMAHook', momentum=0.3, update_buffers=update_buffers),
+        dict(type='mmkd_plugin.SaveStudent'),
+    ]
+    options = dict(
+        custom_hooks=hooks,
+        train_cfg=dict(by_epoch=False, max_iters=3, val_interval=3),
+        **VALIDATION,
+    )
     run = run_of(tmp_path, iters=3, **options)
     run.train()
     saved = torch.load(tmp_path / 'iter_3.pth', weights_only=True)['state_dict']
@@ -244,7 +288,11 @@ def test_averaged_weights_end_to_end(tmp_path: Path, update_buffers: bool) -> No
     assert differing(saved, run.model.state_dict()), 'the file has the average'
     exported = torch.load(tmp_path / 'iter_3_b.pth', weights_only=True)['state_dict']
     assert (
-        differing(exported, {n.removeprefix('peer_b.'): v for n, v in saved.items() if n.startswith('peer_b.')}) == []
+        differing(
+            exported,
+            {n.removeprefix('peer_b.'): v for n, v in saved.items() if n.startswith('peer_b.')},
+        )
+        == []
     )
     options['train_cfg']['max_iters'] = 5
     run_of(tmp_path, iters=3, resume=True, **options).train()
@@ -252,13 +300,18 @@ def test_averaged_weights_end_to_end(tmp_path: Path, update_buffers: bool) -> No
 
 def test_every_peer_is_validated_and_the_best_is_chosen_by_their_mean(tmp_path: Path) -> None:
     default_hooks = dict(
-        checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=False, save_best='mean/accuracy/top1')
+        checkpoint=dict(
+            type='CheckpointHook', interval=1, by_epoch=False, save_best='mean/accuracy/top1'
+        )
     )
     train_cfg = dict(by_epoch=False, max_iters=2, val_interval=1)
     run = run_of(tmp_path, default_hooks=default_hooks, train_cfg=train_cfg, **VALIDATION)
     run.train()
     logged = MessageHub.get_current_instance().log_scalars
-    scores = {name: logged[f'val/{name}/accuracy/top1'].current() for name in ('a', 'b', 'mean', 'ensemble')}
+    scores = {
+        name: logged[f'val/{name}/accuracy/top1'].current()
+        for name in ('a', 'b', 'mean', 'ensemble')
+    }
     assert scores['mean'] == pytest.approx((scores['a'] + scores['b']) / 2)
     data = tiny.TinyImages(seed=1)
     with torch.no_grad():
@@ -273,7 +326,9 @@ def test_every_peer_is_validated_and_the_best_is_chosen_by_their_mean(tmp_path: 
 
 def test_a_plain_loop_validates_the_peer_that_predicts(tmp_path: Path) -> None:
     train_cfg = dict(by_epoch=False, max_iters=2, val_interval=2)
-    run_of(tmp_path, model=dict(predict='b'), train_cfg=train_cfg, **{**VALIDATION, 'val_cfg': dict()}).train()
+    run_of(
+        tmp_path, model=dict(predict='b'), train_cfg=train_cfg, **{**VALIDATION, 'val_cfg': dict()}
+    ).train()
     assert 'val/accuracy/top1' in MessageHub.get_current_instance().log_scalars
 
 

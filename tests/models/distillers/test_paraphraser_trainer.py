@@ -33,7 +33,9 @@ VALIDATION: dict[str, Any] = dict(
 
 
 def config(folder: Path, **changes: Any) -> dict[str, Any]:
-    given = dict(type='mmkd_plugin.ParaphraserTrainer', tap=TAP, data_preprocessor=dict(tiny.PREPROCESSOR))
+    given = dict(
+        type='mmkd_plugin.ParaphraserTrainer', tap=TAP, data_preprocessor=dict(tiny.PREPROCESSOR)
+    )
     if 'teacher' not in changes:
         given['teacher'] = tiny.teachers(folder, 1)[0]
     return {**given, **changes}
@@ -59,7 +61,9 @@ def inputs_of(model: ParaphraserTrainer) -> Tensor:
 
 
 @pytest.mark.parametrize(('distance', 'by_hand'), [('l1', F.l1_loss), ('l2', F.mse_loss)])
-def test_the_loss_compares_the_map_with_its_reconstruction(tmp_path: Path, distance: str, by_hand: Any) -> None:
+def test_the_loss_compares_the_map_with_its_reconstruction(
+    tmp_path: Path, distance: str, by_hand: Any
+) -> None:
     model = trainer(tmp_path, distance=distance)
     losses = tiny.losses_of(model)
     feature = feature_of(alone(), inputs_of(model))
@@ -76,7 +80,9 @@ def test_the_loss_compares_the_map_with_its_reconstruction(tmp_path: Path, dista
 def test_the_teacher_runs_no_further_than_the_tap(tmp_path: Path) -> None:
     model, ran = trainer(tmp_path), []
     for name in (TAP, 'backbone.layer3', 'head'):
-        model.teacher.model.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+        model.teacher.model.get_submodule(name).register_forward_hook(
+            lambda *_, name=name: ran.append(name)
+        )
     tiny.losses_of(model)
     assert ran == [TAP]
 
@@ -106,21 +112,31 @@ def test_predictions_are_the_teachers_from_the_reconstruction(tmp_path: Path) ->
     plain = torch.stack([sample.pred_score for sample in alone().val_step(tiny.batch_of())])
     assert not torch.allclose(scores, plain, atol=1e-3)
     model.paraphraser.forward = lambda feature: feature  # a perfect one
-    assert torch.equal(torch.stack([sample.pred_score for sample in model.val_step(tiny.batch_of())]), plain)
+    assert torch.equal(
+        torch.stack([sample.pred_score for sample in model.val_step(tiny.batch_of())]), plain
+    )
     assert not any(module._forward_hooks for module in model.teacher.model.modules())
 
 
 def test_the_evaluator_reports_the_accuracy_under_reconstruction(tmp_path: Path) -> None:
     run = tiny.runner(
-        config(tmp_path), tmp_path / 'run', train_cfg=dict(by_epoch=False, max_iters=2, val_interval=1), **VALIDATION
+        config(tmp_path),
+        tmp_path / 'run',
+        train_cfg=dict(by_epoch=False, max_iters=2, val_interval=1),
+        **VALIDATION,
     )
     teacher = tiny.weights_of(run.model.teacher.model)
     run.train()
     score = MessageHub.get_current_instance().get_scalar('val/accuracy/top1').current()
-    inputs = run.model.data_preprocessor(dict(inputs=tiny.TinyImages(seed=1).images), False)['inputs']
+    inputs = run.model.data_preprocessor(dict(inputs=tiny.TinyImages(seed=1).images), False)[
+        'inputs'
+    ]
     right = through_reconstruction(run.model, inputs).argmax(dim=1) == torch.arange(16) % 4
     assert score == pytest.approx(100 * right.float().mean().item())
-    assert all(torch.equal(teacher[name], value) for name, value in run.model.teacher.model.state_dict().items())
+    assert all(
+        torch.equal(teacher[name], value)
+        for name, value in run.model.teacher.model.state_dict().items()
+    )
     assert not run.model.teacher.model.training
 
 
@@ -158,7 +174,9 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     resumed.train()
     assert resumed.iter == 4
     expected = unbroken.model.state_dict()
-    assert all(torch.equal(expected[name], value) for name, value in resumed.model.state_dict().items())
+    assert all(
+        torch.equal(expected[name], value) for name, value in resumed.model.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,10 +190,15 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
             dict(paraphraser=dict(last='linear')),
             r"^paraphraser: expected \{.*'last': 'leaky_relu'.*\}, with which the run began, got \{.*'linear'",
         ),
-        (dict(paraphraser=dict(factor_channels=2)), r"^paraphraser: expected .*'factor_channels': 6.*got .*: 2"),
+        (
+            dict(paraphraser=dict(factor_channels=2)),
+            r"^paraphraser: expected .*'factor_channels': 6.*got .*: 2",
+        ),
     ],
 )
-def test_a_resumed_run_of_another_config(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_resumed_run_of_another_config(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     given = config(tmp_path)
     tiny.runner(given, tmp_path / 'run').train()
     resumed = tiny.runner({**given, **changes}, tmp_path / 'run', iters=4, resume=True)
@@ -189,7 +212,8 @@ def test_a_teacher_that_changed_stops_a_resumed_run(tmp_path: Path) -> None:
     torch.save(tiny.network(TEACHER, seed=9).state_dict(), given['teacher']['checkpoint'])
     resumed = tiny.runner(given, tmp_path / 'run', iters=4, resume=True)
     with pytest.raises(
-        ValueError, match=r'^teacher \(t0\)\.checkpoint: expected the file that the run began with, got'
+        ValueError,
+        match=r'^teacher \(t0\)\.checkpoint: expected the file that the run began with, got',
     ):
         resumed.train()
 
@@ -212,7 +236,9 @@ def test_state_dict(tmp_path: Path) -> None:
     assert bytes(state['teacher_sha256'].tolist()) == model.teacher.sha256
     record = json.loads(bytes(state['record'].tolist()))
     assert record['tap'] == TAP
-    assert record['arguments'] == dict(in_channels=12, factor_channels=3, norm='gn', last='leaky_relu', transposed=True)
+    assert record['arguments'] == dict(
+        in_channels=12, factor_channels=3, norm='gn', last='leaky_relu', transposed=True
+    )
 
 
 def test_the_teacher_is_no_part_of_the_trainer(tmp_path: Path) -> None:
@@ -220,7 +246,9 @@ def test_the_teacher_is_no_part_of_the_trainer(tmp_path: Path) -> None:
     before = tiny.weights_of(model.teacher.model)
     model.init_weights()
     model.train()
-    assert all(torch.equal(before[name], value) for name, value in model.teacher.model.state_dict().items())
+    assert all(
+        torch.equal(before[name], value) for name, value in model.teacher.model.state_dict().items()
+    )
     assert not model.teacher.model.training
     own = {id(tensor) for tensor in model.teacher.model.state_dict(keep_vars=True).values()}
     assert not own & {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
@@ -249,7 +277,9 @@ def test_gradients_reach_every_parameter_and_no_teacher(tmp_path: Path) -> None:
 
 def test_half_precision_on_the_cpu(tmp_path: Path) -> None:
     model, seen = trainer(tmp_path), []
-    model.paraphraser.register_forward_hook(lambda module, args, out: seen.extend([args[0].dtype, out.dtype]))
+    model.paraphraser.register_forward_hook(
+        lambda module, args, out: seen.extend([args[0].dtype, out.dtype])
+    )
     with torch.autocast('cpu', torch.bfloat16):
         losses = tiny.losses_of(model)
     assert torch.bfloat16 in seen
@@ -271,7 +301,9 @@ def test_a_last_batch_of_one_or_two_images_trains(tmp_path: Path, count: int) ->
 
 def test_a_map_of_zeros_gives_finite_numbers(tmp_path: Path) -> None:
     model = trainer(tmp_path)
-    model.teacher.model.get_submodule(TAP).register_forward_hook(lambda module, args, out: torch.zeros_like(out))
+    model.teacher.model.get_submodule(TAP).register_forward_hook(
+        lambda module, args, out: torch.zeros_like(out)
+    )
     losses = tiny.losses_of(model)
     assert all(value.isfinite() for value in losses.values())
 
@@ -297,9 +329,13 @@ def test_taps_of_every_form(tmp_path: Path, tap: str, channels: int) -> None:
     assert model.paraphraser.in_channels == channels
     assert tiny.losses_of(model)['loss_rec'] > 0
     plain = torch.stack([sample.pred_score for sample in alone().val_step(tiny.batch_of())])
-    assert not torch.equal(torch.stack([sample.pred_score for sample in model.val_step(tiny.batch_of())]), plain)
+    assert not torch.equal(
+        torch.stack([sample.pred_score for sample in model.val_step(tiny.batch_of())]), plain
+    )
     model.paraphraser.forward = lambda feature: feature
-    assert torch.equal(torch.stack([sample.pred_score for sample in model.val_step(tiny.batch_of())]), plain)
+    assert torch.equal(
+        torch.stack([sample.pred_score for sample in model.val_step(tiny.batch_of())]), plain
+    )
 
 
 def test_the_tokens_of_a_transformer_are_a_map(tmp_path: Path) -> None:
@@ -313,18 +349,24 @@ def test_the_tokens_of_a_transformer_are_a_map(tmp_path: Path) -> None:
     model = trainer(tmp_path, teacher=teacher, tap='backbone.layers.0').eval()
     assert model(inputs_of(model)).shape == (8, 4, 4, 4)
     assert tiny.losses_of(model)['loss_rec'] > 0
-    plain = torch.stack([s.pred_score for s in tiny.network(vit, seed=5).eval().val_step(tiny.batch_of())])
+    plain = torch.stack(
+        [s.pred_score for s in tiny.network(vit, seed=5).eval().val_step(tiny.batch_of())]
+    )
     changed = torch.stack([sample.pred_score for sample in model.val_step(tiny.batch_of())])
     assert not torch.equal(changed, plain)
     model.paraphraser.forward = lambda feature: feature
-    assert torch.equal(torch.stack([sample.pred_score for sample in model.val_step(tiny.batch_of())]), plain)
+    assert torch.equal(
+        torch.stack([sample.pred_score for sample in model.val_step(tiny.batch_of())]), plain
+    )
 
 
 def test_stage_2_reads_what_stage_1_wrote(tmp_path: Path) -> None:
     given = config(tmp_path, paraphraser=dict(norm=None, factor_channels=3, transposed=False))
     run = tiny.runner(given, tmp_path / 'run')
     run.train()
-    frozen = FrozenParaphraser.load(str(tmp_path / 'run' / 'iter_2.pth'), 'pairs[0].checkpoint', TAP, 12)
+    frozen = FrozenParaphraser.load(
+        str(tmp_path / 'run' / 'iter_2.pth'), 'pairs[0].checkpoint', TAP, 12
+    )
     assert (frozen.tap, frozen.in_channels, frozen.factor_channels) == (TAP, 12, 3)
     assert frozen.teacher_sha256 == run.model.teacher.sha256
     feature = torch.randn(2, 12, 4, 4)
@@ -334,12 +376,18 @@ def test_stage_2_reads_what_stage_1_wrote(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(teacher='r56'), r"^teacher: expected dict\(name=…, model=…, checkpoint=…\), got 'r56'"),
+        (
+            dict(teacher='r56'),
+            r"^teacher: expected dict\(name=…, model=…, checkpoint=…\), got 'r56'",
+        ),
         (
             dict(teacher=dict(model=TEACHER)),
             r'^teacher \(teacher\)\.checkpoint: expected the path or URL of trained weights',
         ),
-        (dict(tap='backbone.layer9'), r"^tap: expected the path of a module of ImageClassifier, got 'backbone.layer9'"),
+        (
+            dict(tap='backbone.layer9'),
+            r"^tap: expected the path of a module of ImageClassifier, got 'backbone.layer9'",
+        ),
         (dict(tap=['backbone.layer2']), r'^tap: expected a tap such as'),
         (dict(tap='neck'), r"^tap: expected a map \(N, C, H, W\) at 'neck', got \(1, 24\)"),
         (dict(distance='cosine'), r"^distance: expected one of 'l1', 'l2', got 'cosine'"),
@@ -347,20 +395,38 @@ def test_stage_2_reads_what_stage_1_wrote(tmp_path: Path) -> None:
             dict(paraphraser=dict(in_channels=5)),
             r"^paraphraser\.in_channels: expected 12 as at 'backbone.layer2', got 5",
         ),
-        (dict(paraphraser=dict(factor_rate=-1)), r'^paraphraser\.factor_rate: expected a number > 0, got -1'),
-        (dict(paraphraser=dict(factor_rate=float('nan'))), r'^paraphraser\.factor_rate: expected a number, got nan'),
-        (dict(paraphraser=dict(factors=3)), r'^paraphraser: expected a Paraphraser and its arguments, got .*factors'),
+        (
+            dict(paraphraser=dict(factor_rate=-1)),
+            r'^paraphraser\.factor_rate: expected a number > 0, got -1',
+        ),
+        (
+            dict(paraphraser=dict(factor_rate=float('nan'))),
+            r'^paraphraser\.factor_rate: expected a number, got nan',
+        ),
+        (
+            dict(paraphraser=dict(factors=3)),
+            r'^paraphraser: expected a Paraphraser and its arguments, got .*factors',
+        ),
         (
             dict(paraphraser=dict(type='Nothing')),
             r'^paraphraser: expected a Paraphraser and its arguments, got .*Nothing',
         ),
-        (dict(paraphraser='Paraphraser'), r"^paraphraser: expected dict\(type='Paraphraser', …\), got 'Paraphraser'"),
+        (
+            dict(paraphraser='Paraphraser'),
+            r"^paraphraser: expected dict\(type='Paraphraser', …\), got 'Paraphraser'",
+        ),
         (
             dict(paraphraser=dict(type='OverhaulConnector', out_channels=3)),
             r"^paraphraser\.type: expected 'Paraphraser', got 'OverhaulConnector'",
         ),
-        (dict(probe_shape=(3, 8)), r'^probe_shape: expected \(channels, height, width\), got \(3, 8\)'),
-        (dict(probe_shape=(1, 8, 8)), r'^probe_shape: .* an input that the teacher accepts, tried \[\(1, 8, 8\)\]'),
+        (
+            dict(probe_shape=(3, 8)),
+            r'^probe_shape: expected \(channels, height, width\), got \(3, 8\)',
+        ),
+        (
+            dict(probe_shape=(1, 8, 8)),
+            r'^probe_shape: .* an input that the teacher accepts, tried \[\(1, 8, 8\)\]',
+        ),
     ],
 )
 def test_what_does_not_fit(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -29,7 +29,9 @@ VALIDATION = dict(
 
 def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     assert one.keys() == other.keys()
-    return [name for name in one if not torch.equal(one[name].nan_to_num(), other[name].nan_to_num())]
+    return [
+        name for name in one if not torch.equal(one[name].nan_to_num(), other[name].nan_to_num())
+    ]
 
 
 def test_two_iterations(tmp_path: Path) -> None:
@@ -42,7 +44,12 @@ def test_two_iterations(tmp_path: Path) -> None:
     still |= {f'methods.amtml.weighting.frozen{name}' for name in ('', '_factors', '_direction')}
     assert set(before) - set(differing(before, run.model.state_dict())) == still, 'all else moved'
     logged = MessageHub.get_current_instance().log_scalars
-    assert {'train/loss', 'train/task.loss', 'train/kd.loss_kd', 'train/amtml.weight_entropy'} <= logged.keys()
+    assert {
+        'train/loss',
+        'train/task.loss',
+        'train/kd.loss_kd',
+        'train/amtml.weight_entropy',
+    } <= logged.keys()
     assert all(math.isfinite(logged[name].current()) for name in logged)
 
 
@@ -71,9 +78,12 @@ def test_a_teacher_that_changed_stops_a_resumed_run(tmp_path: Path) -> None:
 def test_one_teacher_fewer_stops_it_too(tmp_path: Path) -> None:
     config = tiny.distiller_config(tmp_path)
     tiny.runner(config, tmp_path / 'run').train()
-    fewer = tiny.runner({**config, 'teachers': config['teachers'][:1]}, tmp_path / 'run', iters=4, resume=True)
+    fewer = tiny.runner(
+        {**config, 'teachers': config['teachers'][:1]}, tmp_path / 'run', iters=4, resume=True
+    )
     with pytest.raises(
-        ValueError, match=r'^teachers: expected the 2 checkpoint files .* got 1, of which changed: none;'
+        ValueError,
+        match=r'^teachers: expected the 2 checkpoint files .* got 1, of which changed: none;',
     ):
         fewer.train()
 
@@ -91,16 +101,26 @@ def test_the_measured_order_survives_a_resume(tmp_path: Path) -> None:
 
 def test_with_all_weights_zero_a_run_is_plain_training_to_the_last_bit(tmp_path: Path) -> None:
     student = tiny.classifier(train_cfg=dict(augments=[dict(type='Mixup', alpha=1.0)], probs=[0.5]))
-    student['backbone'] = dict(type='ResNet_CIFAR', depth=18, base_channels=8, stem_channels=8, drop_path_rate=0.3)
+    student['backbone'] = dict(
+        type='ResNet_CIFAR', depth=18, base_channels=8, stem_channels=8, drop_path_rate=0.3
+    )
     student['head'].update(in_channels=64, loss=dict(type='CrossEntropyLoss', use_soft=True))
-    plain = tiny.runner(copy.deepcopy({**student, 'data_preprocessor': tiny.PREPROCESSOR}), tmp_path / 'plain', iters=5)
+    plain = tiny.runner(
+        copy.deepcopy({**student, 'data_preprocessor': tiny.PREPROCESSOR}),
+        tmp_path / 'plain',
+        iters=5,
+    )
     plain.train()
     methods = dict(
-        kd=dict(type='SoftTarget', loss_weight=0.0), amtml=tiny.amtml(kd_weight=0, angle_weight=0, hint_weight=0)
+        kd=dict(type='SoftTarget', loss_weight=0.0),
+        amtml=tiny.amtml(kd_weight=0, angle_weight=0, hint_weight=0),
     )
     ours = tiny.runner(
         tiny.distiller_config(
-            tmp_path, student=student, teachers=[dict(model='none', checkpoint='none')], methods=methods
+            tmp_path,
+            student=student,
+            teachers=[dict(model='none', checkpoint='none')],
+            methods=methods,
         ),
         tmp_path / 'ours',
         iters=5,
@@ -113,7 +133,9 @@ def test_with_all_weights_zero_a_run_is_plain_training_to_the_last_bit(tmp_path:
 def test_an_active_method_leaves_the_task_loss_of_the_first_step_as_it_was(tmp_path: Path) -> None:
     first = []
     for methods in (dict(kd=dict(type='SoftTarget', loss_weight=0)), METHODS):
-        tiny.runner(tiny.distiller_config(tmp_path, methods=methods), tmp_path / 'run', iters=1).train()
+        tiny.runner(
+            tiny.distiller_config(tmp_path, methods=methods), tmp_path / 'run', iters=1
+        ).train()
         first.append(MessageHub.get_current_instance().get_scalar('train/task.loss').current())
     assert first[0] == first[1], 'same initialisation, same order of the data'
 
@@ -185,7 +207,9 @@ class Watch(Hook):
     """Keeps what the averaged model holds."""
 
     def after_train(self, runner: Any) -> None:
-        (self.ema,) = [hook.ema_model.module for hook in runner.hooks if type(hook).__name__ == 'EMAHook']
+        (self.ema,) = [
+            hook.ema_model.module for hook in runner.hooks if type(hook).__name__ == 'EMAHook'
+        ]
 
 
 @pytest.mark.parametrize('update_buffers', [False, True])

@@ -15,7 +15,9 @@ from mmkd_plugin.models.distillers import Distiller
 from mmkd_plugin.models.distillers.teacher_inputs import TeacherInputs, same_contract
 
 OTHER = dict(type='ClsDataPreprocessor', mean=[10.0, 20.0, 30.0], std=[2.0, 3.0, 4.0], to_rgb=True)
-PADDED = dict(type='ClsDataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3, pad_size_divisor=12, pad_value=7)
+PADDED = dict(
+    type='ClsDataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3, pad_size_divisor=12, pad_value=7
+)
 
 
 def preprocess(config: dict[str, Any]) -> Tensor:
@@ -58,13 +60,17 @@ def test_a_contract_is_computed_once(tmp_path: Path) -> None:
 
 
 def test_without_a_contract_of_its_own_nothing_is_wrapped(tmp_path: Path) -> None:
-    model = distiller(tmp_path, [None, dict(tiny.PREPROCESSOR, num_classes=9)])  # how labels are written is no contract
+    model = distiller(
+        tmp_path, [None, dict(tiny.PREPROCESSOR, num_classes=9)]
+    )  # how labels are written is no contract
     assert model.data_preprocessor is model.student.data_preprocessor
 
 
 @pytest.mark.parametrize('probs', [None, 0.5])
 def test_mixup_draws_one_mixture_for_all(tmp_path: Path, probs: float | None) -> None:
-    augments = dict(augments=dict(type='Mixup', alpha=1.0), **({} if probs is None else dict(probs=probs)))
+    augments = dict(
+        augments=dict(type='Mixup', alpha=1.0), **({} if probs is None else dict(probs=probs))
+    )
     model = distiller(tmp_path, [OTHER, None], student=tiny.classifier(train_cfg=augments))
     own, other = preprocess(tiny.PREPROCESSOR), preprocess(OTHER)
     mixtures = 0
@@ -74,9 +80,13 @@ def test_mixup_draws_one_mixture_for_all(tmp_path: Path, probs: float | None) ->
         scores = torch.stack([sample.gt_score for sample in batch['data_samples']])
         # The scores tell the mixture: image i is lam of itself and 1 - lam of another, and so are its classes.
         lam, permutation = found_mixture(own, batch['inputs'])
-        torch.testing.assert_close(inputs[0], lam * other + (1 - lam) * other[permutation], rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(
+            inputs[0], lam * other + (1 - lam) * other[permutation], rtol=1e-5, atol=1e-4
+        )
         one_hot = torch.eye(4)[torch.arange(8) % 4]
-        torch.testing.assert_close(scores, lam * one_hot + (1 - lam) * one_hot[permutation], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            scores, lam * one_hot + (1 - lam) * one_hot[permutation], rtol=1e-4, atol=1e-4
+        )
         mixtures += lam < 1
         model.teachers[0].model.backbone._forward_pre_hooks.clear()
         model.teachers[1].model.backbone._forward_pre_hooks.clear()
@@ -92,12 +102,16 @@ def found_mixture(images: Tensor, mixture: Tensor) -> tuple[float, Tensor]:
         fits = []
         for other in images:
             direction = image - other
-            lam = float(((mix - other) * direction).sum() / direction.square().sum().clamp_min(1e-12))
+            lam = float(
+                ((mix - other) * direction).sum() / direction.square().sum().clamp_min(1e-12)
+            )
             fits.append((float((lam * image + (1 - lam) * other - mix).square().sum()), lam))
         best = min(range(len(fits)), key=fits.__getitem__)
         partners.append(best)
         lambdas.append(fits[best][1])
-    moved = [lam for i, (lam, partner) in enumerate(zip(lambdas, partners, strict=True)) if i != partner]
+    moved = [
+        lam for i, (lam, partner) in enumerate(zip(lambdas, partners, strict=True)) if i != partner
+    ]
     return float(torch.tensor(moved).median()), torch.tensor(partners)
 
 
@@ -121,7 +135,9 @@ def test_the_runs_random_numbers_stay_its_own(tmp_path: Path, augment: str) -> N
     """With a teacher of another contract, the student's batches are those of a run without."""
 
     def batches(contract: Any) -> tuple[list[Tensor], tuple[float, float, float]]:
-        student = tiny.classifier(train_cfg=dict(augments=[dict(type=augment, alpha=1.0)], probs=[0.7]))
+        student = tiny.classifier(
+            train_cfg=dict(augments=[dict(type=augment, alpha=1.0)], probs=[0.7])
+        )
         model = distiller(tmp_path, [contract], student=student)
         random.seed(4)
         np.random.seed(4)
@@ -140,7 +156,9 @@ def test_only_training_makes_teacher_inputs_and_raw_data_stay_whole(tmp_path: Pa
     assert inputs(tiny.batch_of(), False).keys() == {'inputs', 'data_samples'}
     raw = tiny.batch_of()
     inputs(raw, True)
-    assert all(torch.equal(a, b) for a, b in zip(raw['inputs'], tiny.batch_of()['inputs'], strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(raw['inputs'], tiny.batch_of()['inputs'], strict=True)
+    )
 
 
 def test_a_hook_that_switches_the_augmentation_switches_it_for_all(tmp_path: Path) -> None:
@@ -168,10 +186,14 @@ def test_a_hook_that_switches_the_augmentation_switches_it_for_all(tmp_path: Pat
 def test_what_changes_images_is_another_contract(change: dict[str, Any]) -> None:
     base = dict(mean=[120.0] * 3, std=[60.0] * 3)
     assert not same_contract(ClsDataPreprocessor(**base), ClsDataPreprocessor(**{**base, **change}))
-    assert same_contract(ClsDataPreprocessor(**base), ClsDataPreprocessor(**base, to_onehot=True, num_classes=3))
+    assert same_contract(
+        ClsDataPreprocessor(**base), ClsDataPreprocessor(**base, to_onehot=True, num_classes=3)
+    )
 
 
-def test_the_augmentation_is_the_students_even_if_the_teacher_was_trained_with_another(tmp_path: Path) -> None:
+def test_the_augmentation_is_the_students_even_if_the_teacher_was_trained_with_another(
+    tmp_path: Path,
+) -> None:
     model = classifier_trained_with_mixup(tmp_path)
     inputs, batch = seen_by_teachers(model)
     assert torch.equal(inputs[0], preprocess(OTHER))
@@ -180,7 +202,11 @@ def test_the_augmentation_is_the_students_even_if_the_teacher_was_trained_with_a
 
 def classifier_trained_with_mixup(folder: Path) -> Distiller:
     config = tiny.classifier(train_cfg=dict(augments=[dict(type='Mixup', alpha=1.0)], probs=[0.9]))
-    taught = dict(model=config, checkpoint=tiny.checkpoint(folder), data_preprocessor=dict(OTHER, num_classes=4))
+    taught = dict(
+        model=config,
+        checkpoint=tiny.checkpoint(folder),
+        data_preprocessor=dict(OTHER, num_classes=4),
+    )
     return tiny.distiller(folder, teachers=[taught])
 
 
@@ -189,7 +215,12 @@ def test_boxes_cannot_be_cut_alike_from_images_of_two_sizes(tmp_path: Path, augm
     student = tiny.classifier(train_cfg=dict(augments=[dict(type=augment, alpha=1.0)]))
     model = distiller(tmp_path, [PADDED], student=student)
     if augment == 'Mixup':  # which mixes whole images
-        assert model.data_preprocessor(tiny.batch_of(), True)['teacher_inputs'][0].shape == (8, 3, 12, 12)
+        assert model.data_preprocessor(tiny.batch_of(), True)['teacher_inputs'][0].shape == (
+            8,
+            3,
+            12,
+            12,
+        )
     else:
         message = r"^teachers: expected images padded to the student's \(8, 3, 8, 8\), .*, got \(8, 3, 12, 12\)"
         with pytest.raises(ValueError, match=message):

@@ -16,7 +16,9 @@ def difference_tensor_loss(student: Tensor, teacher: Tensor, delta: float = 1.0)
         return ends @ ends.mT
 
     n = len(student)
-    distinct = torch.tensor([[[len({i, j, k}) == 3 for k in range(n)] for i in range(n)] for j in range(n)])
+    distinct = torch.tensor(
+        [[[len({i, j, k}) == 3 for k in range(n)] for i in range(n)] for j in range(n)]
+    )
     return F.huber_loss(cosines(student)[distinct], cosines(teacher)[distinct], delta=delta)
 
 
@@ -38,7 +40,10 @@ def test_huber_is_linear_beyond_delta() -> None:
 
 
 def test_agrees_with_a_loop_in_float64() -> None:
-    student, teacher = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(6, 5, dtype=torch.float64),
+        torch.randn(6, 3, dtype=torch.float64),
+    )
 
     def cosine(x: Tensor, i: int, j: int, k: int) -> float:
         a, b = x[i] - x[j], x[k] - x[j]
@@ -47,8 +52,12 @@ def test_agrees_with_a_loop_in_float64() -> None:
     def huber(d: float) -> float:
         return 0.5 * d * d if abs(d) < 0.3 else 0.3 * (abs(d) - 0.15)
 
-    triplets = [(i, j, k) for i in range(6) for j in range(6) for k in range(6) if len({i, j, k}) == 3]
-    expected = sum(huber(cosine(student, *t) - cosine(teacher, *t)) for t in triplets) / len(triplets)
+    triplets = [
+        (i, j, k) for i in range(6) for j in range(6) for k in range(6) if len({i, j, k}) == 3
+    ]
+    expected = sum(huber(cosine(student, *t) - cosine(teacher, *t)) for t in triplets) / len(
+        triplets
+    )
     assert angle_loss(student, teacher, delta=0.3).item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -60,7 +69,10 @@ def test_float32_is_within_1e_5_of_float64(offset: float, spread: float) -> None
     student = (centres + spread * torch.randn(24, 40)).requires_grad_()
     teacher = torch.randn(24, 7)
     reference = student.detach().double().requires_grad_()
-    loss, expected = angle_loss(student, teacher), difference_tensor_loss(reference, teacher.double())
+    loss, expected = (
+        angle_loss(student, teacher),
+        difference_tensor_loss(reference, teacher.double()),
+    )
     loss.backward()
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -99,11 +111,16 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_blind_to_scale_shift_rotation_and_order() -> None:
-    student, teacher = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(6, 4, dtype=torch.float64),
+        torch.randn(6, 4, dtype=torch.float64),
+    )
     rotation, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))
     order = torch.randperm(6)
     moved = 7.0 * student @ rotation + 3.0
-    torch.testing.assert_close(angle_loss(moved[order], teacher[order]), angle_loss(student, teacher))
+    torch.testing.assert_close(
+        angle_loss(moved[order], teacher[order]), angle_loss(student, teacher)
+    )
     torch.testing.assert_close(angle_loss(student, moved), torch.zeros((), dtype=torch.float64))
 
 
@@ -113,8 +130,13 @@ def test_narrow_inputs_are_computed_in_float32_or_wider(dtype: torch.dtype) -> N
     with torch.autocast('cpu', dtype=torch.bfloat16):
         loss = angle_loss(student, teacher)
     loss.backward()
-    assert loss.dtype == torch.float32 and loss.item() == angle_loss(student.float(), teacher.float()).item()
-    assert student.grad is not None and student.grad.dtype == dtype and student.grad.isfinite().all()
+    assert (
+        loss.dtype == torch.float32
+        and loss.item() == angle_loss(student.float(), teacher.float()).item()
+    )
+    assert (
+        student.grad is not None and student.grad.dtype == dtype and student.grad.isfinite().all()
+    )
 
 
 @pytest.mark.parametrize('n', [1, 2])
@@ -140,7 +162,10 @@ def test_no_angle_no_gradient_when_all_images_look_alike(dtype: torch.dtype) -> 
 def test_a_triplet_with_an_end_on_its_vertex_counts_as_equal(twins_of: str) -> None:
     # Images 0 and 1 coincide in one network, so (0, 1, k) and (1, 0, k) have no angle: 4 unordered pairs of ends lose theirs. At
     # vertices 2 and 3 the ends 0 and 1 are seen in one direction, with cosine 1. That leaves 8 of the 12 unordered triplets.
-    points = dict(student=torch.randn(4, 3, dtype=torch.float64), teacher=torch.randn(4, 3, dtype=torch.float64))
+    points = dict(
+        student=torch.randn(4, 3, dtype=torch.float64),
+        teacher=torch.randn(4, 3, dtype=torch.float64),
+    )
     points[twins_of][1] = points[twins_of][0]
     student, teacher = points['student'].requires_grad_(), points['teacher']
 
@@ -151,9 +176,13 @@ def test_a_triplet_with_an_end_on_its_vertex_counts_as_equal(twins_of: str) -> N
     kept = [(i, j, k) for i, j, k in unordered if j > 1 or 1 - j not in (i, k)]
     assert (len(unordered), len(kept)) == (12, 8)
     expected = 0.5 * sum((cosine(student, *t) - cosine(teacher, *t)) ** 2 for t in kept) / 12
-    loss = angle_loss(student, teacher, delta=2.0)  # cosines are never further apart: half the square everywhere
+    loss = angle_loss(
+        student, teacher, delta=2.0
+    )  # cosines are never further apart: half the square everywhere
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(value, student)[0] for value in (loss, expected)))
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, student)[0] for value in (loss, expected))
+    )
 
 
 def test_rounding_noise_is_no_angle() -> None:
@@ -173,9 +202,14 @@ def test_nan_is_not_hidden() -> None:
 
 @pytest.mark.parametrize(
     ('student', 'teacher', 'message'),
-    [((4, 3), (5, 3), r'student \(4, 3\), teacher \(5, 3\)'), ((4, 3, 1), (4, 3), r'student \(4, 3, 1\), teacher ')],
+    [
+        ((4, 3), (5, 3), r'student \(4, 3\), teacher \(5, 3\)'),
+        ((4, 3, 1), (4, 3), r'student \(4, 3, 1\), teacher '),
+    ],
 )
-def test_shapes_are_named_in_the_error(student: tuple[int, ...], teacher: tuple[int, ...], message: str) -> None:
+def test_shapes_are_named_in_the_error(
+    student: tuple[int, ...], teacher: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         angle_loss(torch.randn(student), torch.randn(teacher))
 

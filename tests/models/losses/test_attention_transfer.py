@@ -11,7 +11,9 @@ def test_value_derived_by_hand() -> None:
     # Student, two channels, two pixels: mean squares (1 + 5) / 2 = 3 and (8 + 0) / 2 = 4, over 5: (.6, .8).
     # Teacher, one channel: (0, 9), over 9: (0, 1). Squared differences .36 + .04, over 2 pixels: .2.
     student = torch.tensor([[[[1.0, math.sqrt(8.0)]], [[-math.sqrt(5.0), 0.0]]]])
-    assert attention_transfer_loss(student, torch.tensor([[[[0.0, -3.0]]]])).item() == pytest.approx(0.2)
+    assert attention_transfer_loss(
+        student, torch.tensor([[[[0.0, -3.0]]]])
+    ).item() == pytest.approx(0.2)
 
 
 def test_attention_not_features_is_averaged_to_the_smaller_size() -> None:
@@ -25,41 +27,63 @@ def test_attention_not_features_is_averaged_to_the_smaller_size() -> None:
 
 
 def test_agrees_with_a_loop_in_float64() -> None:
-    student, teacher = torch.randn(3, 2, 3, 4, dtype=torch.float64), torch.randn(3, 5, 3, 4, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(3, 2, 3, 4, dtype=torch.float64),
+        torch.randn(3, 5, 3, 4, dtype=torch.float64),
+    )
 
     def attention(features: torch.Tensor) -> list[float]:
         channels, height, width = features.shape
         pixels = [(y, x) for y in range(height) for x in range(width)]
-        energy = [sum(features[c, y, x].item() ** 2 for c in range(channels)) / channels for y, x in pixels]
+        energy = [
+            sum(features[c, y, x].item() ** 2 for c in range(channels)) / channels
+            for y, x in pixels
+        ]
         norm = math.sqrt(sum(e * e for e in energy))
         return [e / norm for e in energy]
 
-    pairs = [p for s, t in zip(student, teacher, strict=True) for p in zip(attention(s), attention(t), strict=True)]
+    pairs = [
+        p
+        for s, t in zip(student, teacher, strict=True)
+        for p in zip(attention(s), attention(t), strict=True)
+    ]
     expected = sum((a - b) ** 2 for a, b in pairs) / len(pairs)
     assert len(pairs) == 36
     assert attention_transfer_loss(student, teacher).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_blind_to_scale_sign_and_number_and_order_of_channels_and_to_order_of_images() -> None:
-    student, teacher = torch.randn(4, 3, 2, 2, dtype=torch.float64), torch.randn(4, 5, 2, 2, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(4, 3, 2, 2, dtype=torch.float64),
+        torch.randn(4, 5, 2, 2, dtype=torch.float64),
+    )
     scale = torch.tensor([1e-2, 1.0, 7.0, 1e3], dtype=torch.float64).view(4, 1, 1, 1)
     loss = attention_transfer_loss(student, teacher)
     images, channels = torch.randperm(4), torch.randperm(3)
     torch.testing.assert_close(attention_transfer_loss(-scale * student, teacher), loss)
     torch.testing.assert_close(attention_transfer_loss(student, teacher.repeat(1, 2, 1, 1)), loss)
-    torch.testing.assert_close(attention_transfer_loss(student[images][:, channels], teacher[images]), loss)
+    torch.testing.assert_close(
+        attention_transfer_loss(student[images][:, channels], teacher[images]), loss
+    )
     assert attention_transfer_loss(scale * student, student).item() == pytest.approx(0.0, abs=1e-12)
 
 
 def test_at_most_two_over_the_pixels() -> None:
     # All attention in one place against all in another: 1 + 1, over 4 pixels.
-    student, teacher = torch.tensor([[[[5.0, 0.0], [0.0, 0.0]]]]), torch.tensor([[[[0.0, 0.0], [0.0, 2.0]]]])
+    student, teacher = (
+        torch.tensor([[[[5.0, 0.0], [0.0, 0.0]]]]),
+        torch.tensor([[[[0.0, 0.0], [0.0, 2.0]]]]),
+    )
     assert attention_transfer_loss(student, teacher).item() == 0.5
 
 
 @pytest.mark.parametrize('shapes', [((1, 2, 2, 2), (1, 3, 2, 2)), ((2, 3, 4, 2), (2, 1, 2, 4))])
-def test_gradient_reaches_the_student_alone(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    student, teacher = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+def test_gradient_reaches_the_student_alone(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
+    student, teacher = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes
+    )
     assert torch.autograd.gradcheck(lambda s: attention_transfer_loss(s, teacher), (student,))
     attention_transfer_loss(student, teacher).backward()
     assert teacher.grad is None
@@ -75,7 +99,8 @@ def test_narrow_inputs_are_computed_in_float32(dtype: torch.dtype, size: int) ->
         loss = attention_transfer_loss(student, teacher)
     loss.backward()
     assert (
-        loss.dtype == torch.float32 and loss.item() == attention_transfer_loss(student.float(), teacher.float()).item()
+        loss.dtype == torch.float32
+        and loss.item() == attention_transfer_loss(student.float(), teacher.float()).item()
     )
     assert loss.item() > 0.0 and student.grad is not None and student.grad.isfinite().all()
 
@@ -99,7 +124,8 @@ def test_a_constant_map_is_finite() -> None:
 
 
 @pytest.mark.parametrize(
-    ('student', 'teacher'), [((4, 3, 2, 2), (1, 3, 2, 2)), ((4, 3), (4, 3)), ((4, 3, 2, 2), (4, 3, 2))]
+    ('student', 'teacher'),
+    [((4, 3, 2, 2), (1, 3, 2, 2)), ((4, 3), (4, 3)), ((4, 3, 2, 2), (4, 3, 2))],
 )
 def test_shapes_are_named_in_the_error(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r'^attention_transfer_loss compares') as error:
@@ -116,4 +142,6 @@ def test_a_negative_weight_is_refused(loss_weight: float) -> None:
 def test_module_is_the_weighted_function() -> None:
     student, teacher = torch.randn(4, 3, 2, 2), torch.randn(4, 5, 2, 2)
     module = MODELS.build(dict(type='AttentionTransferLoss', loss_weight=1000.0))
-    torch.testing.assert_close(module(student, teacher), 1000.0 * attention_transfer_loss(student, teacher))
+    torch.testing.assert_close(
+        module(student, teacher), 1000.0 * attention_transfer_loss(student, teacher)
+    )

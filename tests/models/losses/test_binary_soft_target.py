@@ -23,11 +23,19 @@ def test_agrees_with_a_loop_in_float64() -> None:
     for z, p in zip(student.tolist(), target.tolist(), strict=True):
         q = [1 / (1 + math.exp(-zc / 3)) for zc in z]
         rows.append(
-            9 * sum(a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b)) for a, b in zip(p, q, strict=True))
+            9
+            * sum(
+                a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))
+                for a, b in zip(p, q, strict=True)
+            )
         )
-    assert binary_soft_target_kl(student, target, 3.0).item() == pytest.approx(sum(rows) / 4, rel=1e-12)
+    assert binary_soft_target_kl(student, target, 3.0).item() == pytest.approx(
+        sum(rows) / 4, rel=1e-12
+    )
     expected = sum(w * row for w, row in zip(weights.tolist(), rows, strict=True))
-    assert binary_soft_target_kl(student, target, 3.0, weights).item() == pytest.approx(expected, rel=1e-12)
+    assert binary_soft_target_kl(student, target, 3.0, weights).item() == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_one_class_is_the_softmax_of_its_logit_and_zero() -> None:
@@ -44,7 +52,9 @@ def test_gradient_reaches_the_student_and_a_target_that_is_learned() -> None:
     weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 
     def loss(student: Tensor, mixing: Tensor) -> Tensor:
-        return binary_soft_target_kl(student, (mixing.softmax(1)[:, :, None] * teachers).sum(1), 3.0, weights)
+        return binary_soft_target_kl(
+            student, (mixing.softmax(1)[:, :, None] * teachers).sum(1), 3.0, weights
+        )
 
     assert torch.autograd.gradcheck(loss, (student, mixing))
 
@@ -54,7 +64,8 @@ def test_equal_predictions_cost_nothing_and_classes_may_be_permuted() -> None:
     assert binary_soft_target_kl(student, (student / 2).sigmoid(), 2.0).abs() < 1e-14
     order = torch.randperm(5)
     torch.testing.assert_close(
-        binary_soft_target_kl(student, target, 2.0), binary_soft_target_kl(student[:, order], target[:, order], 2.0)
+        binary_soft_target_kl(student, target, 2.0),
+        binary_soft_target_kl(student[:, order], target[:, order], 2.0),
     )
 
 
@@ -81,7 +92,9 @@ def test_shapes_and_numbers_that_do_not_fit_are_named() -> None:
     x = torch.zeros(2, 3)
     with pytest.raises(ValueError, match=r'got student \(2, 3\), target \(2, 4\)'):
         binary_soft_target_kl(x, torch.zeros(2, 4), 1.0)
-    with pytest.raises(ValueError, match=r'^weights: expected one for each of 2 rows, got \(2, 1\)'):
+    with pytest.raises(
+        ValueError, match=r'^weights: expected one for each of 2 rows, got \(2, 1\)'
+    ):
         binary_soft_target_kl(x, x, 1.0, torch.ones(2, 1))
     with pytest.raises(ValueError, match=r'^temperature: expected a number > 0, got 0'):
         binary_soft_target_kl(x, x, 0.0)

@@ -14,7 +14,9 @@ def test_value_derived_by_hand() -> None:
     # squares 2 and 6: 9 / (2 * 6). (1, -2, 1) is centred, and its product with (-1, 0, 1) is 0.
     x = torch.tensor([[0.0], [1.0], [2.0]])
     assert linear_cka(x, torch.tensor([[0.0], [0.0], [3.0]])).item() == pytest.approx(0.75)
-    assert linear_cka(x, torch.tensor([[1.0], [-2.0], [1.0]])).item() == pytest.approx(0.0, abs=1e-12)
+    assert linear_cka(x, torch.tensor([[1.0], [-2.0], [1.0]])).item() == pytest.approx(
+        0.0, abs=1e-12
+    )
     # Two uncorrelated features against the first of them, centred already, each with 4 for its sum of squares: the cross
     # products are (4, 0), so 16 over |diag(4, 4)| = 4 sqrt(2) times 4: 1 / sqrt(2).
     two = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
@@ -49,7 +51,9 @@ def test_agrees_with_a_loop_in_float64(shapes: tuple[tuple[int, ...], tuple[int,
 
 
 @pytest.mark.parametrize('shapes', SHAPES)
-def test_float32_is_within_1e_5_of_float64_far_from_the_origin(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_float32_is_within_1e_5_of_float64_far_from_the_origin(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
     x, y = (torch.randn(shape) + 1000.0 for shape in shapes)
     x.requires_grad_()
     exact = x.detach().double().requires_grad_()
@@ -64,9 +68,14 @@ def test_float32_is_within_1e_5_of_float64_far_from_the_origin(shapes: tuple[tup
 @pytest.mark.parametrize('n', [3, 30])
 def test_both_forms_give_the_same(n: int) -> None:
     # Features that are 0 for all images say nothing, but make the Gram form the cheaper.
-    x, y = torch.randn(n, 4, dtype=torch.float64, requires_grad=True), torch.randn(n, 3, dtype=torch.float64)
+    x, y = (
+        torch.randn(n, 4, dtype=torch.float64, requires_grad=True),
+        torch.randn(n, 3, dtype=torch.float64),
+    )
     loss = linear_cka(x, y)
-    wide = linear_cka(torch.cat([x, torch.zeros(n, 200)], dim=1), torch.cat([y, torch.zeros(n, 200)], dim=1))
+    wide = linear_cka(
+        torch.cat([x, torch.zeros(n, 200)], dim=1), torch.cat([y, torch.zeros(n, 200)], dim=1)
+    )
     torch.testing.assert_close(wide, loss)
     torch.testing.assert_close(torch.autograd.grad(wide, x)[0], torch.autograd.grad(loss, x)[0])
 
@@ -89,7 +98,9 @@ def test_gradient_reaches_both(shapes: tuple[tuple[int, ...], tuple[int, ...]]) 
 
 
 @pytest.mark.parametrize('shapes', SHAPES)
-def test_blind_to_scale_shift_rotation_and_order(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_blind_to_scale_shift_rotation_and_order(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
     x, y = (torch.randn(shape, dtype=torch.float64).flatten(1) for shape in shapes)
     rotation, _ = torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], dtype=torch.float64))
     order, loss = torch.randperm(len(x)), linear_cka(x, y)
@@ -117,7 +128,10 @@ def test_the_same_for_all_images_is_like_nothing(value: float, wide: bool) -> No
     # 0.1 is no binary number, and its mean of 7 is not 0.1: rounding must not pass for a difference between images.
     n, d = (7, 50) if wide else (7, 2)
     constant = torch.full((n, d), value, requires_grad=True)
-    for other in (torch.randn(n, d, requires_grad=True), torch.full((n, d), 0.3, requires_grad=True)):
+    for other in (
+        torch.randn(n, d, requires_grad=True),
+        torch.full((n, d), 0.3, requires_grad=True),
+    ):
         for pair in ((constant, other), (other, constant)):
             loss = linear_cka(*pair)
             gradients = torch.autograd.grad(loss, pair)

@@ -28,7 +28,10 @@ def test_what_needs_nothing_is_not_copied() -> None:
 def test_one_dtype_of_at_least_float32_and_a_teacher_without_gradient(
     student: torch.dtype, teacher: torch.dtype, common: torch.dtype
 ) -> None:
-    pair = torch.randn(2, 3).to(student).requires_grad_(), torch.randn(2, 3).to(teacher).requires_grad_()
+    pair = (
+        torch.randn(2, 3).to(student).requires_grad_(),
+        torch.randn(2, 3).to(teacher).requires_grad_(),
+    )
     wide = widened(*pair)
     assert [x.dtype for x in wide] == [common, common]
     assert [x.requires_grad for x in wide] == [True, False]
@@ -44,7 +47,11 @@ def test_one_dtype_of_at_least_float32_and_a_teacher_without_gradient(
         ((4, 3, 2), (4, 3, 2)),
     ],
 )
-def test_shapes_and_who_asks_are_named_in_the_error(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r'^that_loss compares .* same N and C: got student') as error:
+def test_shapes_and_who_asks_are_named_in_the_error(
+    student: tuple[int, ...], teacher: tuple[int, ...]
+) -> None:
+    with pytest.raises(
+        ValueError, match=r'^that_loss compares .* same N and C: got student'
+    ) as error:
         comparable('that_loss', torch.randn(student), torch.randn(teacher))
     assert str(error.value).endswith(f'got student {student}, teacher {teacher}')

@@ -15,7 +15,10 @@ def test_value_derived_by_hand() -> None:
 
 
 def test_agrees_with_a_loop_in_float64() -> None:
-    student, teacher = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(7, 5, dtype=torch.float64),
+        torch.randn(7, 3, dtype=torch.float64),
+    )
 
     def relative(x: torch.Tensor) -> dict[tuple[int, int], float]:
         pairs = {(i, j): float((x[i] - x[j]).norm()) for i in range(7) for j in range(7) if i != j}
@@ -31,7 +34,10 @@ def test_agrees_with_a_loop_in_float64() -> None:
 
 
 def test_blind_to_scale_shift_and_rotation_of_either_network() -> None:
-    student, teacher = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(6, 4, dtype=torch.float64),
+        torch.randn(6, 4, dtype=torch.float64),
+    )
     rotation, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))
     moved = 7.0 * student @ rotation + 3.0
     torch.testing.assert_close(distance_loss(moved, teacher), distance_loss(student, teacher))
@@ -62,4 +68,6 @@ def test_shapes_are_named_in_the_error() -> None:
 
 def test_module_is_the_weighted_function() -> None:
     student, teacher = torch.randn(4, 3), torch.randn(4, 3)
-    torch.testing.assert_close(DistanceLoss(loss_weight=2.5)(student, teacher), 2.5 * distance_loss(student, teacher))
+    torch.testing.assert_close(
+        DistanceLoss(loss_weight=2.5)(student, teacher), 2.5 * distance_loss(student, teacher)
+    )

@@ -19,7 +19,10 @@ BY_HAND = dict(l1=0.3, l2=0.12, cosine=0.12, partial_l2=0.11)
 @pytest.mark.parametrize('distance', DISTANCES)
 def test_value_derived_by_hand(distance: str) -> None:
     assert factor_distance(STUDENT, TEACHER, distance).item() == pytest.approx(BY_HAND[distance])
-    maps = STUDENT[:, None, None], TEACHER[:, None, None]  # (N, 1, 1, 2): the norm is over C, H and W together
+    maps = (
+        STUDENT[:, None, None],
+        TEACHER[:, None, None],
+    )  # (N, 1, 1, 2): the norm is over C, H and W together
     assert factor_distance(*maps, distance).item() == pytest.approx(BY_HAND[distance])
     # D = 2: the mean that does not depend on the size is sqrt(2 / 2048) = 1 / 32 of l1, 2 / 2048 = 1 / 1024 of the squares.
     growth = dict(l1=1 / 32, l2=1 / 1024, cosine=1.0, partial_l2=1 / 1024)[distance]
@@ -52,16 +55,25 @@ def reference(student: Tensor, teacher: Tensor, distance: str) -> float:
 @pytest.mark.parametrize('shape', [(1, 7), (3, 4, 2, 5)])
 @pytest.mark.parametrize('distance', DISTANCES)
 def test_agrees_with_a_loop_in_float64(distance: str, shape: tuple[int, ...]) -> None:
-    student, teacher = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(shape, dtype=torch.float64),
+        torch.randn(shape, dtype=torch.float64),
+    )
     loss = factor_distance(student, teacher, distance)
     assert loss.item() == pytest.approx(reference(student, teacher, distance), rel=1e-12)
 
 
 @pytest.mark.parametrize('distance', DISTANCES)
 def test_float32_is_within_1e_5_of_float64(distance: str) -> None:
-    student, teacher = torch.randn(2, 64, 25, 42).requires_grad_(), 100.0 * torch.randn(2, 64, 25, 42)
+    student, teacher = (
+        torch.randn(2, 64, 25, 42).requires_grad_(),
+        100.0 * torch.randn(2, 64, 25, 42),
+    )
     exact = student.detach().double().requires_grad_()
-    loss, expected = factor_distance(student, teacher, distance), factor_distance(exact, teacher.double(), distance)
+    loss, expected = (
+        factor_distance(student, teacher, distance),
+        factor_distance(exact, teacher.double(), distance),
+    )
     loss.backward()
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -75,17 +87,28 @@ def test_float32_is_within_1e_5_of_float64(distance: str) -> None:
 def test_gradient_reaches_the_student_alone(
     shapes: tuple[tuple[int, ...], tuple[int, ...]], distance: str, reduction: str
 ) -> None:
-    student, teacher = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
-    assert torch.autograd.gradcheck(lambda s: factor_distance(s, teacher, distance, reduction), (student,))
+    student, teacher = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes
+    )
+    assert torch.autograd.gradcheck(
+        lambda s: factor_distance(s, teacher, distance, reduction), (student,)
+    )
     factor_distance(student, teacher, distance, reduction).backward()
     assert teacher.grad is None
 
 
 @pytest.mark.parametrize('distance', DISTANCES)
-def test_zero_for_equal_directions_and_blind_to_each_images_scale_and_to_order(distance: str) -> None:
-    student, teacher = torch.randn(4, 3, 2, 2, dtype=torch.float64), torch.randn(4, 3, 2, 2, dtype=torch.float64)
+def test_zero_for_equal_directions_and_blind_to_each_images_scale_and_to_order(
+    distance: str,
+) -> None:
+    student, teacher = (
+        torch.randn(4, 3, 2, 2, dtype=torch.float64),
+        torch.randn(4, 3, 2, 2, dtype=torch.float64),
+    )
     scale = torch.tensor([1e-3, 1.0, 7.0, 1e3], dtype=torch.float64).view(4, 1, 1, 1)
-    assert factor_distance(scale * student, student, distance).item() == pytest.approx(0.0, abs=1e-12)
+    assert factor_distance(scale * student, student, distance).item() == pytest.approx(
+        0.0, abs=1e-12
+    )
     images, channels = torch.randperm(4), torch.randperm(3)
     loss = factor_distance(student, teacher, distance)
     torch.testing.assert_close(factor_distance(scale * student, teacher / scale, distance), loss)
@@ -96,19 +119,28 @@ def test_zero_for_equal_directions_and_blind_to_each_images_scale_and_to_order(d
 @pytest.mark.parametrize('distance', ['l1', 'l2', 'partial_l2'])
 def test_the_mean_shrinks_with_the_size_and_size_invariant_is_it_at_2048(distance: str) -> None:
     # A factor beside k copies of itself has the same directions, and sqrt(k) times the norm.
-    student, teacher = torch.randn(3, 2048, dtype=torch.float64), torch.randn(3, 2048, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(3, 2048, dtype=torch.float64),
+        torch.randn(3, 2048, dtype=torch.float64),
+    )
     at_2048 = factor_distance(student, teacher, distance)
     larger = student.repeat(1, 9), teacher.repeat(1, 9)
     shrunk = at_2048 / (3.0 if distance == 'l1' else 9.0)
     torch.testing.assert_close(factor_distance(*larger, distance), shrunk)
     for pair in ((student, teacher), larger):
-        torch.testing.assert_close(factor_distance(*pair, distance, reduction='size_invariant'), at_2048)
+        torch.testing.assert_close(
+            factor_distance(*pair, distance, reduction='size_invariant'), at_2048
+        )
 
 
 def test_bounded_where_the_factors_are_opposite() -> None:
     # Signs of D = 16 elements: each is 1/4 off on either side. l1 is 2/sqrt(D), l2 4/D, the cosine -1.
     factor = torch.tensor([[1.0, -1.0] * 8])
-    assert [factor_distance(-factor, factor, d).item() for d in ('l1', 'l2', 'cosine')] == [0.5, 0.25, 2.0]
+    assert [factor_distance(-factor, factor, d).item() for d in ('l1', 'l2', 'cosine')] == [
+        0.5,
+        0.25,
+        2.0,
+    ]
 
 
 @pytest.mark.parametrize('distance', DISTANCES)
@@ -118,7 +150,9 @@ def test_the_larger_map_is_averaged_to_the_smaller_before_the_norm(distance: str
     student = (STUDENT[:, :, None, None] + spread).requires_grad_()
     loss = factor_distance(student, TEACHER[:, :, None, None], distance)
     assert loss.item() == pytest.approx(BY_HAND[distance])
-    swapped = factor_distance(STUDENT[:, :, None, None], TEACHER[:, :, None, None] + spread, distance)
+    swapped = factor_distance(
+        STUDENT[:, :, None, None], TEACHER[:, :, None, None] + spread, distance
+    )
     assert swapped.item() == pytest.approx(BY_HAND[distance])
 
 
@@ -139,7 +173,9 @@ def test_narrow_inputs_are_computed_in_float32(dtype: torch.dtype, distance: str
 @pytest.mark.parametrize('n', [1, 2])
 @pytest.mark.parametrize('distance', DISTANCES)
 @pytest.mark.parametrize('fill', [0.0, 1e-20, 3.0])
-def test_constant_maps_are_finite_and_zero_norm_has_no_gradient(fill: float, distance: str, n: int) -> None:
+def test_constant_maps_are_finite_and_zero_norm_has_no_gradient(
+    fill: float, distance: str, n: int
+) -> None:
     student = torch.full((n, 2, 2, 2), fill, requires_grad=True)
     for teacher in (torch.zeros(n, 2, 2, 2), torch.ones(n, 2, 2, 2), torch.randn(n, 2, 2, 2)):
         loss = factor_distance(student, teacher, distance)
@@ -150,7 +186,9 @@ def test_constant_maps_are_finite_and_zero_norm_has_no_gradient(fill: float, dis
 
 def test_nan_is_not_hidden() -> None:
     student = torch.tensor([[-1.0, math.nan]])
-    assert all(factor_distance(student, -torch.ones(1, 2), distance).isnan() for distance in DISTANCES)
+    assert all(
+        factor_distance(student, -torch.ones(1, 2), distance).isnan() for distance in DISTANCES
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,9 +202,13 @@ def test_shapes_are_named_in_the_error(student: tuple[int, ...], teacher: tuple[
 
 
 def test_words_must_be_known() -> None:
-    with pytest.raises(ValueError, match="distance: expected one of 'l1', 'l2', 'cosine', 'partial_l2', got 'cka'"):
+    with pytest.raises(
+        ValueError, match="distance: expected one of 'l1', 'l2', 'cosine', 'partial_l2', got 'cka'"
+    ):
         factor_distance(STUDENT, TEACHER, 'cka')
-    with pytest.raises(ValueError, match="reduction: expected one of 'mean', 'size_invariant', got 'sum'"):
+    with pytest.raises(
+        ValueError, match="reduction: expected one of 'mean', 'size_invariant', got 'sum'"
+    ):
         factor_distance(STUDENT, TEACHER, reduction='sum')
     with pytest.raises(ValueError, match='distance: expected one of'):
         FactorDistance(distance='l3')

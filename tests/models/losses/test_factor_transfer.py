@@ -9,21 +9,32 @@ from mmkd_plugin.registry import MODELS
 
 def test_value_derived_by_hand() -> None:
     # (3, 4) over 5 is (.6, .8), (0, 2) over 2 is (0, 1): (.6 + .2) / 2 elements. The second image agrees: the mean is halved.
-    student, teacher = torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[0.0, 2.0], [5.0, 5.0]])
+    student, teacher = (
+        torch.tensor([[3.0, 4.0], [1.0, 1.0]]),
+        torch.tensor([[0.0, 2.0], [5.0, 5.0]]),
+    )
     assert factor_transfer_loss(student, teacher).item() == pytest.approx(0.2)
 
 
 def test_agrees_with_a_loop_in_float64() -> None:
-    student, teacher = torch.randn(2, 3, 2, 2, dtype=torch.float64), torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(2, 3, 2, 2, dtype=torch.float64),
+        torch.randn(2, 3, 2, 2, dtype=torch.float64),
+    )
     expected = 0.0
     for s_map, t_map in zip(student, teacher, strict=True):
         s, t = s_map.flatten().tolist(), t_map.flatten().tolist()
-        expected += sum(abs(a / math.hypot(*s) - b / math.hypot(*t)) for a, b in zip(s, t, strict=True)) / (2 * 12)
+        expected += sum(
+            abs(a / math.hypot(*s) - b / math.hypot(*t)) for a, b in zip(s, t, strict=True)
+        ) / (2 * 12)
     assert factor_transfer_loss(student, teacher).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_zero_for_equal_factors_and_blind_to_their_scales() -> None:
-    student, teacher = torch.randn(3, 2, 2, 2, dtype=torch.float64), torch.randn(3, 2, 2, 2, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(3, 2, 2, 2, dtype=torch.float64),
+        torch.randn(3, 2, 2, 2, dtype=torch.float64),
+    )
     assert factor_transfer_loss(5.0 * teacher, teacher).item() == pytest.approx(0.0, abs=1e-12)
     torch.testing.assert_close(
         factor_transfer_loss(5.0 * student, teacher / 3.0), factor_transfer_loss(student, teacher)
@@ -31,8 +42,12 @@ def test_zero_for_equal_factors_and_blind_to_their_scales() -> None:
 
 
 @pytest.mark.parametrize('shapes', [((1, 4), (1, 4)), ((2, 2, 4, 4), (2, 2, 2, 2))])
-def test_gradient_reaches_the_student_alone(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    student, teacher = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+def test_gradient_reaches_the_student_alone(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
+    student, teacher = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes
+    )
     assert torch.autograd.gradcheck(lambda s: factor_transfer_loss(s, teacher), (student,))
     factor_transfer_loss(student, teacher).backward()
     assert teacher.grad is None

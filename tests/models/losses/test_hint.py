@@ -9,7 +9,10 @@ from mmkd_plugin.models.losses import HintLoss, hint_loss
 
 def test_value_derived_by_hand() -> None:
     # Differences 1, 2, 0 and 3: squares 1 + 4 + 0 + 9 = 14, over 4 elements.
-    student, teacher = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.0], [3.0, 1.0]])
+    student, teacher = (
+        torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        torch.tensor([[0.0, 0.0], [3.0, 1.0]]),
+    )
     assert hint_loss(student, teacher).item() == 3.5
     assert hint_loss(student[None, None], teacher[None, None]).item() == 3.5
 
@@ -28,9 +31,14 @@ def test_each_side_goes_to_the_shorter() -> None:
 
 
 def test_agrees_with_a_loop_in_float64() -> None:
-    student, teacher = torch.randn(2, 3, 2, 2, dtype=torch.float64), torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(2, 3, 2, 2, dtype=torch.float64),
+        torch.randn(2, 3, 5, 4, dtype=torch.float64),
+    )
 
-    def pooled(n: int, c: int, y: int, x: int) -> float:  # rows 0-2 and 2-4 of the 5: adaptive windows overlap
+    def pooled(
+        n: int, c: int, y: int, x: int
+    ) -> float:  # rows 0-2 and 2-4 of the 5: adaptive windows overlap
         rows, columns = ((0, 3), (2, 5))[y], ((0, 2), (2, 4))[x]
         window = [teacher[n, c, i, j].item() for i in range(*rows) for j in range(*columns)]
         return sum(window) / len(window)
@@ -48,9 +56,15 @@ def test_zero_for_equal_maps_and_blind_to_the_order_of_images_and_channels() -> 
     torch.testing.assert_close(moved, hint_loss(student, teacher))
 
 
-@pytest.mark.parametrize('shapes', [((1, 3), (1, 3)), ((1, 2, 4, 4), (1, 2, 2, 2)), ((2, 2, 2, 3), (2, 2, 4, 2))])
-def test_gradient_reaches_the_student_alone(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    student, teacher = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+@pytest.mark.parametrize(
+    'shapes', [((1, 3), (1, 3)), ((1, 2, 4, 4), (1, 2, 2, 2)), ((2, 2, 2, 3), (2, 2, 4, 2))]
+)
+def test_gradient_reaches_the_student_alone(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
+    student, teacher = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes
+    )
     assert torch.autograd.gradcheck(lambda s: hint_loss(s, teacher), (student,))
     hint_loss(student, teacher).backward()
     assert teacher.grad is None
@@ -93,5 +107,7 @@ def test_a_negative_weight_is_refused(loss_weight: float) -> None:
 
 def test_module_is_the_weighted_function() -> None:
     student, teacher = torch.randn(4, 3), torch.randn(4, 3)
-    torch.testing.assert_close(HintLoss(loss_weight=2.5)(student, teacher), 2.5 * hint_loss(student, teacher))
+    torch.testing.assert_close(
+        HintLoss(loss_weight=2.5)(student, teacher), 2.5 * hint_loss(student, teacher)
+    )
     assert isinstance(HintLoss()(student, teacher), Tensor)

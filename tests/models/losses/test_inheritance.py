@@ -16,11 +16,16 @@ def test_value_derived_by_hand() -> None:
     assert losses == pytest.approx([0.4, 0.2, 0.2, 0.2])
     assert inheritance_loss(student, teacher).item() == losses[0]
     # D = 2: sqrt(2 / 2048) = 1 / 32 of it.
-    assert inheritance_loss(student, teacher, reduction='size_invariant').item() == pytest.approx(0.4 / 32)
+    assert inheritance_loss(student, teacher, reduction='size_invariant').item() == pytest.approx(
+        0.4 / 32
+    )
 
 
 def test_agrees_with_a_loop_in_float64() -> None:
-    student, teacher = torch.randn(3, 2, 4, 4, dtype=torch.float64), torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(3, 2, 4, 4, dtype=torch.float64),
+        torch.randn(3, 2, 4, 4, dtype=torch.float64),
+    )
     expected = 0.0
     for s_map, t_map in zip(student, teacher, strict=True):
         s, t = s_map.flatten().tolist(), t_map.flatten().tolist()
@@ -44,8 +49,12 @@ def test_descent_leads_to_the_teachers_direction_from_any_scale(distance: str) -
 
 @pytest.mark.parametrize('distance', DISTANCES)
 @pytest.mark.parametrize('shapes', [((1, 4), (1, 4)), ((2, 2, 2, 2), (2, 2, 4, 4))])
-def test_gradient_reaches_the_student_alone(shapes: tuple[tuple[int, ...], tuple[int, ...]], distance: str) -> None:
-    student, teacher = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+def test_gradient_reaches_the_student_alone(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]], distance: str
+) -> None:
+    student, teacher = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes
+    )
     assert torch.autograd.gradcheck(lambda s: inheritance_loss(s, teacher, distance), (student,))
     inheritance_loss(student, teacher, distance).backward()
     assert teacher.grad is None
@@ -53,12 +62,20 @@ def test_gradient_reaches_the_student_alone(shapes: tuple[tuple[int, ...], tuple
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_narrow_inputs_are_computed_in_float32(dtype: torch.dtype) -> None:
-    student, teacher = (400.0 * torch.randn(1, 3, 4, 4)).to(dtype).requires_grad_(), torch.randn(1, 3, 2, 2).to(dtype)
+    student, teacher = (
+        (400.0 * torch.randn(1, 3, 4, 4)).to(dtype).requires_grad_(),
+        torch.randn(1, 3, 2, 2).to(dtype),
+    )
     with torch.autocast('cpu', dtype=torch.bfloat16):
         loss = inheritance_loss(student, teacher)
     loss.backward()
-    assert loss.dtype == torch.float32 and loss.item() == inheritance_loss(student.float(), teacher.float()).item()
-    assert student.grad is not None and student.grad.isfinite().all() and (student.grad != 0.0).any()
+    assert (
+        loss.dtype == torch.float32
+        and loss.item() == inheritance_loss(student.float(), teacher.float()).item()
+    )
+    assert (
+        student.grad is not None and student.grad.isfinite().all() and (student.grad != 0.0).any()
+    )
 
 
 def test_shapes_are_named_in_the_error() -> None:
@@ -84,6 +101,8 @@ def test_a_negative_weight_is_refused(loss_weight: float) -> None:
 
 def test_module_is_the_weighted_function() -> None:
     student, teacher = torch.randn(4, 3), torch.randn(4, 3)
-    config = dict(type='InheritanceLoss', loss_weight=50.0, distance='l2', reduction='size_invariant')
+    config = dict(
+        type='InheritanceLoss', loss_weight=50.0, distance='l2', reduction='size_invariant'
+    )
     expected = 50.0 * inheritance_loss(student, teacher, 'l2', 'size_invariant')
     torch.testing.assert_close(MODELS.build(config)(student, teacher), expected)

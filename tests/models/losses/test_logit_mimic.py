@@ -8,13 +8,21 @@ from mmkd_plugin.models.losses import LogitMimicLoss, logit_mimic_loss
 
 def test_value_derived_by_hand() -> None:
     # Differences (1, -2) and (0, 3): squared norms 5 and 9, mean 7, half of it 3.5.
-    student, teacher = torch.tensor([[2.0, -1.0], [4.0, 5.0]]), torch.tensor([[1.0, 1.0], [4.0, 2.0]])
+    student, teacher = (
+        torch.tensor([[2.0, -1.0], [4.0, 5.0]]),
+        torch.tensor([[1.0, 1.0], [4.0, 2.0]]),
+    )
     assert logit_mimic_loss(student, teacher).item() == 3.5
 
 
 def test_agrees_with_a_loop_in_float64() -> None:
-    student, teacher = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    expected = sum((student[n, c] - teacher[n, c]).item() ** 2 for n in range(5) for c in range(3)) / (2 * 5)
+    student, teacher = (
+        torch.randn(5, 3, dtype=torch.float64),
+        torch.randn(5, 3, dtype=torch.float64),
+    )
+    expected = sum(
+        (student[n, c] - teacher[n, c]).item() ** 2 for n in range(5) for c in range(3)
+    ) / (2 * 5)
     assert logit_mimic_loss(student, teacher).item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -26,7 +34,10 @@ def test_sees_what_softmax_hides() -> None:
 
 
 def test_blind_to_a_common_shift_and_the_order_of_images() -> None:
-    student, teacher = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(6, 4, dtype=torch.float64),
+        torch.randn(6, 4, dtype=torch.float64),
+    )
     order = torch.randperm(6)
     moved = logit_mimic_loss(student[order] + 3.0, teacher[order] + 3.0)
     torch.testing.assert_close(moved, logit_mimic_loss(student, teacher))
@@ -55,9 +66,14 @@ def test_narrow_inputs_are_computed_in_float32(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ('student', 'teacher', 'message'),
-    [((4, 3), (4, 1), r'student \(4, 3\), teacher \(4, 1\)'), ((4,), (4,), r'student \(4,\), teacher \(4,\)')],
+    [
+        ((4, 3), (4, 1), r'student \(4, 3\), teacher \(4, 1\)'),
+        ((4,), (4,), r'student \(4,\), teacher \(4,\)'),
+    ],
 )
-def test_shapes_are_named_in_the_error(student: tuple[int, ...], teacher: tuple[int, ...], message: str) -> None:
+def test_shapes_are_named_in_the_error(
+    student: tuple[int, ...], teacher: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         logit_mimic_loss(torch.randn(student), torch.randn(teacher))
 
@@ -76,5 +92,7 @@ def test_module_is_the_weighted_function() -> None:
 
 def test_rows_may_count_differently() -> None:
     # Half the squares: 1/2 * 4 and 1/2 * 9, weighed by 3 and 1/3.
-    loss = logit_mimic_loss(torch.tensor([[2.0], [0.0]]), torch.tensor([[0.0], [3.0]]), torch.tensor([3.0, 1 / 3]))
+    loss = logit_mimic_loss(
+        torch.tensor([[2.0], [0.0]]), torch.tensor([[0.0], [3.0]]), torch.tensor([3.0, 1 / 3])
+    )
     assert loss.item() == pytest.approx(3 * 2.0 + 4.5 / 3)

@@ -18,15 +18,24 @@ def one_channel(*values: float) -> Tensor:
 def test_value_derived_by_hand() -> None:
     # Margin -2. Teacher on: (1 - 3)^2 = 4. Off at -1, student above: (0 + 1)^2 = 1. Off at -1, student below: 0. Off at -5, so the
     # target is the margin: student -1 above it, (-1 + 2)^2 = 1; student -3 below the margin, though above -5: 0. Sum 6.
-    student, teacher = one_channel(1.0, 0.0, -4.0, -1.0, -3.0), one_channel(3.0, -1.0, -1.0, -5.0, -5.0)
+    student, teacher = (
+        one_channel(1.0, 0.0, -4.0, -1.0, -3.0),
+        one_channel(3.0, -1.0, -1.0, -5.0, -5.0),
+    )
     assert overhaul_loss(student, teacher, MARGIN).item() == 6.0
     # The sum over elements is divided by the images alone.
-    assert overhaul_loss(student.repeat(3, 1, 2, 1), teacher.repeat(3, 1, 2, 1), MARGIN).item() == 12.0
+    assert (
+        overhaul_loss(student.repeat(3, 1, 2, 1), teacher.repeat(3, 1, 2, 1), MARGIN).item() == 12.0
+    )
 
 
 def test_each_channel_has_its_own_margin() -> None:
     # Targets max(-5, -1) and max(-5, -4): (0 + 1)^2 + (0 + 4)^2, of vectors as of maps.
-    student, teacher, margin = torch.zeros(1, 2), torch.full((1, 2), -5.0), torch.tensor([-1.0, -4.0])
+    student, teacher, margin = (
+        torch.zeros(1, 2),
+        torch.full((1, 2), -5.0),
+        torch.tensor([-1.0, -4.0]),
+    )
     assert overhaul_loss(student, teacher, margin).item() == 17.0
     assert overhaul_loss(student[..., None, None], teacher[..., None, None], margin).item() == 17.0
 
@@ -43,7 +52,9 @@ def test_agrees_with_a_loop_in_float64() -> None:
     student, teacher, margin = (torch.randn(s, dtype=torch.float64) for s in (shape, shape, (3,)))
     margin = -margin.abs()
     expected = 0.0
-    for n, c, y, x in ((n, c, y, x) for n in range(2) for c in range(3) for y in range(4) for x in range(5)):
+    for n, c, y, x in (
+        (n, c, y, x) for n in range(2) for c in range(3) for y in range(4) for x in range(5)
+    ):
         s, t = student[n, c, y, x].item(), max(teacher[n, c, y, x].item(), margin[c].item())
         if s > t or t > 0:
             expected += (s - t) ** 2 / 2
@@ -59,12 +70,18 @@ def test_zero_where_the_relu_shows_no_difference_and_blind_to_order() -> None:
     lower = torch.where(target > 0.0, target, target - torch.rand(shape))
     assert overhaul_loss(lower, teacher, margin).item() == 0.0
     images, channels = torch.randperm(4), torch.randperm(3)
-    moved = overhaul_loss(student[images][:, channels], teacher[images][:, channels], margin[channels])
+    moved = overhaul_loss(
+        student[images][:, channels], teacher[images][:, channels], margin[channels]
+    )
     torch.testing.assert_close(moved, overhaul_loss(student, teacher, margin))
 
 
-@pytest.mark.parametrize('shapes', [((1, 3), (1, 3)), ((1, 3, 4, 4), (1, 3, 2, 2)), ((2, 3, 2, 3), (2, 3, 4, 2))])
-def test_gradient_reaches_the_student_alone(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+@pytest.mark.parametrize(
+    'shapes', [((1, 3), (1, 3)), ((1, 3, 4, 4), (1, 3, 2, 2)), ((2, 3, 2, 3), (2, 3, 4, 2))]
+)
+def test_gradient_reaches_the_student_alone(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
     student, teacher, margin = (
         torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in (*shapes, (3,))
     )
@@ -86,7 +103,9 @@ def test_narrow_inputs_are_computed_in_float32(dtype: torch.dtype, size: int) ->
     # 400 squared is no float16, nor is the sum; 2 channels of size x size, or of 2x2 after pooling.
     student = torch.full((1, 2, size, size), 400.0, dtype=dtype, requires_grad=True)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        loss = overhaul_loss(student, torch.zeros(1, 2, 2, 2, dtype=dtype), torch.full((2,), -1.0, dtype=dtype))
+        loss = overhaul_loss(
+            student, torch.zeros(1, 2, 2, 2, dtype=dtype), torch.full((2,), -1.0, dtype=dtype)
+        )
     loss.backward()
     assert loss.dtype == torch.float32 and loss.item() == 8 * 160000.0
     assert student.grad is not None and student.grad.isfinite().all()
@@ -103,7 +122,9 @@ def test_constant_maps_are_finite(fill: float) -> None:
 
 
 def test_shapes_are_named_in_the_error() -> None:
-    with pytest.raises(ValueError, match=r'^overhaul_loss .* got student \(4, 3, 2, 2\), teacher \(4, 1, 2, 2\)$'):
+    with pytest.raises(
+        ValueError, match=r'^overhaul_loss .* got student \(4, 3, 2, 2\), teacher \(4, 1, 2, 2\)$'
+    ):
         overhaul_loss(torch.randn(4, 3, 2, 2), torch.randn(4, 1, 2, 2), torch.zeros(3))
     for margin in (torch.zeros(1), torch.zeros(1, 3, 1, 1), torch.tensor(0.0)):
         with pytest.raises(
@@ -125,7 +146,9 @@ def test_margin_derived_by_hand() -> None:
 
 
 @pytest.mark.parametrize('gamma', [1.0, -0.01, 7.0])
-@pytest.mark.parametrize('z', [-300.0, -20.0, -3.0, -0.5, 0.0, 0.5, 3.0, 10.0, 40.0, 99.0, 101.0, 1e3, 1e6])
+@pytest.mark.parametrize(
+    'z', [-300.0, -20.0, -3.0, -0.5, 0.0, 0.5, 3.0, 10.0, 40.0, 99.0, 101.0, 1e3, 1e6]
+)
 def test_margin_agrees_with_numerical_integration(z: float, gamma: float) -> None:
     # E[x | x < 0] of N(z, 1), where it is likely: around z, or at 0 in units of the density's decay, which is 1 / z.
     def density(x: float) -> float:
@@ -135,7 +158,9 @@ def test_margin_agrees_with_numerical_integration(z: float, gamma: float) -> Non
     precise = dict(epsabs=0.0, epsrel=1e-12, limit=200)
     numerator, _ = quad(lambda x: x * density(x), start, end, **precise)
     denominator, _ = quad(density, start, end, **precise)
-    assert margin_of(gamma, abs(gamma) * z) == pytest.approx(abs(gamma) * numerator / denominator, rel=1e-10)
+    assert margin_of(gamma, abs(gamma) * z) == pytest.approx(
+        abs(gamma) * numerator / denominator, rel=1e-10
+    )
 
 
 def test_margin_is_what_samples_of_a_batch_norm_have() -> None:
@@ -158,7 +183,10 @@ def test_a_margin_without_spread_is_its_limit() -> None:
 
 
 def test_margin_rises_without_a_jump_where_the_series_takes_over() -> None:
-    gamma, beta = torch.ones(2001, dtype=torch.float64), torch.linspace(99.0, 101.0, 2001, dtype=torch.float64)
+    gamma, beta = (
+        torch.ones(2001, dtype=torch.float64),
+        torch.linspace(99.0, 101.0, 2001, dtype=torch.float64),
+    )
     steps = overhaul_margin(gamma, beta).diff()
     assert (steps > 0.0).all() and steps.max() < 1.05 * steps.min()  # the slope is about 1 / z^2
 
@@ -176,7 +204,9 @@ def test_margin_of_narrow_statistics_is_float32(dtype: torch.dtype) -> None:
     gamma, beta = torch.tensor([1.5, 0.25]).to(dtype), torch.tensor([-0.5, 1.0]).to(dtype)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         margin = overhaul_margin(gamma, beta)
-    assert margin.dtype == torch.float32 and torch.equal(margin, overhaul_margin(gamma.float(), beta.float()))
+    assert margin.dtype == torch.float32 and torch.equal(
+        margin, overhaul_margin(gamma.float(), beta.float())
+    )
 
 
 def test_nan_is_not_hidden() -> None:
@@ -189,7 +219,9 @@ def test_statistics_and_rule_are_checked() -> None:
         overhaul_margin(torch.ones(3), torch.zeros(4))
     with pytest.raises(ValueError, match=r'got bn_weight \(1, 3\), bn_bias \(1, 3\)'):
         overhaul_margin(torch.ones(1, 3), torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="rule: expected one of 'expectation', 'authors', got 'median'"):
+    with pytest.raises(
+        ValueError, match="rule: expected one of 'expectation', 'authors', got 'median'"
+    ):
         overhaul_margin(torch.ones(3), torch.zeros(3), 'median')
 
 

@@ -23,14 +23,20 @@ def test_agrees_with_a_loop_in_float64() -> None:
     terms = []
     for n in sorted(set(images.tolist())):
         for c in range(3):
-            m = max(float(p[c]) for p, image in zip(probs, images.tolist(), strict=True) if image == n)
+            m = max(
+                float(p[c]) for p, image in zip(probs, images.tolist(), strict=True) if image == n
+            )
             terms.append(-math.log(m if present[n, c] else 1 - m))
-    assert presence_loss(probs, images, present).item() == pytest.approx(sum(terms) / len(terms), rel=1e-12)
+    assert presence_loss(probs, images, present).item() == pytest.approx(
+        sum(terms) / len(terms), rel=1e-12
+    )
 
 
 def test_only_the_surest_place_learns() -> None:
     images, present = torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    probs = torch.tensor([[0.5, 0.2], [0.3, 0.6], [0.4, 0.9]], dtype=torch.float64, requires_grad=True)
+    probs = torch.tensor(
+        [[0.5, 0.2], [0.3, 0.6], [0.4, 0.9]], dtype=torch.float64, requires_grad=True
+    )
 
     def loss(probs: Tensor) -> Tensor:
         return presence_loss(probs, images, present)

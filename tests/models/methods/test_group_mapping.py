@@ -17,7 +17,9 @@ def bound(mapping: Any, teachers: int = 3, groups: int = 3, seed: int = 0) -> Gr
     # Teacher 1 is the best, then 2, then 0.
     [('best_high', (0, 2, 1)), ('best_low', (2, 0, 1))],
 )
-def test_the_measured_order_maps_teachers_to_groups(mapping: str, expected: tuple[int, ...]) -> None:
+def test_the_measured_order_maps_teachers_to_groups(
+    mapping: str, expected: tuple[int, ...]
+) -> None:
     made = bound(mapping)
     made.set_order([1, 2, 0])
     assert made.groups() == expected
@@ -61,7 +63,8 @@ def test_the_order_is_saved_and_restored() -> None:
 
 def test_a_measurement_that_never_came() -> None:
     with pytest.raises(
-        ValueError, match=r"^mapping: expected measured teachers for 'best_high': add .*EvaluateTeachers"
+        ValueError,
+        match=r"^mapping: expected measured teachers for 'best_high': add .*EvaluateTeachers",
     ):
         bound('best_high').groups()
 
@@ -75,9 +78,17 @@ def test_what_is_no_order(order: list[int]) -> None:
 @pytest.mark.parametrize(
     ('mapping', 'teachers', 'message'),
     [
-        ('best', 3, r"^mapping: expected 'best_high', 'best_low', 'random' or a list of group indices, got 'best'"),
+        (
+            'best',
+            3,
+            r"^mapping: expected 'best_high', 'best_low', 'random' or a list of group indices, got 'best'",
+        ),
         (3, 3, r'^mapping: expected .* got 3'),
-        ('random', 4, r'^student_groups: expected at least one group for each of 4 teachers, got 3 groups'),
+        (
+            'random',
+            4,
+            r'^student_groups: expected at least one group for each of 4 teachers, got 3 groups',
+        ),
         ([0, 1, 1], 3, r'^mapping: expected 3 different indices below 3, got \[0, 1, 1\]'),
         ([0, 1], 3, r'^mapping: expected 3 different indices below 3, got \[0, 1\]'),
         ([0, 1, 3], 3, r'^mapping: expected 3 different indices below 3, got \[0, 1, 3\]'),

@@ -7,8 +7,13 @@ from helpers.classification import knowledge
 from mmkd_plugin.models.methods import Hint
 from mmkd_plugin.outputs import Knowledge
 
-STUDENT = knowledge(low=torch.randn(2, 4, 8, 8), high=torch.randn(2, 6, 4, 4), flat=torch.randn(2, 6))
-TEACHERS = [knowledge(map=torch.randn(2, 5, 4, 4)), knowledge(map=torch.randn(2, 7, 8, 8), flat=torch.randn(2, 3))]
+STUDENT = knowledge(
+    low=torch.randn(2, 4, 8, 8), high=torch.randn(2, 6, 4, 4), flat=torch.randn(2, 6)
+)
+TEACHERS = [
+    knowledge(map=torch.randn(2, 5, 4, 4)),
+    knowledge(map=torch.randn(2, 7, 8, 8), flat=torch.randn(2, 3)),
+]
 
 
 def bound(pairs: Any, **options: Any) -> Hint:
@@ -21,10 +26,14 @@ def bound(pairs: Any, **options: Any) -> Hint:
 
 def test_mean_squared_error_behind_the_regressors() -> None:
     method = bound(
-        [dict(student='high', teacher='map'), dict(student='flat', teacher='flat', index=1)], loss_weight=0.5
+        [dict(student='high', teacher='map'), dict(student='flat', teacher='flat', index=1)],
+        loss_weight=0.5,
     )
     spatial, flat = method.regressors
-    regressed = torch.einsum('oc,nchw->nohw', spatial.weight, STUDENT.features['high']) + spatial.bias[:, None, None]
+    regressed = (
+        torch.einsum('oc,nchw->nohw', spatial.weight, STUDENT.features['high'])
+        + spatial.bias[:, None, None]
+    )
     vectors = STUDENT.features['flat'] @ flat.weight.T + flat.bias
     expected = 0.5 * (
         (regressed - TEACHERS[0].features['map']).square().mean()
@@ -38,11 +47,16 @@ def test_the_larger_map_is_pooled_to_the_smaller(tap: str, index: int) -> None:
     method = bound([dict(student=tap, teacher='map', index=index)])
     source, target = STUDENT.features[tap], TEACHERS[index].features['map']
     pooled = [
-        x.reshape(*x.shape[:2], 4, x.shape[2] // 4, 4, x.shape[3] // 4).mean(dim=(3, 5)) for x in (source, target)
+        x.reshape(*x.shape[:2], 4, x.shape[2] // 4, 4, x.shape[3] // 4).mean(dim=(3, 5))
+        for x in (source, target)
     ]
     (regressor,) = method.regressors
-    regressed = torch.einsum('oc,nchw->nohw', regressor.weight, pooled[0]) + regressor.bias[:, None, None]
-    torch.testing.assert_close(method(STUDENT, TEACHERS, None)['loss_hint'], (regressed - pooled[1]).square().mean())
+    regressed = (
+        torch.einsum('oc,nchw->nohw', regressor.weight, pooled[0]) + regressor.bias[:, None, None]
+    )
+    torch.testing.assert_close(
+        method(STUDENT, TEACHERS, None)['loss_hint'], (regressed - pooled[1]).square().mean()
+    )
 
 
 def test_gradient_reaches_student_and_regressor() -> None:
@@ -54,7 +68,9 @@ def test_gradient_reaches_student_and_regressor() -> None:
 
 
 def test_only_the_named_teacher_is_asked() -> None:
-    method = Hint([dict(student='a', teacher='x', index=1), dict(student='b', teacher='y', index=1)])
+    method = Hint(
+        [dict(student='a', teacher='x', index=1), dict(student='b', teacher='y', index=1)]
+    )
     assert method.student_taps == ('a', 'b')
     assert [method.taps_of_teacher(index, 2) for index in range(2)] == [(), ('x', 'y')]
     assert not method.needs_scores
@@ -66,9 +82,18 @@ def test_only_the_named_teacher_is_asked() -> None:
         ([], r'^pairs: expected a list'),
         ('backbone', r'^pairs: expected a list'),
         ([dict(student='low')], r'^pairs\[0\]: expected dict\(student=…, teacher=…\)'),
-        ([dict(student='low', teacher='map', channels=3)], r'^pairs\[0\]: expected dict\(student=…, teacher=…\)'),
-        ([dict(student='low', teacher='map', index=2)], r'^pairs\[0\]\.index: expected one of 2 teachers, got 2'),
-        ([dict(student='low', teacher='map', index='t0')], r"^pairs\[0\]\.index: expected one of 2 teachers, got 't0'"),
+        (
+            [dict(student='low', teacher='map', channels=3)],
+            r'^pairs\[0\]: expected dict\(student=…, teacher=…\)',
+        ),
+        (
+            [dict(student='low', teacher='map', index=2)],
+            r'^pairs\[0\]\.index: expected one of 2 teachers, got 2',
+        ),
+        (
+            [dict(student='low', teacher='map', index='t0')],
+            r"^pairs\[0\]\.index: expected one of 2 teachers, got 't0'",
+        ),
         (
             [dict(student='low', teacher='map', student_channels=9)],
             r'^pairs\[0\]\.student_channels: expected 9 channels as the config states, the tap gives \(2, 4, 8, 8\)',

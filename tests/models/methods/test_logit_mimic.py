@@ -14,7 +14,10 @@ def bound(standardize: bool, classes: int = 2) -> LogitMimic:
 
 def test_half_the_squared_distance_to_the_teachers_mean() -> None:
     # Mean of the teachers: (2, 4). Distances: 1 + 4 = 5 and 0. Half the mean over two images: 5/4, times 3.
-    teachers = [knowledge(torch.tensor([[1.0, 3.0], [1.0, 3.0]])), knowledge(torch.tensor([[3.0, 5.0], [3.0, 5.0]]))]
+    teachers = [
+        knowledge(torch.tensor([[1.0, 3.0], [1.0, 3.0]])),
+        knowledge(torch.tensor([[3.0, 5.0], [3.0, 5.0]])),
+    ]
     student = knowledge(torch.tensor([[3.0, 6.0], [2.0, 4.0]]))
     assert bound(False)(student, teachers, None)['loss_mimic'].item() == pytest.approx(3 * 5 / 4)
 
@@ -41,5 +44,8 @@ def test_statistics_are_saved_and_a_constant_logit_is_no_division_by_zero() -> N
 
 def test_without_statistics_it_says_what_to_add() -> None:
     scores = knowledge(torch.zeros(1, 2))
-    with pytest.raises(ValueError, match=r'^standardize: expected measured logits: add .*mmkd_plugin\.MeasureLogits'):
+    with pytest.raises(
+        ValueError,
+        match=r'^standardize: expected measured logits: add .*mmkd_plugin\.MeasureLogits',
+    ):
         bound(True)(scores, [scores], None)

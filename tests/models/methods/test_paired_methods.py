@@ -8,7 +8,12 @@ import torch
 from helpers.classification import knowledge
 from torch import Tensor
 
-from mmkd_plugin.models.losses import attention_transfer_loss, factor_transfer_loss, overhaul_loss, overhaul_margin
+from mmkd_plugin.models.losses import (
+    attention_transfer_loss,
+    factor_transfer_loss,
+    overhaul_loss,
+    overhaul_margin,
+)
 from mmkd_plugin.models.methods import AttentionTransfer, FactorTransfer, Method, Overhaul
 from mmkd_plugin.outputs import Knowledge
 
@@ -17,7 +22,9 @@ SCALE, SHIFT = torch.tensor([1.0, 0.5, 2.0, 1.0, 0.1]), torch.tensor([0.0, 0.3, 
 
 
 def seen() -> tuple[Knowledge, list[Knowledge]]:
-    student = knowledge(low=torch.randn(3, 4, 8, 8), high=torch.randn(3, 6, 4, 4), flat=torch.randn(3, 6))
+    student = knowledge(
+        low=torch.randn(3, 4, 8, 8), high=torch.randn(3, 6, 4, 4), flat=torch.randn(3, 6)
+    )
     norms = dict(bn=(SCALE, SHIFT), wide=(torch.ones(7), torch.zeros(7)))
     teachers = [
         Knowledge(None, dict(low=torch.randn(3, 5, 4, 4)), norms),
@@ -27,7 +34,9 @@ def seen() -> tuple[Knowledge, list[Knowledge]]:
 
 
 def with_gradient(student: Knowledge) -> Knowledge:
-    return Knowledge(None, {name: value.clone().requires_grad_() for name, value in student.features.items()})
+    return Knowledge(
+        None, {name: value.clone().requires_grad_() for name, value in student.features.items()}
+    )
 
 
 def bound(method: Method) -> tuple[Method, Knowledge, list[Knowledge]]:
@@ -47,17 +56,27 @@ MAKERS: list[Callable[..., Method]] = [
 
 
 @pytest.mark.parametrize('make', MAKERS)
-def test_gradients_reach_the_student_and_every_connector_but_no_teacher(make: Callable[..., Method]) -> None:
+def test_gradients_reach_the_student_and_every_connector_but_no_teacher(
+    make: Callable[..., Method],
+) -> None:
     method, student, teachers = bound(make())
     own = with_gradient(student)
-    features = [value.requires_grad_() for teacher in teachers for value in teacher.features.values()]
+    features = [
+        value.requires_grad_() for teacher in teachers for value in teacher.features.values()
+    ]
     losses = method(own, teachers, None)
-    assert all(name.startswith('loss') and value.dtype == torch.float32 for name, value in losses.items())
+    assert all(
+        name.startswith('loss') and value.dtype == torch.float32 for name, value in losses.items()
+    )
     sum(losses.values()).backward()
     assert own.features['low'].grad.abs().sum() > 0
     assert own.features['high'].grad.abs().sum() > 0
     assert own.features['flat'].grad is None
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0
+        for p in method.parameters()
+        if p.requires_grad
+    )
     assert all(value.grad is None for value in features)
 
 
@@ -82,12 +101,15 @@ def test_the_weight_scales_and_zero_takes_no_part(make: Callable[..., Method]) -
 
 @pytest.mark.parametrize('make', MAKERS)
 @pytest.mark.parametrize(('side', 'shape'), [('student', (3, 6)), ('teacher', (3, 17, 6))])
-def test_a_tap_that_gives_no_map_is_refused(make: Callable[..., Method], side: str, shape: tuple[int, ...]) -> None:
+def test_a_tap_that_gives_no_map_is_refused(
+    make: Callable[..., Method], side: str, shape: tuple[int, ...]
+) -> None:
     student, teachers = seen()
     changed = student if side == 'student' else teachers[0]
     changed.features['low'] = torch.randn(shape)  # type: ignore[index]
     with pytest.raises(
-        ValueError, match=rf"^pairs\[0\]\.{side}: expected a tap that gives maps .*'low' gives \({shape[0]}, {shape[1]}"
+        ValueError,
+        match=rf"^pairs\[0\]\.{side}: expected a tap that gives maps .*'low' gives \({shape[0]}, {shape[1]}",
     ):
         make().bind(student, teachers)
 
@@ -103,15 +125,21 @@ def test_attention_is_the_mean_of_no_channels() -> None:
 
 
 def test_factor_transfer_translates_to_what_the_paraphraser_says() -> None:
-    method, student, teachers = bound(FactorTransfer([LOW], loss_weight=2.0, paraphraser=dict(factor_channels=2)))
+    method, student, teachers = bound(
+        FactorTransfer([LOW], loss_weight=2.0, paraphraser=dict(factor_channels=2))
+    )
     (paraphraser,) = method.apart.paraphrasers
     factor = paraphraser.encode(teachers[0].features['low'])
     translated = method.encoders[0](student.features['low'])
     assert factor.shape[1] == translated.shape[1] == 2
     paraphraser.eval()
-    expected = 2.0 * factor_transfer_loss(translated, paraphraser.encode(teachers[0].features['low']))
+    expected = 2.0 * factor_transfer_loss(
+        translated, paraphraser.encode(teachers[0].features['low'])
+    )
     torch.testing.assert_close(method(student, teachers, None)['loss_factor'], expected)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in method.modules()), "as its authors' code"
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in method.modules()), (
+        "as its authors' code"
+    )
 
 
 def test_what_learns_along_is_no_child_and_learns_from_the_teachers_alone() -> None:
@@ -138,7 +166,9 @@ def overhaul_reference(
 ) -> Tensor:
     total = torch.zeros(())
     for level, ((source, target), (scale, shift)) in enumerate(zip(maps, scales, strict=True)):
-        loss = overhaul_loss(method.connectors[level](source), target, overhaul_margin(scale, shift))
+        loss = overhaul_loss(
+            method.connectors[level](source), target, overhaul_margin(scale, shift)
+        )
         total = total + loss / (1000 * 2 ** (len(maps) - level - 1))
     return total
 

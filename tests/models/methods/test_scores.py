@@ -50,10 +50,20 @@ def test_levels_of_differently_padded_images_are_cut_to_what_both_have() -> None
     own = torch.arange(2 * 3 * 2.0).view(1, 2, 3, 2)
     other = torch.arange(100.0, 100 + 3 * 2 * 2).view(1, 3, 2, 2)
     second = torch.tensor([[[7.0], [8.0]]])
-    valid = torch.tensor([[True, True, False]]).expand(2, 3).reshape(1, 2, 3, 1).expand(1, 2, 3, 2).reshape(1, -1)
+    valid = (
+        torch.tensor([[True, True, False]])
+        .expand(2, 3)
+        .reshape(1, 2, 3, 1)
+        .expand(1, 2, 3, 2)
+        .reshape(1, -1)
+    )
     valid = torch.cat([valid, torch.ones(1, 2, dtype=torch.bool)], dim=1)
     scores = compared_scores(
-        said(torch.cat([own.reshape(1, -1, 1), second], dim=1), levels=((2, 3, 2), (1, 1, 2)), valid=valid),
+        said(
+            torch.cat([own.reshape(1, -1, 1), second], dim=1),
+            levels=((2, 3, 2), (1, 1, 2)),
+            valid=valid,
+        ),
         [said(torch.cat([other.reshape(1, -1, 1), -second], dim=1), levels=((3, 2, 2), (1, 1, 2)))],
         Locations('uniform'),
     )
@@ -64,12 +74,18 @@ def test_levels_of_differently_padded_images_are_cut_to_what_both_have() -> None
 
 @pytest.mark.parametrize('activation', ['sigmoid', 'softmax'])
 @pytest.mark.parametrize('ensemble', ['arithmetic', 'geometric'])
-def test_soft_targets_of_places_agree_with_a_loop_in_float64(activation: str, ensemble: str) -> None:
+def test_soft_targets_of_places_agree_with_a_loop_in_float64(
+    activation: str, ensemble: str
+) -> None:
     temperature, shape = 2.0, (2, 5, 3)
     own, *taught = (torch.randn(shape, dtype=torch.float64) for _ in range(3))
     valid = torch.rand(shape[:2]) > 0.3
-    method = SoftTarget(temperature, loss_weight=0.5, ensemble=ensemble, locations=dict(background=0.4))
-    got = method(said(own, activation, valid=valid), [said(t, activation) for t in taught], None)['loss_kd']
+    method = SoftTarget(
+        temperature, loss_weight=0.5, ensemble=ensemble, locations=dict(background=0.4)
+    )
+    got = method(said(own, activation, valid=valid), [said(t, activation) for t in taught], None)[
+        'loss_kd'
+    ]
 
     def squash(z: Tensor) -> Tensor:
         return z.sigmoid() if activation == 'sigmoid' else z.softmax(dim=-1)
@@ -81,7 +97,11 @@ def test_soft_targets_of_places_agree_with_a_loop_in_float64(activation: str, en
             m = max(float(squash(t[n, a])[columns].max()) for t in taught)
             w = m * (m >= 0.4) * float(valid[n, a])
             softened = [t[n, a] / temperature for t in taught]
-            p = sum(squash(z) for z in softened) / 2 if ensemble == 'arithmetic' else squash(sum(softened) / 2)
+            p = (
+                sum(squash(z) for z in softened) / 2
+                if ensemble == 'arithmetic'
+                else squash(sum(softened) / 2)
+            )
             q = squash(own[n, a] / temperature)
             kl = (p * (p / q).log()).sum()
             if activation == 'sigmoid':
@@ -109,15 +129,19 @@ def test_half_precision_is_compared_in_float32_and_no_gradient_reaches_a_teacher
 
 
 def test_scores_of_images_are_no_detectors() -> None:
-    with pytest.raises(ValueError, match=r'^logits: expected class scores of images, got a detector'):
+    with pytest.raises(
+        ValueError, match=r'^logits: expected class scores of images, got a detector'
+    ):
         logits_of(said(torch.zeros(1, 2, 3)))
-    with pytest.raises(ValueError, match=r'^logits: expected class scores of images, got a network without'):
+    with pytest.raises(
+        ValueError, match=r'^logits: expected class scores of images, got a network without'
+    ):
         logits_of(Knowledge())
 
 
 def test_mapped_classes_keep_the_background() -> None:
     scores = ClassScores(torch.arange(8.0).view(1, 2, 4), 'softmax').with_classes([2, 0])
     assert scores.logits.tolist() == [[[2.0, 0.0, 3.0], [6.0, 4.0, 7.0]]]
-    assert ClassScores(torch.arange(4.0).view(1, 1, 4), 'sigmoid').with_classes([3, 1]).logits.tolist() == [
-        [[3.0, 1.0]]
-    ]
+    assert ClassScores(torch.arange(4.0).view(1, 1, 4), 'sigmoid').with_classes(
+        [3, 1]
+    ).logits.tolist() == [[[3.0, 1.0]]]

@@ -11,7 +11,9 @@ from mmkd_plugin.models.methods import SoftTarget
 def test_hintons_formula_by_hand() -> None:
     # tau = 2: p = softmax(ln 9 / 2, 0) = (3/4, 1/4), q = (1/2, 1/2). KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.13081; times 4, weight 0.5.
     student, teacher = torch.zeros(1, 2), torch.tensor([[9.0, 1.0]]).log()
-    losses = SoftTarget(temperature=2.0, loss_weight=0.5)(knowledge(student), [knowledge(teacher)], None)
+    losses = SoftTarget(temperature=2.0, loss_weight=0.5)(
+        knowledge(student), [knowledge(teacher)], None
+    )
     assert losses.keys() == {'loss_kd'}
     assert losses['loss_kd'].item() == pytest.approx(0.5 * 4 * 0.1308120, rel=1e-5)
 
@@ -64,7 +66,10 @@ def test_half_precision_scores_give_a_loss_in_float32() -> None:
         (dict(temperature='4'), "temperature: expected a number > 0, got '4'"),
         (dict(loss_weight=-0.1), 'loss_weight: expected a number >= 0, got -0.1'),
         (dict(loss_weight=float('inf')), 'loss_weight: expected a number >= 0, got inf'),
-        (dict(ensemble='harmonic'), "ensemble: expected one of 'arithmetic', 'geometric', got 'harmonic'"),
+        (
+            dict(ensemble='harmonic'),
+            "ensemble: expected one of 'arithmetic', 'geometric', got 'harmonic'",
+        ),
     ],
 )
 def test_numbers_out_of_range(options: dict[str, Any], message: str) -> None:

@@ -21,7 +21,9 @@ def test_sums_by_class_until_reset() -> None:
 
 def test_entropy_in_units_of_log_t() -> None:
     # 0, 1, and -(1/4 log2 1/4 + 3/4 log2 3/4) = 0.8113; one teacher alone has none.
-    assert WeightRecord(2, 3)(WEIGHTS, None).item() == pytest.approx((0 + 1 + 0.811278) / 3, rel=1e-5)
+    assert WeightRecord(2, 3)(WEIGHTS, None).item() == pytest.approx(
+        (0 + 1 + 0.811278) / 3, rel=1e-5
+    )
     assert WeightRecord(1, 3)(torch.ones(4, 1), None).item() == 0
 
 

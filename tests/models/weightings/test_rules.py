@@ -31,7 +31,9 @@ RULES = [
 def test_rows_are_distributions_over_teachers(
     rule: type[TeacherWeighting], count: int, n: int, dtype: torch.dtype
 ) -> None:
-    weights = rule(count, 8)(torch.randn(n, 8).to(dtype), torch.randn(n, count, 5).to(dtype), torch.arange(n) % 5)
+    weights = rule(count, 8)(
+        torch.randn(n, 8).to(dtype), torch.randn(n, count, 5).to(dtype), torch.arange(n) % 5
+    )
     assert weights.shape == (n, count)
     assert weights.dtype == torch.float32
     assert (weights >= 0).all()
@@ -41,7 +43,9 @@ def test_rows_are_distributions_over_teachers(
 def test_latent_score_by_hand() -> None:
     # v = (1, 2), theta = (1, 0), (0, 1), A = (3, 1): scores v . (theta * A) = 3 and 2, so w_0 = 1 / (1 + e^-1).
     rule = LatentTeacherWeighting(2, 2)
-    rule.load_state_dict({**rule.state_dict(), 'factors': torch.eye(2), 'direction': torch.tensor([1.0, 2.0])})
+    rule.load_state_dict(
+        {**rule.state_dict(), 'factors': torch.eye(2), 'direction': torch.tensor([1.0, 2.0])}
+    )
     assert rule(torch.tensor([[3.0, 1.0]]))[0, 0].item() == pytest.approx(1 / (1 + math.exp(-1)))
 
 
@@ -52,7 +56,9 @@ def test_latent_weights_start_unsaturated_but_not_uniform(dims: int) -> None:
     largest = torch.cat([LatentTeacherWeighting(3, dims)(embedding).amax(dim=1) for _ in range(10)])
     assert 0.34 < largest.mean() < 0.6
     assert largest.max() < 0.95
-    unit = torch.cat([LatentTeacherWeighting(3, dims, init_std=1.0)(embedding).amax(dim=1) for _ in range(10)])
+    unit = torch.cat(
+        [LatentTeacherWeighting(3, dims, init_std=1.0)(embedding).amax(dim=1) for _ in range(10)]
+    )
     assert unit.mean() > 0.85
 
 
@@ -124,7 +130,9 @@ def test_confidence_by_hand() -> None:
     # Probabilities of the label: 0.8, 0.5, 0.1. softmax of CE = -ln p is (1/p) / sum: 1.25, 2, 10 over 13.25.
     # w = (1 - that) / 2.
     probabilities = torch.tensor([[[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]]])
-    weights = ConfidenceTeacherWeighting(3)(torch.zeros(1, 2), probabilities.log(), torch.tensor([0]))
+    weights = ConfidenceTeacherWeighting(3)(
+        torch.zeros(1, 2), probabilities.log(), torch.tensor([0])
+    )
     expected = [(1 - part / 13.25) / 2 for part in (1.25, 2, 10)]
     assert weights[0].tolist() == pytest.approx(expected)
 
@@ -133,7 +141,8 @@ def test_confidence_of_mixed_labels_is_the_mixed_cross_entropy() -> None:
     rule, logits = ConfidenceTeacherWeighting(3), torch.randn(5, 3, 4)
     labels = torch.arange(5) % 4
     torch.testing.assert_close(
-        rule(torch.zeros(5, 2), logits, F.one_hot(labels, 4).float()), rule(torch.zeros(5, 2), logits, labels)
+        rule(torch.zeros(5, 2), logits, F.one_hot(labels, 4).float()),
+        rule(torch.zeros(5, 2), logits, labels),
     )
     half = rule(torch.zeros(1, 2), logits[:1], torch.tensor([[0.5, 0.5, 0, 0]]))
     entropy = -logits[0].log_softmax(1)[:, :2].mean(dim=1)
@@ -142,14 +151,19 @@ def test_confidence_of_mixed_labels_is_the_mixed_cross_entropy() -> None:
 
 def test_confidence_needs_labels() -> None:
     assert ConfidenceTeacherWeighting.needs_labels
-    with pytest.raises(ValueError, match=r'^labels: expected labels, which ConfidenceTeacherWeighting needs, got none'):
+    with pytest.raises(
+        ValueError,
+        match=r'^labels: expected labels, which ConfidenceTeacherWeighting needs, got none',
+    ):
         ConfidenceTeacherWeighting(3)(torch.zeros(1, 2), torch.zeros(1, 3, 4))
 
 
 def test_entropy_by_hand() -> None:
     # Entropies ln 2 and 0 (a certain teacher, right or wrong): weights e^-ln2 : 1 = 1/2 : 1.
     logits = torch.tensor([[[0.0, 0.0], [200.0, 0.0]]])
-    assert EntropyTeacherWeighting(2)(torch.zeros(1, 2), logits)[0].tolist() == pytest.approx([1 / 3, 2 / 3])
+    assert EntropyTeacherWeighting(2)(torch.zeros(1, 2), logits)[0].tolist() == pytest.approx(
+        [1 / 3, 2 / 3]
+    )
 
 
 @pytest.mark.parametrize('rule', [ConfidenceTeacherWeighting, EntropyTeacherWeighting])
@@ -159,7 +173,9 @@ def test_scores_of_other_teachers(rule: type[TeacherWeighting]) -> None:
 
 
 def test_an_embedding_of_another_length() -> None:
-    with pytest.raises(ValueError, match=r'^embed_dims: expected an embedding \(N, 4\), got \(2, 5\)'):
+    with pytest.raises(
+        ValueError, match=r'^embed_dims: expected an embedding \(N, 4\), got \(2, 5\)'
+    ):
         LatentTeacherWeighting(2, 4)(torch.zeros(2, 5))
 
 
@@ -168,13 +184,22 @@ def test_an_embedding_of_another_length() -> None:
     [
         ('Latent', r"^weighting: expected dict\(type='LatentTeacherWeighting', …\), got 'Latent'"),
         (dict(init_std=1), r'^weighting: expected dict\(type='),
-        (dict(type='NoRule'), r"^weighting: expected a registered rule .* got \{'type': 'NoRule'\}"),
+        (
+            dict(type='NoRule'),
+            r"^weighting: expected a registered rule .* got \{'type': 'NoRule'\}",
+        ),
         (
             dict(type='HintLoss'),
             r"^weighting: expected a registered rule and its arguments, got \{'type': 'HintLoss'\}",
         ),
-        (dict(type='LatentTeacherWeighting', init_std=0), r'^weighting\.init_std: expected a number > 0, got 0'),
-        (dict(type='LatentTeacherWeighting', decay=1), r'^weighting: expected a registered rule and its arguments'),
+        (
+            dict(type='LatentTeacherWeighting', init_std=0),
+            r'^weighting\.init_std: expected a number > 0, got 0',
+        ),
+        (
+            dict(type='LatentTeacherWeighting', decay=1),
+            r'^weighting: expected a registered rule and its arguments',
+        ),
     ],
 )
 def test_what_is_no_rule(config: object, message: str) -> None:

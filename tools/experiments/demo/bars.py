@@ -21,7 +21,9 @@ class Bars:
         console: Where the bars are; what :meth:`say` prints goes above them.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], stages: Mapping[str, Stage], console: Console) -> None:
+    def __init__(
+        self, tasks: Mapping[str, Task], stages: Mapping[str, Stage], console: Console
+    ) -> None:
         columns = (
             TextColumn(f'{{task.description:<{max(map(len, tasks))}}}'),
             BarColumn(),
@@ -30,7 +32,9 @@ class Bars:
             TimeElapsedColumn(),
         )
         self.ended: set[str] = set()
-        self._progress = Progress(*columns, console=console, auto_refresh=False)  # no thread may be there at a fork
+        self._progress = Progress(
+            *columns, console=console, auto_refresh=False
+        )  # no thread may be there at a fork
         self._logs = {name: task.log for name, task in tasks.items()}
         self._bars = {}
         for name in tasks:
@@ -41,7 +45,12 @@ class Bars:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self._progress.stop()
 
     def look(self) -> None:

@@ -17,7 +17,9 @@ from experiments.study.run import default_jobs
 from mmkd_plugin.engine.stages import Stage, work_root
 
 
-def demo_command(demo: Demo, description: str | None, report: Callable[[Console, Mapping[str, Stage]], None]) -> int:
+def demo_command(
+    demo: Demo, description: str | None, report: Callable[[Console, Mapping[str, Stage]], None]
+) -> int:
     """Run a demo from the command line; ended from outside, it ends its trainings first.
 
     Args:
@@ -30,7 +32,9 @@ def demo_command(demo: Demo, description: str | None, report: Callable[[Console,
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = _parse_args(demo, description)
-    MMLogger.get_current_instance().setLevel('WARNING')  # it tells of every environment variable in a config
+    MMLogger.get_current_instance().setLevel(
+        'WARNING'
+    )  # it tells of every environment variable in a config
     console = Console(highlight=False, soft_wrap=True)
     root = Path(args.work_dir or work_root() / demo.name).absolute()
     stages = demo.load(root)
@@ -56,21 +60,32 @@ def table_of(demo: Demo, measured: Mapping[str, float]) -> Table:
     for teacher in demo.teachers:
         table.add_row(teacher.what, demo.measure.cell.format(measured[teacher.name]), '')
     for student in demo.students:
-        difference = f'{measured[student.name] - measured[demo.against]:+.1f}' if student.name != demo.against else ''
+        difference = (
+            f'{measured[student.name] - measured[demo.against]:+.1f}'
+            if student.name != demo.against
+            else ''
+        )
         table.add_row(student.what, demo.measure.cell.format(measured[student.name]), difference)
     return table
 
 
 def last_picture(stage: Stage, pattern: str) -> str:
     """The newest picture of a training whose name fits the pattern, or a word that there is none."""
-    pictures = sorted(stage.folder.glob(f'*/vis_data/vis_image/{pattern}'), key=lambda path: path.stat().st_mtime)
+    pictures = sorted(
+        stage.folder.glob(f'*/vis_data/vis_image/{pattern}'), key=lambda path: path.stat().st_mtime
+    )
     return str(pictures[-1]) if pictures else 'no picture'
 
 
 def _parse_args(demo: Demo, description: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        '--work-dir', help=f'folder of the trainings (default: {demo.name} in $MMKD_WORK_DIR or work_dirs)'
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--jobs', type=int, default=default_jobs(), help='trainings at once (default: one a core)')
+    parser.add_argument(
+        '--work-dir',
+        help=f'folder of the trainings (default: {demo.name} in $MMKD_WORK_DIR or work_dirs)',
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=default_jobs(), help='trainings at once (default: one a core)'
+    )
     return parser.parse_args()

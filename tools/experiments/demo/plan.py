@@ -78,7 +78,9 @@ class Demo:
         before: list[str] = []
         for training in self.trainings:
             if training.name in before:
-                raise ValueError(f'{training.name}: expected one training of this name, got another one')
+                raise ValueError(
+                    f'{training.name}: expected one training of this name, got another one'
+                )
             if unknown := [name for name in training.needs if name not in before]:
                 raise ValueError(
                     f'{training.name}.needs: expected some of {before}, which come before it, got {unknown}'
@@ -93,7 +95,12 @@ class Demo:
         """All, in the order in which they begin where nothing has to be waited for."""
         return (*self.teachers, *self.between, *self.students)
 
-    def load(self, root: str | Path, edit: Callable[[Config], object] = lambda cfg: None) -> dict[str, Stage]:
+    def load(
+        self, root: str | Path, edit: Callable[[Config], object] = lambda cfg: None
+    ) -> dict[str, Stage]:
         """The trainings by name, below ``root``; ``edit`` may change each config."""
         paths = [self.configs / f'{training.name}.py' for training in self.trainings]
-        return {stage.folder.name: stage for stage in load_stages(paths, str(Path(root).absolute()), edit)}
+        return {
+            stage.folder.name: stage
+            for stage in load_stages(paths, str(Path(root).absolute()), edit)
+        }

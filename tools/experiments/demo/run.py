@@ -15,7 +15,9 @@ from experiments.study.train import preload
 from mmkd_plugin.engine.stages import Stage
 
 
-def run_demo(demo: Demo, stages: Mapping[str, Stage], jobs: int, console: Console) -> dict[str, float]:
+def run_demo(
+    demo: Demo, stages: Mapping[str, Stage], jobs: int, console: Console
+) -> dict[str, float]:
     """Do what is not done yet, and give what teachers and students reached on the test images.
 
     Args:
@@ -53,10 +55,14 @@ def run_demo(demo: Demo, stages: Mapping[str, Stage], jobs: int, console: Consol
 def _tasks(demo: Demo, stages: Mapping[str, Stage]) -> dict[str, Task]:
     unmeasured = {training.name for training in demo.between}
     works: dict[str, Callable[[], float | None]] = {
-        name: partial(train, stage) if name in unmeasured else partial(train_and_test, stage, demo.measure.key)
+        name: partial(train, stage)
+        if name in unmeasured
+        else partial(train_and_test, stage, demo.measure.key)
         for name, stage in stages.items()
     }
-    return {name: Task(name, stages[name].folder / 'demo.log', work) for name, work in works.items()}
+    return {
+        name: Task(name, stages[name].folder / 'demo.log', work) for name, work in works.items()
+    }
 
 
 def _as_needed(demo: Demo, tasks: Mapping[str, Task], ended: set[str]) -> Iterator[Task | None]:
@@ -86,5 +92,7 @@ def _build_data(stage: Stage) -> None:
 
 def _result(outcome: Outcome) -> float | None:
     if outcome.failure:
-        raise RuntimeError(f'{outcome.task.name} failed: {outcome.failure}\nIts log: {outcome.task.log}')
+        raise RuntimeError(
+            f'{outcome.task.name} failed: {outcome.failure}\nIts log: {outcome.task.log}'
+        )
     return outcome.result

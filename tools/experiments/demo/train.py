@@ -25,7 +25,11 @@ def train_and_test(stage: Stage, key: str) -> float:
     train_stages([stage])
     finished, tested = stage.note('finished.json'), stage.note('tested.json')
     assert finished is not None
-    if tested is None or tested['finished'] != finished['finished'] or key not in tested.get('metrics', {}):
+    if (
+        tested is None
+        or tested['finished'] != finished['finished']
+        or key not in tested.get('metrics', {})
+    ):
         cfg = copy.deepcopy(stage.cfg)
         cfg.resume, cfg.load_from = False, str(stage.folder / finished['last_checkpoint'])
         with own_state():

@@ -36,7 +36,12 @@ def _network(width: int) -> dict:
             shortcut='conv',
         ),
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=10, in_channels=4 * width, loss=dict(type='CrossEntropyLoss')),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=10,
+            in_channels=4 * width,
+            loss=dict(type='CrossEntropyLoss'),
+        ),
     )
 
 
@@ -58,7 +63,9 @@ prepare = {
             'randomness.seed': seed,
             'optim_wrapper.optimizer': dict(lr=0.1, weight_decay=5e-4),
             'train_cfg': dict(max_epochs=epochs, val_interval=epochs),
-            'default_hooks.checkpoint': dict(interval=epochs, save_optimizer=False, save_param_scheduler=False),
+            'default_hooks.checkpoint': dict(
+                interval=epochs, save_optimizer=False, save_param_scheduler=False
+            ),
         },
     )
     for seed, (name, (epochs, own)) in enumerate(_own_data.items())
@@ -117,12 +124,21 @@ _methods = dict(
         'EBKD: more weight for a surer teacher',
         dict(weighting=dict(type='EntropyTeacherWeighting'), **_soft_only),
     ),
-    latent_paper=("AMTML-KD's weights, label-free as in the paper", dict(objective='paper', **_latent, **_soft_only)),
-    latent_label=("AMTML-KD's weights, taught by the labels", dict(objective='label', **_latent, **_soft_only)),
+    latent_paper=(
+        "AMTML-KD's weights, label-free as in the paper",
+        dict(objective='paper', **_latent, **_soft_only),
+    ),
+    latent_label=(
+        "AMTML-KD's weights, taught by the labels",
+        dict(objective='label', **_latent, **_soft_only),
+    ),
     amtml=('whole AMTML-KD: these weights, angle loss, hints', {**_latent, **_whole}),
 )
 _parts = dict(
-    no_adaptive=('amtml with the mean of the teachers', dict(weighting=dict(type='UniformTeacherWeighting'))),
+    no_adaptive=(
+        'amtml with the mean of the teachers',
+        dict(weighting=dict(type='UniformTeacherWeighting')),
+    ),
     no_soft_target=('amtml without soft targets', dict(kd_weight=0.0)),
     no_angle=('amtml without the angle loss', dict(angle_weight=0.0)),
     no_hints=('amtml without hints', dict(hint_weight=0.0)),
@@ -140,7 +156,9 @@ for _setting, _three in _teachers.items():
         grid={'model.teachers': {_teacher['name']: [_teacher] for _teacher in _three}},
     )
     for _name, (_about, _method) in _methods.items():
-        arms[f'{_setting}/{_name}'] = dict(about=_about, options=_distiller(_three, **_method), grid=_temperature)
+        arms[f'{_setting}/{_name}'] = dict(
+            about=_about, options=_distiller(_three, **_method), grid=_temperature
+        )
     for _name, (_about, _change) in _parts.items():
         arms[f'{_setting}/{_name}'] = dict(
             about=_about,

@@ -1,4 +1,6 @@
-question = 'What does distilling a detector give, at the same number of iterations and in the same time?'
+question = (
+    'What does distilling a detector give, at the same number of iterations and in the same time?'
+)
 about = """
 Data: DigitScenes, 4,000 scenes to train on, 400 to validate, 400 to test. Student: GFL on an eighth of ResNet-18's width, 0.24
 million parameters, 1,000 iterations of 16 scenes. Teachers: GFL on ResNet-18 and on ResNet-34, four and three times as wide, each
@@ -12,17 +14,28 @@ less than those with two; see *s a run*, which has validation and test in it. Th
 """
 metric = 'coco/bbox_mAP'
 scale = 100
-baseline = dict(same_iterations='alone', time_of_one_teacher='alone_1500', time_of_two_teachers='alone_2000')
+baseline = dict(
+    same_iterations='alone', time_of_one_teacher='alone_1500', time_of_two_teachers='alone_2000'
+)
 seeds = list(range(5))
 tune_seeds = [100]
 
 _here = '../detection/digit_scenes/'
 config = _here + 'student_gfl_r18.py'
-options = {'train_cfg.val_interval': 100000, 'custom_hooks': [], 'default_hooks.logger.interval': 1000}
+options = {
+    'train_cfg.val_interval': 100000,
+    'custom_hooks': [],
+    'default_hooks.logger.interval': 1000,
+}
 
 prepare = {
     name: dict(config=f'{_here}{name}.py')
-    for name in ('teacher_gfl_r18', 'teacher_gfl_r34', 'paraphraser_gfl_r18_p3', 'paraphraser_gfl_r18_p4')
+    for name in (
+        'teacher_gfl_r18',
+        'teacher_gfl_r34',
+        'paraphraser_gfl_r18_p3',
+        'paraphraser_gfl_r18_p4',
+    )
 }
 
 _levels = [
@@ -37,7 +50,9 @@ _maps = [dict(student=pair['student'], teacher=pair['teacher']) for pair in _lev
 
 
 def _one_teacher(**methods: dict) -> dict:
-    return dict(config=_here + 'ie_kd_gfl_r18.py', options={'model.methods': dict(_delete_=True, **methods)})
+    return dict(
+        config=_here + 'ie_kd_gfl_r18.py', options={'model.methods': dict(_delete_=True, **methods)}
+    )
 
 
 _kd = dict(type='SoftTarget', temperature=1.0)
@@ -86,7 +101,9 @@ arms = {
         options={'model.methods.amtml.mapping': [1, 0]},
         grid={
             'model.methods.amtml': {
-                f'{kd:g}/{angle:g}/{hint:g}': dict(kd_weight=kd, angle_weight=angle, hint_weight=hint)
+                f'{kd:g}/{angle:g}/{hint:g}': dict(
+                    kd_weight=kd, angle_weight=angle, hint_weight=hint
+                )
                 for kd, angle, hint in ((0.3, 0.1, 0.1), (1.0, 0.1, 0.1), (3.0, 0.1, 0.1))
             }
         },

@@ -35,14 +35,21 @@ def _network(depth: int, width: int) -> dict:
             shortcut='conv',
         ),
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=10, in_channels=4 * width, loss=dict(type='CrossEntropyLoss')),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=10,
+            in_channels=4 * width,
+            loss=dict(type='CrossEntropyLoss'),
+        ),
     )
 
 
 _student = _network(depth=8, width=8)
 _root = '{{$MMKD_WORK_DIR:work_dirs}}'
 _taught_by = dict(
-    name='resnet14', model=_network(depth=14, width=16), checkpoint=_root + '/inherit_explore_teacher/epoch_50.pth'
+    name='resnet14',
+    model=_network(depth=14, width=16),
+    checkpoint=_root + '/inherit_explore_teacher/epoch_50.pth',
 )
 _last_epoch_only = dict(interval=50, save_optimizer=False, save_param_scheduler=False)
 prepare = dict(
@@ -129,7 +136,11 @@ def _grid(values: list, share: float) -> dict:
     if not isinstance(values[0], dict):
         return {'model.methods.feature.loss_weight': [share * value for value in values]}
     pairs = [{name: share * value for name, value in pair.items()} for pair in values]
-    return {'model.methods.feature': {'/'.join(f'{value:g}' for value in pair.values()): pair for pair in pairs}}
+    return {
+        'model.methods.feature': {
+            '/'.join(f'{value:g}' for value in pair.values()): pair for pair in pairs
+        }
+    }
 
 
 arms = {
@@ -157,7 +168,10 @@ _changes = dict(
     no_inheritance=('one half explores, the other is left alone', dict(inherit_weight=0.0)),
     toward=('both halves inherit', dict(explore_direction='toward')),
     halves=('split into first and second half', dict(split=dict(mode='halves'))),
-    from_student=('away from what the student inherited, not from the teacher', dict(explore_target='student')),
+    from_student=(
+        'away from what the student inherited, not from the teacher',
+        dict(explore_target='student'),
+    ),
 )
 for _name, (_about, _change) in _changes.items():
     arms[f'controls/{_name}'] = dict(

@@ -13,7 +13,11 @@ seeds = list(range(5))
 tune_seeds = [100]
 
 config = '../detection/digit_scenes/ie_dml_gfl_r18.py'
-options = {'train_cfg.val_interval': 100000, 'custom_hooks': [], 'default_hooks.logger.interval': 1000}
+options = {
+    'train_cfg.val_interval': 100000,
+    'custom_hooks': [],
+    'default_hooks.logger.interval': 1000,
+}
 
 _alone = {
     'model.methods': dict(_delete_=True, dml=dict(type='SoftTarget', loss_weight=0.0)),
@@ -29,6 +33,12 @@ arms = {
     'same_iterations/alone': dict(about='each by itself', options=_alone),
     'ie_dml': dict(
         about="IE-DML: each other's factors, one after the other",
-        grid={'model.methods.ie': {'6/1': _pair(6.0, 1.0), '20/1': _pair(20.0, 1.0), '60/1': _pair(60.0, 1.0)}},
+        grid={
+            'model.methods.ie': {
+                '6/1': _pair(6.0, 1.0),
+                '20/1': _pair(20.0, 1.0),
+                '60/1': _pair(60.0, 1.0),
+            }
+        },
     ),
 }

@@ -38,7 +38,12 @@ def _network(depth: int, width: int) -> dict:
             shortcut='conv',
         ),
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=10, in_channels=4 * width, loss=dict(type='CrossEntropyLoss')),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=10,
+            in_channels=4 * width,
+            loss=dict(type='CrossEntropyLoss'),
+        ),
     )
 
 
@@ -49,7 +54,9 @@ _ie = dict(type='IEKD', pairs=[_maps])
 
 
 def _mutual(order: str, **methods: dict) -> dict:
-    return {'model': dict(type='mmkd_plugin.MutualDistiller', peers=_two, methods=methods, order=order)}
+    return {
+        'model': dict(type='mmkd_plugin.MutualDistiller', peers=_two, methods=methods, order=order)
+    }
 
 
 def _pair(inherit: float, explore: float) -> dict:
@@ -76,7 +83,13 @@ arms = {
     'alike/ie_dml': dict(
         about="IE-DML: each other's factors, one after the other",
         options=_mutual('alternating', ie=_ie),
-        grid={'model.methods.ie': {'5/5': _pair(5.0, 5.0), '15/5': _pair(15.0, 5.0), '50/50': _pair(50.0, 50.0)}},
+        grid={
+            'model.methods.ie': {
+                '5/5': _pair(5.0, 5.0),
+                '15/5': _pair(15.0, 5.0),
+                '50/50': _pair(50.0, 50.0),
+            }
+        },
     ),
     'alike/ie_dml_simultaneous': dict(
         about="IE-DML: each other's factors, at once",

@@ -58,9 +58,14 @@ def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
     result = {}
     for setting in settings:
         names = [name for name in study.arms if name.rpartition('/')[0] in ('', setting)]
-        baseline = next((name for name in names if name.rpartition('/')[2] == study.baseline_of(setting)), None)
+        baseline = next(
+            (name for name in names if name.rpartition('/')[2] == study.baseline_of(setting)), None
+        )
         scores = {
-            name: {line['seed']: study.scale * line['test'][study.arms[name].metric] for line in runs[name]}
+            name: {
+                line['seed']: study.scale * line['test'][study.arms[name].metric]
+                for line in runs[name]
+            }
             for name in names
         }
         result[setting] = [
@@ -71,7 +76,9 @@ def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
                 scores=scores[name],
                 seconds=float(np.median([line['seconds'] for line in runs[name]])),
                 step_seconds=_step_seconds(runs[name]),
-                difference=None if baseline in (None, name) else paired_difference(scores[name], scores[baseline]),
+                difference=None
+                if baseline in (None, name)
+                else paired_difference(scores[name], scores[baseline]),
                 columns={
                     head: [study.scale * line['test'][metric] for line in runs[name]]
                     for head, metric in study.columns.items()

@@ -29,7 +29,8 @@ def load_study(path: Path) -> Study:
     needed = {'question', 'baseline', 'seeds', 'arms'}
     _check_keys(
         raw,
-        needed | {'about', 'metric', 'scale', 'columns', 'tune_seeds', 'prepare', 'config', 'options'},
+        needed
+        | {'about', 'metric', 'scale', 'columns', 'tune_seeds', 'prepare', 'config', 'options'},
         needed,
         str(path),
     )
@@ -40,10 +41,14 @@ def load_study(path: Path) -> Study:
     _check_baseline(raw['baseline'], arms)
     tune_seeds = tuple(raw.get('tune_seeds', ()))
     if both := sorted(set(raw['seeds']) & set(tune_seeds)):
-        raise ValueError(f'tune_seeds: expected seeds that are not reported, got {both} in seeds as well')
+        raise ValueError(
+            f'tune_seeds: expected seeds that are not reported, got {both} in seeds as well'
+        )
     for arm in arms.values():
         if arm.candidates.keys() != arms[arm.chosen_by].candidates.keys():
-            raise ValueError(f'arms.{arm.name}.choice_of: expected an arm with a grid of its own, got {arm.chosen_by}')
+            raise ValueError(
+                f'arms.{arm.name}.choice_of: expected an arm with a grid of its own, got {arm.chosen_by}'
+            )
     if not tune_seeds and (tuned := [arm.name for arm in arms.values() if len(arm.candidates) > 1]):
         raise ValueError(f'tune_seeds: expected some, for the arms {tuned} have a grid; got none')
     return Study(
@@ -70,10 +75,14 @@ def _check_baseline(baseline: str | Mapping[str, str], arms: Mapping[str, Arm]) 
             {arm, f'{where}/{arm}'} & arms.keys() for where, arm in baseline.items()
         )
     if not found:
-        raise ValueError(f'baseline: expected one of the arms {list(arms)}, or one for each table, got {baseline!r}')
+        raise ValueError(
+            f'baseline: expected one of the arms {list(arms)}, or one for each table, got {baseline!r}'
+        )
 
 
-def _stage(name: str, stage: dict[str, Any], here: Path, root: Path, earlier: Mapping[str, Stage]) -> Stage:
+def _stage(
+    name: str, stage: dict[str, Any], here: Path, root: Path, earlier: Mapping[str, Stage]
+) -> Stage:
     _check_keys(stage, {'config', 'options'}, {'config'}, f'prepare.{name}')
     cfg = _config(here / stage['config'], stage.get('options', {}))
     digest = _digest(config_text(cfg), earlier)
@@ -83,21 +92,40 @@ def _stage(name: str, stage: dict[str, Any], here: Path, root: Path, earlier: Ma
 
 def _digest(text: str, prepare: Mapping[str, Stage]) -> str:
     """Of a config and of the stages that it names: a changed teacher makes another run."""
-    return sha256('\n'.join([text, *(prepare[name].sha256 for name in named_stages(text, prepare))]))
+    return sha256(
+        '\n'.join([text, *(prepare[name].sha256 for name in named_stages(text, prepare))])
+    )
 
 
 def _arm(name: str, study: dict[str, Any], here: Path, prepare: Mapping[str, Stage]) -> Arm:
     arm = study['arms'][name]
-    _check_keys(arm, {'config', 'options', 'grid', 'choice_of', 'override', 'about', 'metric'}, set(), f'arms.{name}')
+    _check_keys(
+        arm,
+        {'config', 'options', 'grid', 'choice_of', 'override', 'about', 'metric'},
+        set(),
+        f'arms.{name}',
+    )
     config = arm.get('config', study.get('config'))
     if config is None:
-        raise ValueError(f'arms.{name}.config: expected a config, here or for the whole study, got none')
+        raise ValueError(
+            f'arms.{name}.config: expected a config, here or for the whole study, got none'
+        )
     chosen_by = arm.get('choice_of', name)
     if chosen_by not in study['arms'] or ('choice_of' in arm and 'grid' in arm):
-        raise ValueError(f'arms.{name}.choice_of: expected another arm, and no grid beside it, got {chosen_by!r}')
+        raise ValueError(
+            f'arms.{name}.choice_of: expected another arm, and no grid beside it, got {chosen_by!r}'
+        )
     candidates = {}
-    for candidate, chosen in _combinations(study['arms'][chosen_by].get('grid', {}), f'arms.{chosen_by}.grid').items():
-        cfg = _config(here / config, study.get('options', {}), arm.get('options', {}), chosen, arm.get('override', {}))
+    for candidate, chosen in _combinations(
+        study['arms'][chosen_by].get('grid', {}), f'arms.{chosen_by}.grid'
+    ).items():
+        cfg = _config(
+            here / config,
+            study.get('options', {}),
+            arm.get('options', {}),
+            chosen,
+            arm.get('override', {}),
+        )
         candidates[candidate] = Candidate(cfg, _digest(config_text(cfg), prepare))
     metric = arm.get('metric', study.get('metric', METRIC))
     return Arm(name, arm.get('about', ''), metric, candidates, chosen_by)
@@ -121,12 +149,16 @@ def _combinations(grid: dict[str, Any], key: str) -> dict[str, Options]:
     axes = []
     for option, values in grid.items():
         if not isinstance(values, list | tuple | dict) or not values:
-            raise ValueError(f'{key}.{option}: expected a list of values, or a dict of named ones, got {values!r}')
+            raise ValueError(
+                f'{key}.{option}: expected a list of values, or a dict of named ones, got {values!r}'
+            )
         named = values if isinstance(values, dict) else {str(value): value for value in values}
         short = option.rpartition('.')[2]
         axes.append([(f'{short}={name}', {option: value}) for name, value in named.items()])
     return {
-        ', '.join(name for name, _ in combination): {k: v for _, options in combination for k, v in options.items()}
+        ', '.join(name for name, _ in combination): {
+            k: v for _, options in combination for k, v in options.items()
+        }
         for combination in itertools.product(*axes)
     }
 
@@ -134,4 +166,6 @@ def _combinations(grid: dict[str, Any], key: str) -> dict[str, Options]:
 def _check_keys(found: Mapping[str, Any], known: set[str], needed: set[str], where: str) -> None:
     names = {name for name in found if not name.startswith('_')}
     if names - known or needed - names:
-        raise ValueError(f'{where}: expected keys from {sorted(known)}, at least {sorted(needed)}, got {sorted(names)}')
+        raise ValueError(
+            f'{where}: expected keys from {sorted(known)}, at least {sorted(needed)}, got {sorted(names)}'
+        )

@@ -39,7 +39,10 @@ def study_text(study: Study, lines: Sequence[Line], folder: str) -> str:
     """One study as Markdown."""
     found = tables(study, lines)
     seconds = sum(line['seconds'] for line in lines)
-    versions = {name: sorted({line['versions'][name] for line in lines if name in line['versions']}) for name in SHOWN}
+    versions = {
+        name: sorted({line['versions'][name] for line in lines if name in line['versions']})
+        for name in SHOWN
+    }
     named = ', '.join(f'{name} {" / ".join(values)}' for name, values in versions.items() if values)
     parts = [f'## {study.name}', f'**{study.question}**', study.about.strip()]
     for setting, rows in found.items():
@@ -48,7 +51,9 @@ def study_text(study: Study, lines: Sequence[Line], folder: str) -> str:
             table(rows, study.baseline_of(setting), metric_of(study), list(study.columns)),
         ]
     parts += [f'![{study.name}]({folder}/{study.name}.png)']
-    parts += [f'{len(lines)} runs, tuning included, {seconds / 3600:.1f} hours of one core each; {named}.']
+    parts += [
+        f'{len(lines)} runs, tuning included, {seconds / 3600:.1f} hours of one core each; {named}.'
+    ]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 
@@ -57,12 +62,23 @@ SHOWN = ('mmkd_plugin', 'torch', 'mmengine', 'mmpretrain', 'mmdet')
 
 def table(rows: Sequence[Row], baseline: str, metric: str, columns: Sequence[str] = ()) -> str:
     """The arms of one setting, as a Markdown table."""
-    heads = ['arm', '', 'n', f'test {metric}', f'Δ to {baseline}', *columns, 'chosen by validation', 's a run']
+    heads = [
+        'arm',
+        '',
+        'n',
+        f'test {metric}',
+        f'Δ to {baseline}',
+        *columns,
+        'chosen by validation',
+        's a run',
+    ]
     timed = any(row.step_seconds is not None for row in rows)
     heads += ['s a step'] * timed
     lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
     for row in rows:
-        found = [_mean_and_spread(row.columns[name]) if name in row.columns else '' for name in columns]
+        found = [
+            _mean_and_spread(row.columns[name]) if name in row.columns else '' for name in columns
+        ]
         cells = [
             row.arm,
             row.about,

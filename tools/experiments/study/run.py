@@ -7,7 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from experiments.pool import Outcome, Task, run_forked
 from experiments.study.lines import append_line, line_key, read_lines
@@ -111,7 +118,9 @@ class StudyRunner:
         bar = progress.add_task('', total=sum(missing for missing, _ in self.counts().values()))
         preload(candidate.cfg for arm in self._arms for candidate in arm.candidates.values())
         with progress:
-            phases: list[Callable[[], Iterator[Task]]] = [partial(self._prepare_tasks, w) for w in self.study.waves()]
+            phases: list[Callable[[], Iterator[Task]]] = [
+                partial(self._prepare_tasks, w) for w in self.study.waves()
+            ]
             phases += [self._tune_tasks, self._report_tasks]
             for tasks in phases:
                 for outcome in run_forked(tasks(), self.jobs, tick=progress.refresh):
@@ -127,7 +136,9 @@ class StudyRunner:
             stage = self.study.prepare[name]
             if prepared(stage):
                 continue
-            yield Task(f'prepare {name}', self._folder / f'prepare {name}.log', partial(prepare, stage))
+            yield Task(
+                f'prepare {name}', self._folder / f'prepare {name}.log', partial(prepare, stage)
+            )
 
     def _tune_tasks(self) -> Iterator[Task]:
         yield from self._tasks(self.tuning())
@@ -139,7 +150,9 @@ class StudyRunner:
         for run in runs:
             if self.missing([run]):
                 folder = self._folder / run.arm / run.name.replace('/', '_') / f'seed_{run.seed}'
-                name = ' '.join(part for part in (run.role, run.arm, run.name, f'seed {run.seed}') if part)
+                name = ' '.join(
+                    part for part in (run.role, run.arm, run.name, f'seed {run.seed}') if part
+                )
                 yield Task(name, folder / 'run.log', partial(measure, run, folder))
 
     def _told(self, outcome: Outcome) -> str:
@@ -150,7 +163,10 @@ class StudyRunner:
             return f'FAILED {self._failed[-1]}'
         if line is None:
             return f'{name}: ready, {outcome.seconds:.0f} s'
-        append_line(self.lines, {'study': self.study.name, **line, 'jobs': self.jobs, 'versions': self._versions})
+        append_line(
+            self.lines,
+            {'study': self.study.name, **line, 'jobs': self.jobs, 'versions': self._versions},
+        )
         metric = self.study.arms[line['arm']].metric
         splits = [split for split in ('val', 'test') if metric in line.get(split, {})]
         scale = self.study.scale

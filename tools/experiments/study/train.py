@@ -26,7 +26,9 @@ from mmkd_plugin.version import __version__
 def preload(configs: Iterable[Config]) -> None:
     """Import once, before forking, what every run needs: the hosts named by ``default_scope`` and our own rooms."""
     torch.set_num_threads(1)
-    import_module('torch.utils.cpp_extension')  # every Runner's report of its environment asks for it
+    import_module(
+        'torch.utils.cpp_extension'
+    )  # every Runner's report of its environment asks for it
     for host in {cfg.get('default_scope', 'mmengine') for cfg in configs} - {'mmengine'}:
         import_module(f'{host}.utils').register_all_modules(init_default_scope=False)
     for room in (registry.MODELS, registry.DATASETS, registry.HOOKS, registry.LOOPS):
@@ -38,7 +40,9 @@ def prepare(stage: Stage) -> None:
     stage.folder.mkdir(parents=True, exist_ok=True)
     with (stage.folder / '.lock').open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        train_stages([stage], restart=not prepared(stage) and stage.note('finished.json') is not None)
+        train_stages(
+            [stage], restart=not prepared(stage) and stage.note('finished.json') is not None
+        )
 
 
 def prepared(stage: Stage) -> bool:
@@ -91,7 +95,16 @@ def _step_seconds(runner: Runner) -> dict[str, float]:
 def versions() -> dict[str, str]:
     """What a result may depend on beside its config."""
     found = {'python': platform.python_version(), 'mmkd_plugin': __version__}
-    for name in ('torch', 'torchvision', 'numpy', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'mmdet'):
+    for name in (
+        'torch',
+        'torchvision',
+        'numpy',
+        'mmengine',
+        'mmcv',
+        'mmcv-lite',
+        'mmpretrain',
+        'mmdet',
+    ):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -118,6 +131,8 @@ def mean_metric(lines: list[Line], split: str, metric: str) -> float:
     for line in lines:
         known: dict[str, Any] = line.get(split, {})
         if metric not in known:
-            raise ValueError(f'metric: expected one of {sorted(known)} ({split} of {line["arm"]}), got {metric!r}')
+            raise ValueError(
+                f'metric: expected one of {sorted(known)} ({split} of {line["arm"]}), got {metric!r}'
+            )
         values.append(known[metric])
     return sum(values) / len(values)

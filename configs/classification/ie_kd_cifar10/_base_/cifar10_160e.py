@@ -27,4 +27,6 @@ test_dataloader = dict(batch_size=256)
 optim_wrapper = dict(optimizer=dict(nesterov=True, weight_decay=5e-4))
 param_scheduler = dict(milestones=[80, 120])
 train_cfg = dict(max_epochs=160)
-default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=1))  # the last epoch counts, not the best on the test
+default_hooks = dict(
+    checkpoint=dict(interval=10, max_keep_ckpts=1)
+)  # the last epoch counts, not the best on the test

@@ -10,4 +10,7 @@ methods = dict(
     ie_ft=dict(type='IEKD', knowledge='factor', inherit_weight=50.0, explore_weight=50.0),
     ie_od=dict(type='IEKD', knowledge='overhaul', inherit_weight=1.0, explore_weight=50.0),
 )
-custom_hooks = [dict(type='mmkd_plugin.EvaluateTeachers', min_score=85.0), dict(type='mmkd_plugin.SaveStudent')]
+custom_hooks = [
+    dict(type='mmkd_plugin.EvaluateTeachers', min_score=85.0),
+    dict(type='mmkd_plugin.SaveStudent'),
+]

@@ -1,10 +1,14 @@
 # WRN-16-2 teaches WRN-16-1.
 _base_ = ['../wrn16_1_160e_cifar10.py', 'teacher_wrn16_2.py', 'methods.py']
 
-model = dict(_delete_=True, type='mmkd_plugin.Distiller', student=_base_.model, teachers=[_base_.teacher])
+model = dict(
+    _delete_=True, type='mmkd_plugin.Distiller', student=_base_.model, teachers=[_base_.teacher]
+)
 pairs = dict(
     stages=[dict(student=f'backbone.layer{n}', teacher=f'backbone.layer{n}') for n in (1, 2, 3)],
-    factor=[dict(student='backbone.relu', teacher=_base_.teacher_map, checkpoint=_base_.paraphraser)],
+    factor=[
+        dict(student='backbone.relu', teacher=_base_.teacher_map, checkpoint=_base_.paraphraser)
+    ],
     before_relu=[
         dict(student=norm, teacher=norm, norm=norm)
         for norm in ('backbone.layer2.0.bn1', 'backbone.layer3.0.bn1', 'backbone.norm')

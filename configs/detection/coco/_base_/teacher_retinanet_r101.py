@@ -7,6 +7,10 @@ teacher = dict(
     'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
 )
 pairs = [
-    dict(student=tap, teacher=tap, checkpoint=f'{work_dirs}/paraphraser_p{level}_retinanet_r101_coco/epoch_1.pth')
+    dict(
+        student=tap,
+        teacher=tap,
+        checkpoint=f'{work_dirs}/paraphraser_p{level}_retinanet_r101_coco/epoch_1.pth',
+    )
     for level, tap in ((3, 'neck[0]'), (4, 'neck[1]'), (5, 'neck[2]'))
 ]
