@@ -24,13 +24,13 @@ class LoadedFile(NamedTuple):
     """A checkpoint's content and the SHA-256 of the file that it came from."""
 
     content: dict[str, Any]
-    sha256: bytes
+    sha256: str
 
 
 class LoadedWeights(NamedTuple):
     """The SHA-256 of a file whose weights were loaded, and the names of the classes that it was trained on, if it says them."""
 
-    sha256: bytes
+    sha256: str
     classes: tuple[str, ...] | None
 
 
@@ -117,7 +117,7 @@ def load_file(path: str, key: str) -> LoadedFile:
         raise ValueError(
             f'{key}: expected a checkpoint dict, got {type(content).__name__} in {shown}'
         )
-    return LoadedFile(content, hashlib.sha256(data).digest())
+    return LoadedFile(content, hashlib.sha256(data).hexdigest())
 
 
 def load_weights(model: nn.Module, path: str, key: str) -> LoadedWeights:

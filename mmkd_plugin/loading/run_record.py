@@ -1,4 +1,4 @@
-"""A record of what a run began with, saved in its checkpoints, and compared when the run resumes."""
+"""A record of what a run began with: saved in its checkpoints, compared when it resumes."""
 
 import json
 from collections.abc import Mapping
