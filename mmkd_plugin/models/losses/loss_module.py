@@ -40,7 +40,7 @@ def loss_module(
     The decorated function stays as it is. It takes the student's and the teacher's tensor, then its
     hyper-parameters. The arguments of the module are ``loss_weight``, 1.0 unless stated, and these
     hyper-parameters. Further tensors, such as ``weights``, must have a default and a type hint; the
-    module leaves them out. The module has the function's place in its file, as ``name``.
+    module leaves them out. The module is an attribute ``name`` of the function's file.
 
     Args:
         name: The name of the module, which is the ``type`` in a config.

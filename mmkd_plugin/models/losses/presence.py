@@ -20,7 +20,7 @@ def presence_loss(probs: Tensor, images: Tensor, present: Tensor) -> Tensor:
         probs: p, probabilities of the foreground classes at R locations, (R, C). Receives the
             gradient, at the location of each maximum.
         images: The number of the image of each location, (R,).
-        present: y, 1 if the image has an object of the class, (N, C).
+        present: y, 1 if the image has an object of the class, (N, C). Receives no gradient.
 
     Returns:
         A scalar in float32 or wider, whatever the autocast; 0 if there is no location.
@@ -52,6 +52,6 @@ def presence_loss(probs: Tensor, images: Tensor, present: Tensor) -> Tensor:
     located = torch.zeros(len(present), dtype=torch.bool, device=probs.device)
     located = located.index_fill(0, images, True)
     rows = maxima[located].clamp(1e-6, 1 - 1e-6)
-    labels = present[located].to(rows.dtype)
+    labels = present.detach()[located].to(rows.dtype)
     entropy = -(labels * rows.log() + (1 - labels) * (1 - rows).log())
     return entropy.sum() / max(entropy.numel(), 1)
