@@ -31,9 +31,10 @@ class StagedBackbone(BaseModule):
     ) -> None:
         super().__init__(HE_INIT if init_cfg is None else init_cfg)
         stages = tuple(range(num_stages))
-        if not out_indices or not set(out_indices) <= set(stages):
+        given = out_indices if isinstance(out_indices, Sequence) else ()
+        if not given or not set(given) <= set(stages):
             raise ConfigError(
-                self.key('out_indices'), f'must be some of {stages}', found=tuple(out_indices)
+                self.key('out_indices'), f'must be some of {stages}', found=out_indices
             )
         self.out_indices = tuple(out_indices)
 
