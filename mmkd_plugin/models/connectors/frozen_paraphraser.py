@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.checkpoint import load_file
-from mmkd_plugin.loading.run_record import read_facts
+from mmkd_plugin.loading.run_record import read_record
 from mmkd_plugin.models.connectors.factor_encoder import FactorEncoder
 from mmkd_plugin.models.connectors.paraphraser import Paraphraser
 
@@ -154,7 +154,7 @@ def _read(path: Any, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _facts(state: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the tap, the arguments and the teacher's hash; None if there is no record."""
-    facts = read_facts(state, 'record')
+    facts = read_record(state, 'record')
     if facts is None and {'record', 'teacher_sha256'} <= state.keys():  # written by version 0.1
         first = json.loads(bytes(state['record'].tolist()))
         sha256 = bytes(state['teacher_sha256'].flatten().tolist()).hex()
