@@ -1,4 +1,4 @@
-"""The model that the Runner sees, one call at a time."""
+"""The model that the Runner receives, one call at a time."""
 
 import copy
 from pathlib import Path
@@ -7,20 +7,22 @@ from typing import Any
 import pytest
 import torch
 from helpers import classification as tiny
+from helpers.errors import raises_config_error
 from mmengine.model import BaseModel, ExponentialMovingAverage
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mmkd_plugin.loading.run_record import read_record
 
 TWO = dict(
     amtml=tiny.amtml(temperature=3.0), kd=dict(type='SoftTarget', temperature=2.0, loss_weight=0.5)
 )
 
 
-def test_two_methods_and_the_task_give_one_dict_of_losses(tmp_path: Path) -> None:
-    model = tiny.distiller(
-        tmp_path, methods=TWO, task_weight=0.3
-    ).eval()  # eval: the second forward repeats the first
+def test_losses_of_two_methods_and_the_task_are_those_by_hand(tmp_path: Path) -> None:
+    model = tiny.distiller(tmp_path, methods=TWO, task_weight=0.3)
+    model.eval()  # the second forward repeats the first
     batch = model.data_preprocessor(tiny.batch_of(), True)
     losses = model(**batch, mode='loss')
     assert losses.keys() == {
@@ -35,16 +37,14 @@ def test_two_methods_and_the_task_give_one_dict_of_losses(tmp_path: Path) -> Non
     torch.testing.assert_close(
         losses['task.loss'], 0.3 * F.cross_entropy(logits, torch.arange(8) % 4)
     )
-    taught = [
-        tiny.network(tiny.classifier(base_channels=6), seed).eval()(batch['inputs'])
-        for seed in (1, 2)
-    ]
-    target = sum((scores / 2).softmax(1) for scores in taught) / 2
+    teachers = [tiny.network(tiny.classifier(base_channels=6), seed).eval() for seed in (1, 2)]
+    outputs = [teacher(batch['inputs']) for teacher in teachers]
+    target = sum((scores / 2).softmax(1) for scores in outputs) / 2
     expected = 0.5 * 4 * F.kl_div((logits / 2).log_softmax(1), target, reduction='batchmean')
     torch.testing.assert_close(losses['kd.loss_kd'], expected)
 
 
-def test_the_framework_sums_what_is_called_loss_and_logs_the_rest(tmp_path: Path) -> None:
+def test_parse_losses_adds_losses_and_logs_metrics(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=TWO)
     losses = tiny.losses_of(model)
     total, logged = model.parse_losses(losses)
@@ -54,39 +54,37 @@ def test_the_framework_sums_what_is_called_loss_and_logs_the_rest(tmp_path: Path
     assert logged.keys() == {*losses, 'loss'}
 
 
-def test_what_is_no_loss_is_not_weighted(tmp_path: Path) -> None:
+def test_task_weight_leaves_metrics_as_they_are(tmp_path: Path) -> None:
     student = tiny.classifier()
     student['head']['cal_acc'] = True
     losses = tiny.losses_of(tiny.distiller(tmp_path, student=student, task_weight=0.0001))
     (accuracy,) = losses['task.accuracy_top-1']  # a list, one entry a threshold
-    assert accuracy.item() in [100 * right / 8 for right in range(9)], 'a fact is not weighted'
+    assert accuracy.item() in [100 * right / 8 for right in range(9)]
     assert losses['task.loss'].item() < 0.01
 
 
-def test_state_dict_keys(tmp_path: Path) -> None:
+def test_state_dict_has_student_methods_record_and_scores(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=TWO)
     alone = tiny.network(tiny.classifier()).state_dict()
-    keys = set(model.state_dict())
-    assert {f'student.{name}' for name in alone} < keys
-    assert keys - {f'student.{name}' for name in alone} == {
+    state = model.state_dict()
+    hints, weighting = 'methods.amtml.hints', 'methods.amtml.mixture.weighting'
+    assert set(state) == {
+        *(f'student.{name}' for name in alone),
         'teacher_scores',
-        'teacher_sha256',
-        *(f'methods.amtml.regressors.{i}.{name}' for i in (0, 1) for name in ('weight', 'bias')),
-        *(f'methods.amtml.weighting.{name}' for name in ('factors', 'direction')),
-        *(f'methods.amtml.weighting.frozen{name}' for name in ('', '_factors', '_direction')),
-        'methods.amtml.group_mapping.order',
+        'record.began',
+        *(f'{hints}.regressors.{i}.{name}' for i in (0, 1) for name in ('weight', 'bias')),
+        f'{hints}.mapping.order',
+        *(f'{weighting}.{name}' for name in ('factors', 'direction')),
+        *(f'{weighting}.frozen{name}' for name in ('', '_factors', '_direction')),
+    }
+    assert read_record(state) == {
+        'teachers': [dict(name=one.name, sha256=one.sha256) for one in model.teachers]
     }
 
 
-def test_predict_and_tensor_are_the_students(tmp_path: Path) -> None:
+def test_predict_and_tensor_modes_return_the_students_outputs(tmp_path: Path) -> None:
     model, alone = tiny.distiller(tmp_path).eval(), tiny.network(tiny.classifier()).eval()
-    alone.load_state_dict(
-        {
-            k.removeprefix('student.'): v
-            for k, v in model.state_dict().items()
-            if k.startswith('student.')
-        }
-    )
+    alone.load_state_dict(model.student.state_dict())
     for one, other in zip(
         model.test_step(tiny.batch_of()), alone.test_step(tiny.batch_of()), strict=True
     ):
@@ -96,15 +94,17 @@ def test_predict_and_tensor_are_the_students(tmp_path: Path) -> None:
     assert torch.equal(model(images), alone(images))
 
 
-def test_gradients_reach_all_that_is_trained_and_nothing_else(tmp_path: Path) -> None:
+def test_gradients_reach_every_parameter_of_student_and_methods(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods={**TWO, 'label': tiny.amtml(objective='label')})
     model.parse_losses(tiny.losses_of(model))[0].backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+    for teacher in model.teachers:
+        assert all(parameter.grad is None for parameter in teacher.model.parameters())
 
 
-def test_without_weight_no_teacher_is_built(tmp_path: Path) -> None:
+def test_teachers_without_a_weighted_method_are_not_built(tmp_path: Path) -> None:
     absent = [dict(name='t', model='nowhere.py', checkpoint='nowhere.pth')]
     methods = dict(
         kd=dict(type='SoftTarget', loss_weight=0),
@@ -115,40 +115,31 @@ def test_without_weight_no_teacher_is_built(tmp_path: Path) -> None:
     assert tiny.losses_of(model).keys() == {'task.loss'}
 
 
-def test_one_weight_of_zero_among_others_takes_no_part(tmp_path: Path) -> None:
-    model = tiny.distiller(
-        tmp_path,
-        methods=dict(kd=dict(type='SoftTarget'), off=dict(type='LogitMimic', loss_weight=0)),
-    )
-    assert list(model.methods) == ['kd']
+def test_a_method_of_weight_zero_among_others_is_left_out(tmp_path: Path) -> None:
+    methods = dict(kd=dict(type='SoftTarget'), off=dict(type='LogitMimic', loss_weight=0))
+    assert list(tiny.distiller(tmp_path, methods=methods).methods) == ['kd']
 
 
-def test_the_students_random_numbers_are_those_of_a_plain_build(tmp_path: Path) -> None:
-    taught = tiny.teachers(tmp_path)
+def test_building_draws_the_random_numbers_of_a_plain_student(tmp_path: Path) -> None:
+    teachers = tiny.teachers(tmp_path)
     torch.manual_seed(9)
     alone = ROOT_MODELS.build(dict(tiny.classifier(), _scope_='mmpretrain'))
     after = torch.rand(1)
     torch.manual_seed(9)
-    model = tiny.distiller(tmp_path, teachers=taught, methods=TWO)
+    model = tiny.distiller(tmp_path, teachers=teachers, methods=TWO)
     assert torch.equal(after, torch.rand(1))
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(alone.parameters(), model.student.parameters(), strict=True)
-    )
+    assert not tiny.differing(alone.state_dict(), model.student.state_dict())
 
 
-def test_half_precision_on_the_cpu(tmp_path: Path) -> None:
+def test_autocast_runs_networks_in_bfloat16_and_losses_in_float32(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=TWO)
-    for teacher in model.teachers:
-        teacher.model.head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
-    model.student.head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
-    seen: list[torch.dtype] = []
+    dtypes: list[torch.dtype] = []
+    for network in (model.student, *(teacher.model for teacher in model.teachers)):
+        network.head.register_forward_hook(lambda module, args, out: dtypes.append(out.dtype))
     with torch.autocast('cpu', torch.bfloat16):
         losses = tiny.losses_of(model)
-    assert seen == [torch.bfloat16] * 3, 'student and teachers ran in half precision'
-    assert {name: value.dtype for name, value in losses.items()} == dict.fromkeys(
-        losses, torch.float32
-    )
+    assert dtypes == [torch.bfloat16] * 3
+    assert {value.dtype for value in losses.values()} == {torch.float32}
     exact = tiny.losses_of(model)
     for name, value in losses.items():
         torch.testing.assert_close(value, exact[name], rtol=0.1, atol=0.05)
@@ -158,7 +149,7 @@ def test_half_precision_on_the_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('count', [1, 2])
 @pytest.mark.parametrize('objective', ['paper', 'label'])
-def test_a_last_batch_of_one_or_two_images_trains(
+def test_gradients_of_one_or_two_images_are_finite(
     tmp_path: Path, count: int, objective: str
 ) -> None:
     model = tiny.distiller(tmp_path, methods={**TWO, 'amtml': tiny.amtml(objective=objective)})
@@ -168,7 +159,7 @@ def test_a_last_batch_of_one_or_two_images_trains(
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_mixed_labels(tmp_path: Path) -> None:
+def test_mixed_labels_keep_each_class_at_its_share_of_the_batch(tmp_path: Path) -> None:
     student = tiny.classifier(train_cfg=dict(augments=[dict(type='Mixup', alpha=1.0)]))
     student['head']['loss']['use_soft'] = True
     methods = dict(
@@ -178,13 +169,10 @@ def test_mixed_labels(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, student=student, methods=methods)
     losses = tiny.losses_of(model)
     assert all(value.isfinite() for value in losses.values())
-    record = model.methods.label.weight_record
-    assert record.class_counts.tolist() == pytest.approx([2.0] * 4), (
-        'mixing keeps each class at its share of the batch'
-    )
+    assert model.methods.label.record.class_counts.tolist() == pytest.approx([2.0] * 4)
 
 
-def test_without_labels_at_task_weight_zero(tmp_path: Path) -> None:
+def test_task_weight_zero_trains_without_labels(tmp_path: Path) -> None:
     model = tiny.distiller(
         tmp_path, methods=dict(mimic=dict(type='LogitMimic'), amtml=tiny.amtml()), task_weight=0
     )
@@ -197,11 +185,70 @@ def test_without_labels_at_task_weight_zero(tmp_path: Path) -> None:
     assert all(p.grad is not None for p in model.parameters()), 'or DDP would wait for it'
 
 
-def test_measured_scores_order_the_teachers(tmp_path: Path) -> None:
+class CountedLabels:
+    """Counts how often labels of a batch are made, for one adapter."""
+
+    def __init__(self, adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        make = adapter.labels
+
+        def counted(data_samples: Any) -> Any:
+            self.calls += 1
+            return make(data_samples)
+
+        monkeypatch.setattr(adapter, 'labels', counted)
+
+
+@pytest.mark.parametrize(
+    ('methods', 'calls'),
+    [
+        (dict(kd=dict(type='SoftTarget')), 0),
+        (dict(kd=dict(type='SoftTarget'), amtml=tiny.amtml(objective='label')), 1),
+        (dict(a=tiny.amtml(objective='label'), b=tiny.amtml(objective='label')), 1),
+    ],
+    ids=['not requested', 'requested once', 'requested twice'],
+)
+def test_labels_are_made_once_and_only_where_a_method_requests_them(
+    tmp_path: Path, methods: dict[str, Any], calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.distiller(tmp_path, methods=methods)
+    counted = CountedLabels(model.tapped.adapter, monkeypatch)
+    tiny.losses_of(model)
+    assert counted.calls == calls
+
+
+def test_checks_of_a_batch_run_on_the_first_batch_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.distiller(tmp_path)
+    calls: list[Any] = []
+    check = model.tapped.adapter.missing_labels
+    monkeypatch.setattr(
+        model.tapped.adapter, 'missing_labels', lambda samples: calls.append(1) or check(samples)
+    )
+    for _ in range(3):
+        tiny.losses_of(model)
+    assert len(calls) == 1
+
+
+def test_a_failed_check_of_the_first_batch_is_repeated_on_the_next(tmp_path: Path) -> None:
+    model = tiny.distiller(tmp_path)
+    for _ in range(2):
+        with raises_config_error('task_weight', 1.0, fix='task_weight=0'):
+            tiny.losses_of(model, tiny.batch_of(labels=False))
+    tiny.losses_of(model)
+
+
+def test_a_later_batch_without_labels_that_a_method_needs_raises(tmp_path: Path) -> None:
+    model = tiny.distiller(tmp_path, task_weight=0, methods=dict(a=tiny.amtml(objective='label')))
+    tiny.losses_of(model)
+    with raises_config_error('methods.a'):
+        tiny.losses_of(model, tiny.batch_of(labels=False))
+
+
+def test_set_teacher_scores_orders_the_groups(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=dict(amtml=tiny.amtml(mapping='best_high')))
-    with pytest.raises(
-        ValueError, match=r"^methods\.amtml\.mapping: expected measured teachers for 'best_high'"
-    ):
+    with raises_config_error('methods.amtml.mapping', 'best_high', fix='EvaluateTeachers'):
         tiny.losses_of(model)
     model.set_teacher_scores([40.0, 70.0])
     assert model.methods.amtml.group_mapping.groups() == (1, 2)
@@ -211,22 +258,33 @@ def test_measured_scores_order_the_teachers(tmp_path: Path) -> None:
     assert model.methods.amtml.group_mapping.groups() == (2, 1)
 
 
-def test_an_average_of_the_distiller_keeps_teachers_and_scores(tmp_path: Path) -> None:
+def test_an_ema_copy_keeps_record_scores_and_order(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=dict(amtml=tiny.amtml(mapping='best_high')))
-    average = ExponentialMovingAverage(
-        model, momentum=0.5, update_buffers=True
-    )  # copied before the teachers are measured
-    model.set_teacher_scores([40.0, 70.0])
+    average = ExponentialMovingAverage(model, momentum=0.5, update_buffers=True)
+    model.set_teacher_scores([40.0, 70.0])  # after the copy
     for _ in range(3):
         average.update_parameters(model)
     assert average.module.teacher_scores.tolist() == [40.0, 70.0]
-    assert torch.equal(average.module.teacher_sha256, model.teacher_sha256)
+    assert torch.equal(average.module.record.began, model.record.began)
     assert average.module.methods.amtml.group_mapping.order.tolist() == [1, 0]
+
+
+def test_a_deep_copy_trains_without_the_original(tmp_path: Path) -> None:
+    model = tiny.distiller(tmp_path, methods=TWO)
+    other = copy.deepcopy(model)
+    before = tiny.weights_of(model)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    other.parse_losses(tiny.losses_of(other))[0].backward()
+    optimizer.step()
+    assert all(p.grad is None for p in model.parameters())
+    assert not tiny.differing(before, model.state_dict())
+    assert tiny.differing(before, other.state_dict())
+    assert other.tapped.model is other.student, 'its taps record its own student'
 
 
 @ROOT_MODELS.register_module(force=True)
 class OwnNet(BaseModel):
-    """As in MMEngine's tutorial: known to no host, labels are a tensor."""
+    """A model as in MMEngine's tutorial: no adapter is made for it, and labels are a tensor."""
 
     def __init__(self, width: int = 4, data_preprocessor: Any = None) -> None:
         super().__init__(data_preprocessor)
@@ -250,7 +308,7 @@ def own(folder: Path, **changes: Any) -> dict[str, Any]:
     return {**config, **changes}
 
 
-def test_a_model_that_no_host_knows_is_distilled_by_its_taps(tmp_path: Path) -> None:
+def test_a_model_of_no_framework_learns_by_its_taps(tmp_path: Path) -> None:
     model = ROOT_MODELS.build(own(tmp_path))
     losses = model(torch.randn(4, 3, 8, 8), torch.arange(4), mode='loss')
     assert losses.keys() == {'task.loss', 'hint.loss_hint'}
@@ -258,23 +316,6 @@ def test_a_model_that_no_host_knows_is_distilled_by_its_taps(tmp_path: Path) -> 
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_class_scores_of_a_model_that_no_host_knows(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError,
-        match=r'^student: expected a model whose class scores are known, got OwnNet: use methods on taps',
-    ):
+def test_class_scores_of_a_model_of_no_framework_raise(tmp_path: Path) -> None:
+    with raises_config_error('student', fix='methods on taps'):
         ROOT_MODELS.build(own(tmp_path, methods=dict(kd=dict(type='SoftTarget'))))
-
-
-def test_a_copy_trains_on_its_own(tmp_path: Path) -> None:
-    model = tiny.distiller(tmp_path, methods=TWO)
-    other = copy.deepcopy(model)
-    before = tiny.weights_of(model)
-    torch.optim.SGD(other.parameters(), lr=0.1).zero_grad()
-    other.parse_losses(tiny.losses_of(other))[0].backward()
-    torch.optim.SGD(other.parameters(), lr=0.1).step()
-    assert all(p.grad is None for p in model.parameters())
-    assert all(
-        torch.equal(before[name].nan_to_num(), v.nan_to_num())
-        for name, v in model.state_dict().items()
-    )
