@@ -2,7 +2,9 @@
 
 import os
 import socket
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -98,20 +100,51 @@ def share(raw: dict[str, Any]) -> dict[str, Any]:
     return {name: value[part] for name, value in raw.items()}
 
 
-def scale_gradients(model: nn.Module, scale: float) -> None:
-    """Multiply the gradients of the second process, before they are averaged."""
-    if dist.get_rank() == 1 and scale != 1:
-        for parameter in model.parameters():
-            if parameter.requires_grad:
+def scale_gradients(model: nn.Module, part: str, scale: float) -> None:
+    """Multiply the second process's gradients of a part, before they are averaged."""
+    if dist.get_rank() == 1:
+        for name, parameter in model.named_parameters():
+            if part in name and parameter.requires_grad:
                 parameter.register_hook(lambda gradient: scale * gradient)
+
+
+def add_noise(model: nn.Module, noise: float) -> None:
+    """Add relative noise to all initial weights, and to all gradients as they are computed.
+
+    It is larger than rounding errors, and the same in every run. A comparison of two runs proves
+    something only if such noise stays as small as it is: no value may lie so near a kink (of ReLU,
+    of the absolute value) that it changes sides.
+    """
+    generator = torch.Generator().manual_seed(1)
+
+    def noisy(values: Tensor) -> Tensor:
+        return values * (1 + noise * torch.randn(values.shape, generator=generator))
+
+    initialise = model.init_weights
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def initialise_with_noise() -> None:
+        initialise()
+        for parameter in trained:
+            parameter.data = noisy(parameter.data)
+
+    model.init_weights = initialise_with_noise
+    for parameter in trained:
+        parameter.register_hook(noisy)
 
 
 def gradients(
     folder: Path, config: dict[str, Any], scale: float = 1.0
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Return the losses and gradients of one batch of 8, divided among the processes."""
+    """Return the losses and gradients of one batch of 8, divided among the processes.
+
+    Args:
+        folder: Not used.
+        config: Of the model.
+        scale: Factor on the second process's gradients, for controls.
+    """
     model = build(config)
-    scale_gradients(model, scale)
+    scale_gradients(model, '', scale)
     called = model
     if dist.get_world_size() > 1:
         called = MMDistributedDataParallel(model, broadcast_buffers=False)
@@ -134,7 +167,7 @@ def train(folder: Path, config: dict[str, Any], freeze_before: int | None = None
 
     class Watch(Hook):
         def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-            weighting = unwrap(runner.model).methods.amtml.weighting
+            weighting = unwrap(runner.model).methods.amtml.mixture.weighting
             if batch_idx == freeze_before:
                 weighting.freeze()
             weights.append(weighting(embedding).detach())
@@ -183,20 +216,20 @@ def _over_processes(mean: Tensor) -> Tensor:
 def train_peers(
     folder: Path,
     config: dict[str, Any],
-    frozen: bool,
-    optim: dict[str, Any],
     iters: int,
-    scale: float = 1.0,
+    frozen: bool,
+    optim: Mapping[str, Any] = MappingProxyType({}),
+    change: Callable[[nn.Module], None] | None = None,
 ) -> dict[str, Any]:
     """Train on global batches of 8 in a Runner, and validate at the end.
 
     Args:
         folder: For the files of the run.
         config: Of the model.
+        iters: Number of iterations.
         frozen: Whether BatchNorm uses its running statistics, or those of the global batch.
         optim: Changes to the optimizers.
-        iters: Number of iterations.
-        scale: Factor on the second process's gradients, for controls.
+        change: Changes the model before the run, for controls.
 
     Returns:
         The class of the wrapper, the metrics, the last state, and the keys of the checkpoint.
@@ -215,7 +248,8 @@ def train_peers(
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.__class__ = GlooSyncBatchNorm
-    scale_gradients(model, scale)
+    if change is not None:
+        change(model)
     many = dist.get_world_size() > 1
     run = tiny.runner(
         model,

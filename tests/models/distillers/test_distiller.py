@@ -73,7 +73,7 @@ def test_state_dict_has_student_methods_record_and_scores(tmp_path: Path) -> Non
         'teacher_scores',
         'record.began',
         *(f'{hints}.regressors.{i}.{name}' for i in (0, 1) for name in ('weight', 'bias')),
-        f'{hints}.mapping.order',
+        f'{hints}.group_mapping.order',
         *(f'{weighting}.{name}' for name in ('factors', 'direction')),
         *(f'{weighting}.frozen{name}' for name in ('', '_factors', '_direction')),
     }
@@ -169,7 +169,9 @@ def test_mixed_labels_keep_each_class_at_its_share_of_the_batch(tmp_path: Path) 
     model = tiny.distiller(tmp_path, student=student, methods=methods)
     losses = tiny.losses_of(model)
     assert all(value.isfinite() for value in losses.values())
-    assert model.methods.label.record.class_counts.tolist() == pytest.approx([2.0] * 4)
+    assert model.methods.label.mixture.weight_record.class_counts.tolist() == pytest.approx(
+        [2.0] * 4
+    )
 
 
 def test_task_weight_zero_trains_without_labels(tmp_path: Path) -> None:
@@ -251,11 +253,11 @@ def test_set_teacher_scores_orders_the_groups(tmp_path: Path) -> None:
     with raises_config_error('methods.amtml.mapping', 'best_high', fix='EvaluateTeachers'):
         tiny.losses_of(model)
     model.set_teacher_scores([40.0, 70.0])
-    assert model.methods.amtml.group_mapping.groups() == (1, 2)
+    assert model.methods.amtml.hints.group_mapping.groups() == (1, 2)
     assert model.teacher_scores.tolist() == [40.0, 70.0]
     tiny.losses_of(model)
     model.set_teacher_scores([40.0, 70.0], greater_is_better=False)
-    assert model.methods.amtml.group_mapping.groups() == (2, 1)
+    assert model.methods.amtml.hints.group_mapping.groups() == (2, 1)
 
 
 def test_an_ema_copy_keeps_record_scores_and_order(tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_an_ema_copy_keeps_record_scores_and_order(tmp_path: Path) -> None:
         average.update_parameters(model)
     assert average.module.teacher_scores.tolist() == [40.0, 70.0]
     assert torch.equal(average.module.record.began, model.record.began)
-    assert average.module.methods.amtml.group_mapping.order.tolist() == [1, 0]
+    assert average.module.methods.amtml.hints.group_mapping.order.tolist() == [1, 0]
 
 
 def test_a_deep_copy_trains_without_the_original(tmp_path: Path) -> None:
