@@ -173,7 +173,7 @@ class TappedModel:
     def _hooked(
         self, points: Points, stop_early: bool = False
     ) -> Iterator[dict[str, list[Tensor]]]:
-        """Yield a dict that hooks fill; at the end remove the hooks and check what they recorded."""
+        """Yield a dict that hooks fill; remove the hooks and check what they recorded."""
         points = {**points, **self._scores}
         values: dict[str, list[Tensor]] = {}
         versions: dict[str, list[int]] = {}
