@@ -21,7 +21,7 @@ class EvaluateTeachers(Hook):
 
     A teacher at chance level does not show in a loss curve: wrong weights, wrong normalisation,
     another order of classes. Scores are logged as ``teacher/<name>/<metric>``. They rank the
-    teachers for methods that map them by quality. A resumed run keeps the scores that it began with.
+    teachers for methods that map them by quality. A resumed run keeps the scores of its beginning.
 
     Args:
         metric: The metric that ranks, by the evaluator's name. Default: its first.

@@ -36,7 +36,8 @@ class IEKD(PairedMethod):
               - \lambda_{exp} \sum_p d(F_{exp}^p, F_T^p)
 
     The channels are split. One part is pulled to the factor, the other is pushed away from it. Each
-    part has an encoder; :math:`F_T` comes from the frozen encoder of a paraphraser; :math:`d` is the mean absolute difference of factors that have norm 1 in each image.
+    part has an encoder, and :math:`F_T` comes from the frozen encoder of a paraphraser. :math:`d` is
+    the mean absolute difference of factors that have norm 1 in each image.
 
     Metrics that are logged:
 
