@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from mmkd_plugin.loading.build import build_network, network_config
+from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 from mmkd_plugin.models.distillers import Distiller
 from mmkd_plugin.outputs import Knowledge
 
@@ -162,6 +163,14 @@ def peer_optimizers(**changes: Any) -> dict[str, Any]:
     return dict(constructor='mmkd_plugin.PeerOptimWrappers', optimizer=optimizer, **changes)
 
 
+class _ResumableRunner(Runner):
+    """A Runner that reads its own checkpoints, as those of the tools do."""
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        with runner_checkpoints_allowed():
+            return super().load_checkpoint(*args, **kwargs)
+
+
 def runner(
     model: Any, folder: Path, iters: int = 2, batch: int = 8, dataset: Any = None, **changes: Any
 ) -> Runner:
@@ -189,7 +198,7 @@ def runner(
         log_level='WARNING',
         randomness=dict(seed=3),
     )
-    return Runner(model, str(folder), **{**settings, **changes})
+    return _ResumableRunner(model, str(folder), **{**settings, **changes})
 
 
 def batch_of(count: int = 8, labels: bool = True) -> dict[str, Any]:

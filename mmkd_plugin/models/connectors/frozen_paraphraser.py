@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.checkpoint import load_file
-from mmkd_plugin.loading.run_record import read_facts
+from mmkd_plugin.loading.keys import state_of
+from mmkd_plugin.loading.run_record import read_record
 from mmkd_plugin.models.connectors.factor_encoder import FactorEncoder
 from mmkd_plugin.models.connectors.paraphraser import Paraphraser
 
@@ -126,8 +127,7 @@ def _read(path: Any, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ConfigError(
             key, "must be the path or URL of a paraphraser's checkpoint", _TRAIN, found=path
         )
-    content = load_file(path, key).content
-    state = content.get('state_dict', content)
+    state = state_of(load_file(path, key).content)
     names = [str(name) for name in state] if isinstance(state, Mapping) else []
     weights = {
         name.removeprefix(_PREFIX): state[name] for name in names if name.startswith(_PREFIX)
@@ -154,7 +154,7 @@ def _read(path: Any, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _recorded(state: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the tap, the arguments and the teacher's hash; None without a record."""
-    settings = read_facts(state, 'record')
+    settings = read_record(state, 'record')
     if settings is None and {'record', 'teacher_sha256'} <= state.keys():  # written by version 0.1
         first = json.loads(bytes(state['record'].tolist()))
         sha256 = bytes(state['teacher_sha256'].flatten().tolist()).hex()
