@@ -21,6 +21,7 @@ class ClassifierAdapter(Adapter):
     """
 
     task = 'classification'
+    no_scores = 'it has no head'
 
     def __init__(self, model: nn.Module) -> None:
         head = getattr(model, 'head', None)
