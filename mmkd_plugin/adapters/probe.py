@@ -64,8 +64,8 @@ class TeacherProbe(Probe):
                 'Use another method in mutual learning.',
                 found=path,
             )
-        TappedModel(self.model, self.key).parse([path], key)
-        layer = self.model.get_submodule(path)
+        [tap] = TappedModel(self.model, self.key).parse([path], key).values()
+        layer = self.model.get_submodule(tap.path)
         scale, shift = getattr(layer, 'weight', None), getattr(layer, 'bias', None)
         if not (isinstance(scale, Tensor) and isinstance(shift, Tensor) and scale.ndim == 1):
             raise ConfigError(
