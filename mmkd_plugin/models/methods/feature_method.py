@@ -95,7 +95,7 @@ class FeatureMethod(PairedMethod):
     def _require_comparable(self, number: int, student: Tensor, teacher: Tensor) -> None:
         """Compute the loss of one pair once, for two equal images, to see that the shapes fit."""
         images = torch.cat([student, student]), torch.cat([teacher, teacher])
-        connector = self.connectors[number].eval()
+        self.eval()
         try:
             self.pair_loss(number, *images)
         except ConfigError as error:
@@ -109,7 +109,7 @@ class FeatureMethod(PairedMethod):
                 found=tuple(student.shape),
             ) from error
         finally:
-            connector.train()
+            self.train()
 
 
 def build_loss(config: Mapping[str, Any], kind: type[nn.Module]) -> nn.Module:
