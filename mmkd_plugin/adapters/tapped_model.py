@@ -145,8 +145,7 @@ class TappedModel:
     def _read(
         self, values: Mapping[str, list[Tensor]], inputs: Any, data_samples: Any
     ) -> NetworkOutput:
-        features = {tap: values[tap][0] for tap in self._recorded if tap in values}
-        features |= {tap: values[tap][0] for tap in self._observed if tap in values}
+        features = {tap: values[tap][0] for tap in values if not tap.startswith(_SCORES)}
         adapter = self.adapter
         scores = None
         if self.needs_scores:
