@@ -14,7 +14,7 @@ from mmkd_plugin.outputs import ClassScores
 
 
 class ClassifierAdapter(Adapter):
-    """``ImageClassifier`` (backbone, neck, head) and ``TimmClassifier`` (a network under ``model``).
+    """``ImageClassifier`` (backbone, neck, head) and ``TimmClassifier`` (one network, ``model``).
 
     The head runs as a module in training and in tensor mode alike, so a tap on it records the
     scores (N, C).

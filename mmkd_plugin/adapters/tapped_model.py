@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
 
 Pick = Callable[[nn.Module, Any], list[Tensor]]
+Points = dict[str, tuple[Tap, Pick]]
 
 
 class TappedModel:
@@ -40,8 +42,9 @@ class TappedModel:
         self.key = key
         self.adapter: Adapter = get_adapter(model)
         self.needs_scores = False
-        self._recorded: dict[str, Tap] = {}
-        self._observed: dict[str, Tap] = {}
+        self._recorded: Points = {}
+        self._observed: Points = {}
+        self._scores: Points = {}
 
     def parse(self, taps: Sequence[str], key: str) -> dict[str, Tap]:
         """Parse taps and check that the model has their modules.
@@ -75,8 +78,12 @@ class TappedModel:
                 'Use methods on taps alone, or register a score reader for the head.',
             )
         self.needs_scores = scores
-        self._recorded = self.parse(taps, self.key)
-        self._observed = self.parse(taps if observed is None else observed, self.key)
+        self._recorded = self._points(taps)
+        self._observed = self._points(taps if observed is None else observed)
+        picks = self.adapter.score_taps if scores else {}
+        self._scores = {
+            _SCORES + tap: (Tap.parse(tap, self.key), pick) for tap, pick in picks.items()
+        }
 
     def observe(
         self, inputs: Any, rois: Sequence[Tensor] = (), data_samples: Any = None
@@ -88,7 +95,7 @@ class TappedModel:
             rois: Regions that the student's RoI head classified, by stage.
             data_samples: The framework's; they mark the padding of each image.
         """
-        if not self._observed and not self.needs_scores:
+        if not self._observed and not self._scores:
             return NetworkOutput()
         with self._hooked(self._observed, stop_early=not self.needs_scores) as values:
             self.adapter.run(self.model, inputs, self.needs_scores, rois)
@@ -142,28 +149,32 @@ class TappedModel:
         if not changed:
             raise _not_reached(key, parsed, calls)
 
+    def _points(self, taps: Sequence[str]) -> Points:
+        parsed = self.parse(taps, self.key)
+        return {name: (tap, tap.pick) for name, tap in parsed.items()}
+
     def _read(
         self, values: Mapping[str, list[Tensor]], inputs: Any, data_samples: Any
     ) -> NetworkOutput:
-        features = {tap: values[tap][0] for tap in values if not tap.startswith(_SCORES)}
-        adapter = self.adapter
-        scores = None
-        if self.needs_scores:
-            found = {
-                tap: values[_SCORES + tap] for tap in adapter.score_taps if _SCORES + tap in values
-            }
-            scores = adapter.class_scores(self.model, found, inputs, data_samples)
-        return NetworkOutput(scores, adapter.features(self.model, features, inputs))
+        features: Mapping[str, Tensor] = {
+            name: found[0] for name, found in values.items() if name not in self._scores
+        }
+        if features:
+            features = self.adapter.features(self.model, features, inputs)
+        if not self._scores:
+            return NetworkOutput(features=features)
+        found = {
+            name.removeprefix(_SCORES): values[name] for name in self._scores if name in values
+        }
+        scores = self.adapter.class_scores(self.model, found, inputs, data_samples)
+        return NetworkOutput(scores, features)
 
     @contextmanager
     def _hooked(
-        self, taps: Mapping[str, Tap], stop_early: bool = False
+        self, points: Points, stop_early: bool = False
     ) -> Iterator[dict[str, list[Tensor]]]:
-        """Yield a dict that hooks fill; remove the hooks at the end, and check what they recorded."""
-        points: dict[str, tuple[Tap, Pick]] = {name: (tap, tap.pick) for name, tap in taps.items()}
-        if self.needs_scores:
-            for name, pick in self.adapter.score_taps.items():
-                points[_SCORES + name] = Tap.parse(name, self.key), pick
+        """Yield a dict that hooks fill; remove the hooks and check what they recorded."""
+        points = {**points, **self._scores}
         values: dict[str, list[Tensor]] = {}
         versions: dict[str, list[int]] = {}
         calls = dict.fromkeys(points, 0)
@@ -188,7 +199,8 @@ class TappedModel:
                 raise _AllRecordedError
 
         handles = [
-            self._hook(tap, _bound(record, name, tap, pick)) for name, (tap, pick) in points.items()
+            self._hook(tap, partial(record, name, tap, pick))
+            for name, (tap, pick) in points.items()
         ]
         try:
             yield values
@@ -227,12 +239,6 @@ _SCORES = 'scores of '
 
 class _AllRecordedError(Exception):
     """Leaves a forward whose remaining layers are not needed."""
-
-
-def _bound(
-    record: Callable[[str, Tap, Pick, nn.Module, Any], None], name: str, tap: Tap, pick: Pick
-) -> Callable[[nn.Module, Any], None]:
-    return lambda module, values: record(name, tap, pick, module, values)
 
 
 def _not_reached(key: str, tap: Tap, calls: int) -> ConfigError:

@@ -14,7 +14,7 @@ from mmkd_plugin.loading.build import network_config
 from mmkd_plugin.outputs import ClassScores
 
 CLASSES = 10
-DIGIT_SCENES = Path(__file__).parents[2] / 'configs/detection/digit_scenes'
+DIGIT_SCENES = Path(__file__).parents[2] / 'configs/digit_scenes'
 #: The share of a dense teacher's places that shall be no sure background.
 TEACHING = 0.2
 

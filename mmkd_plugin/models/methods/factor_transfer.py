@@ -22,8 +22,8 @@ class FactorTransfer(PairedMethod):
               \left| F_S^p / \lVert F_S^p \rVert_2 - F_T^p / \lVert F_T^p \rVert_2 \right|
 
     Args:
-        pairs: See :class:`~mmkd_plugin.models.methods.paired.PairedMethod`; ``checkpoint`` is that of
-            the paraphraser, which ``ParaphraserTrainer`` wrote.
+        pairs: See :class:`~mmkd_plugin.models.methods.paired.PairedMethod`; ``checkpoint`` is that
+            of the paraphraser, which ``ParaphraserTrainer`` wrote.
         loss_weight: :math:`w`.
         encoder: Changes to the translator, a
             :class:`~mmkd_plugin.models.connectors.FactorEncoder`. By default it has no

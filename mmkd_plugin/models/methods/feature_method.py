@@ -68,8 +68,15 @@ class FeatureMethod(PairedMethod):
             if self._connector is None:
                 self.connectors.append(nn.Identity())
                 continue
-            sizes = dict(in_channels=source, out_channels=target)
-            self.connectors.append(build_part(self._connector, nn.Module, 'connector', **sizes))
+            connector = build_part(
+                self._connector,
+                nn.Module,
+                'connector',
+                in_channels=source,
+                out_channels=target,
+                factor_channels=target,
+            )
+            self.connectors.append(connector)
 
     def pair_loss(self, number: int, student: Tensor, teacher: Tensor) -> Tensor:
         loss: Tensor = self.loss(self.connectors[number](student), teacher)

@@ -36,8 +36,8 @@ class Overhaul(PairedMethod):
             teacher's map.
 
     Reference:
-        Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, eq. 2-4; the factors
-        of the levels are those of its code.
+        Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, eq. 2-4; the
+        factors of the levels are those of its code.
     """
 
     loss_name = 'loss_overhaul'
@@ -101,7 +101,8 @@ class Margins(nn.Module):
             teachers: Probes of all teachers.
 
         Raises:
-            ConfigError: If a layer is no BatchNorm, has other channels, or its network still learns.
+            ConfigError: If a layer is no BatchNorm or has other channels, or its network still
+                learns.
         """
         for number, (pair, count) in enumerate(zip(self._pairs, channels, strict=True)):
             key = f'pairs[{number}].norm'

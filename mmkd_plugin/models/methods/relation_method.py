@@ -36,7 +36,11 @@ class RelationMethod(Method):
         Distance-wise relational distillation in a config::
 
             methods=dict(
-                rkd=dict(type='RelationMethod', loss=dict(type='DistanceLoss', loss_weight=25.0), tap='neck')
+                rkd=dict(
+                    type='RelationMethod',
+                    loss=dict(type='DistanceLoss', loss_weight=25.0),
+                    tap='neck',
+                )
             )
     """
 

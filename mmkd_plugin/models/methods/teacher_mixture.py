@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +123,7 @@ class TeacherMixture(nn.Module):
         embed_dims = check_channels('embedding_tap', None, student.feature(self.embedding_tap))
         self.weighting = build_part(
             self._config,
-            cast(type[TeacherWeighting], TeacherWeighting),
+            TeacherWeighting,
             'weighting',
             'LatentTeacherWeighting',
             num_teachers=len(teachers),
