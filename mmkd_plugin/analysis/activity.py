@@ -124,7 +124,10 @@ def draw_activity(found: Sequence[Activity], images: int) -> Figure:
     axes.grid(axis='x', alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
-    axes.set_xlabel(f'active neurons in %: mean and standard deviation over {images} images')
+    # Below the whole figure, because long names leave narrow axes.
+    figure.supxlabel(
+        f'active neurons in %: mean and standard deviation over {images} images', fontsize=10
+    )
     return figure
 
 

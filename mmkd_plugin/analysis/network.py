@@ -50,7 +50,8 @@ class LoadedNetwork(TappedModel):
         """
         labels = self.adapter.labels(self._preprocess(raw).get('data_samples'))
         if labels is None:
-            raise ConfigError('--split', 'must hold images with one label each')
+            problem = 'must hold images with one label each'
+            raise ConfigError('--split', problem, 'cka and active need no labels.')
         return labels.argmax(dim=1) if labels.ndim == 2 else labels
 
     def record(self, inputs: Tensor) -> Mapping[str, Tensor]:

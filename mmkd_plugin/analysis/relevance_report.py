@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmkd_plugin.analysis.relevance import Relevance
+
+#: Characters in a line of a title that fit over one panel.
+LINE = 20
 
 
 def relevance_numbers(found: Sequence[Relevance], teachers: Sequence[str]) -> dict[str, Any]:
@@ -101,7 +105,7 @@ def draw_relevance(
         axes.set_xticks([])
         axes.set_yticks([])
     for axes, title in zip(panels[0], ['image', *(one.name for one in found)], strict=True):
-        axes.set_title(title, fontsize=9)
+        axes.set_title('\n'.join(wrap(title, LINE)), fontsize=9)
     return figure
 
 
