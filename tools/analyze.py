@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
         help='another network to compare with; may be repeated',
     )
     parser.add_argument(
-        '--images', type=int, default=512, help='number of images (default: %(default)s)'
+        '--images', type=int, default=512, help='drawn from the split (default: %(default)s)'
     )
     parser.add_argument('--split', choices=SPLITS, default='val', help='default: %(default)s')
     parser.add_argument('--out', type=Path, help="folder; default: analyze, in the checkpoint's")

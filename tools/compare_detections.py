@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--split', choices=SPLITS, default='test', help='default: %(default)s')
     parser.add_argument(
-        '--images', type=int, default=8, help='number of images (default: %(default)s)'
+        '--images', type=int, default=8, help='the first ones (default: %(default)s)'
     )
     parser.add_argument(
         '--indices', type=int, nargs='+', metavar='INDEX', help='images, in place of the first ones'

@@ -96,16 +96,7 @@ def load_distilled(
     networks = load_networks(cfg, checkpoint, against, device=device)
     problem = 'must be that of a run: an exported student has no record of its channel split'
     state = require_run(checkpoint, problem)
-    recorded = (read_record(state) or {}).get('teachers') or []
-    hashes = {one['name']: one['sha256'] for one in recorded}
-    for index, teacher in enumerate(networks.teachers):
-        if hashes and hashes.get(teacher.name) != teacher.sha256:
-            raise ConfigError(
-                f'teachers[{index}].checkpoint',
-                f'is not the file with which the run began, {hashes.get(teacher.name)}',
-                'Put the file of the run back.',
-                found=teacher.sha256,
-            )
+    _require_same_teachers(networks.teachers, state)
     parts = parts_of(cfg.model.get('methods'), state)
     return DistilledNetworks(networks.own, networks.teachers, networks.others, parts)
 
@@ -139,6 +130,23 @@ def parts_of(methods: Any, state: Mapping[str, Tensor]) -> list[Part]:
                 for part, index in zip(NAMES, both, strict=True)
             ]
     return _named(found)
+
+
+def _require_same_teachers(
+    teachers: Sequence[LoadedNetwork], state: Mapping[str, Tensor]
+) -> None:
+    """Refuse other files of teachers than the run had; runs without a record pass."""
+    recorded = (read_record(state) or {}).get('teachers') or []
+    hashes = {one['name']: one['sha256'] for one in recorded}
+    for index, teacher in enumerate(teachers):
+        if hashes and hashes.get(teacher.name) != teacher.sha256:
+            known = ', '.join(f'{name} {sha256}' for name, sha256 in hashes.items())
+            raise ConfigError(
+                f'teachers[{index}].checkpoint',
+                f'{teacher.name} must have the file with which the run began; SHA-256: {known}',
+                'Put the file of the run back.',
+                found=teacher.sha256,
+            )
 
 
 def _index(state: Mapping[str, Tensor], name: str) -> Tensor:

@@ -91,3 +91,14 @@ def test_load_distilled_of_a_run_without_record_of_its_teachers_reads_its_parts(
 def test_student_of_networks_is_the_only_trained_one(networks: DistilledNetworks) -> None:
     assert networks.student is networks.own[0]
     assert networks.student.model.head.num_classes == tiny.CLASSES
+
+
+def test_parts_of_factors_need_no_paraphraser() -> None:
+    pair = dict(student=TAP, teacher='backbone', index=1, checkpoint='nowhere.pth')
+    state = {
+        'methods.ie.splits.0.inherit_index': torch.tensor([0, 2]),
+        'methods.ie.splits.0.explore_index': torch.tensor([1]),
+    }
+    inherit, explore = parts_of(dict(ie=dict(type='IEKD', pairs=[pair])), state)
+    assert (inherit.index.tolist(), explore.index.tolist()) == ([0, 2], [1])
+    assert (inherit.channels, inherit.teacher) == (3, (1, 'backbone'))
