@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from helpers.configs import (
 from mmengine.config import Config
 from torch import nn
 
+from mmkd_plugin.engine.stages import config_text
 from mmkd_plugin.loading.build import build_network, network_config
 
 ALGORITHMS = sorted(path.parent for path in FOLDER.glob('*/metafile.yml'))
@@ -120,6 +122,22 @@ def test_a_teachers_config_is_that_of_its_checkpoint(name: str) -> None:
                 assert [(key, value.shape) for key, value in built.items()] == [
                     (key, value.shape) for key, value in own.items()
                 ]
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'kd/kd_resnet56_resnet20_1xb128-160e_cifar10',
+        'amtml_kd/amtml-kd_resnet32-56-110_resnet20_1xb128-200e_cifar10',
+        'ie_kd/ie-ft_ssd300_r50_r18_8xb8-24e_voc0712',
+        'demo/ie_kd',
+        'digit_scenes/amtml_kd_gfl_r18',
+    ],
+)
+def test_a_stages_hash_does_not_depend_on_where_the_clone_lies(name: str, tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / 'elsewhere')
+    moved = Config.fromfile(tmp_path / f'elsewhere/{name}.py')
+    assert config_text(moved) == config_text(fresh(name))
 
 
 # The folders: README.md, metafile.yml, and the index that MIM reads.

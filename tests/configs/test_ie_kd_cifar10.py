@@ -22,7 +22,7 @@ from mmpretrain.datasets import CIFAR10
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from mmkd_plugin.adapters.taps import FeatureTaps
+from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.engine.stages import load_stages, train_stages
 
 PARAPHRASER_PARAMETERS = {
@@ -172,10 +172,13 @@ def test_maps_are_those_that_they_are_called(pair: tuple[str, str]) -> None:
     sizes = []
     for side, name in zip(('teacher', 'student'), pair, strict=True):
         network: nn.Module = build(read(alone(name))).eval()
+        images = torch.randn(1, 3, 32, 32)
         wanted = [one[side] for method in (stages, factor, before_relu) for one in method.pairs]
-        taps = FeatureTaps(network, [*wanted, 'backbone'])
-        with torch.no_grad(), taps.record(network) as seen:
-            network(torch.randn(1, 3, 32, 32), mode='tensor')
+        tapped = TappedModel(network, side)
+        tapped.request([*wanted, 'backbone'])
+        with torch.no_grad(), tapped.recording(images) as recording:
+            network(images, mode='tensor')
+        seen = recording.output.features
         last = seen[factor.pairs[0][side]]
         unactivated = [seen[one[side]] for one in before_relu.pairs]
         assert torch.equal(last, seen['backbone'])  # the head's input
