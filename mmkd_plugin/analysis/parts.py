@@ -132,9 +132,7 @@ def parts_of(methods: Any, state: Mapping[str, Tensor]) -> list[Part]:
     return _named(found)
 
 
-def _require_same_teachers(
-    teachers: Sequence[LoadedNetwork], state: Mapping[str, Tensor]
-) -> None:
+def _require_same_teachers(teachers: Sequence[LoadedNetwork], state: Mapping[str, Tensor]) -> None:
     """Refuse other files of teachers than the run had; runs without a record pass."""
     recorded = (read_record(state) or {}).get('teachers') or []
     hashes = {one['name']: one['sha256'] for one in recorded}
