@@ -1,3 +1,5 @@
+_base_ = '_networks.py'
+
 question = 'When do weights that adapt to each image beat the mean of the teachers?'
 about = """
 Data: DistortedMNIST, one fixed view of 2,500 training images; 1,250 to validate, 1,250 to test. Student: ResNet-8 with
@@ -14,7 +16,7 @@ baseline = 'mean'
 seeds = list(range(10))
 tune_seeds = [100]
 
-config = '../_base_/distorted_mnist.py'
+config = '../../../configs/_base_/distorted_mnist.py'
 _epochs = 12
 options = {
     'train_cfg': dict(max_epochs=_epochs, val_interval=_epochs),
@@ -22,27 +24,6 @@ options = {
     # Decay would pull learned teacher weights to uniform ones.
     'optim_wrapper.paramwise_cfg': dict(custom_keys=dict(weighting=dict(decay_mult=0.0))),
 }
-
-
-def _network(width: int) -> dict:
-    return dict(
-        type='ImageClassifier',
-        backbone=dict(
-            type='mmkd_plugin.CifarResNet',
-            depth=8,
-            in_channels=1,
-            base_channels=width,
-            stem_stride=2,
-            shortcut='conv',
-        ),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=10,
-            in_channels=4 * width,
-            loss=dict(type='CrossEntropyLoss'),
-        ),
-    )
 
 
 # The teachers. A specialist sees half of the images in an epoch, and has twice the epochs.
@@ -58,7 +39,7 @@ prepare = {
     name: dict(
         config=config,
         options={
-            'model': _network(width=16),
+            'model': _base_._resnet8_wide,
             'train_dataloader.dataset': dict(fresh=True, **own),
             'randomness.seed': seed,
             'optim_wrapper.optimizer': dict(lr=0.1, weight_decay=5e-4),
@@ -74,7 +55,7 @@ _teachers = {
     setting: [
         dict(
             name=name,
-            model=_network(width=16),
+            model=_base_._resnet8_wide,
             checkpoint='{{$MMKD_WORK_DIR:work_dirs}}/' + f'{name}/epoch_{epochs}.pth',
         )
         for name, (epochs, _) in _own_data.items()
@@ -89,7 +70,7 @@ def _distiller(teachers: list, hooks: tuple = (), **method: object) -> dict:
     return {
         'model': dict(
             type='mmkd_plugin.Distiller',
-            student=_network(width=8),
+            student=_base_._resnet8,
             teachers=teachers,
             methods=dict(kd=method),
             task_weight=0.1,
@@ -146,7 +127,7 @@ _parts = dict(
 arms = dict(
     alone=dict(
         about='labels alone',
-        options={'model': _network(width=8)},
+        options={'model': _base_._resnet8},
     )
 )
 for _setting, _three in _teachers.items():

@@ -1,3 +1,5 @@
+_base_ = '_networks.py'
+
 question = 'Does exploring add anything to inheriting, and either to soft targets?'
 about = """
 Data: DistortedMNIST, one fixed view of 2,500 training images; 1,250 to validate, 1,250 to test. Student: ResNet-8 with 19,810
@@ -15,7 +17,7 @@ baseline = dict(by_itself='alone', with_kd='kd', controls='ie_ft')
 seeds = list(range(10))
 tune_seeds = [100]
 
-config = '../_base_/distorted_mnist.py'
+config = '../../../configs/_base_/distorted_mnist.py'
 _epochs = 12
 options = {
     'train_cfg': dict(max_epochs=_epochs, val_interval=_epochs),
@@ -23,32 +25,11 @@ options = {
 }
 
 
-def _network(depth: int, width: int) -> dict:
-    return dict(
-        type='ImageClassifier',
-        backbone=dict(
-            type='mmkd_plugin.CifarResNet',
-            depth=depth,
-            in_channels=1,
-            base_channels=width,
-            stem_stride=2,
-            shortcut='conv',
-        ),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=10,
-            in_channels=4 * width,
-            loss=dict(type='CrossEntropyLoss'),
-        ),
-    )
-
-
-_student = _network(depth=8, width=8)
+_student = _base_._resnet8
 _root = '{{$MMKD_WORK_DIR:work_dirs}}'
 _taught_by = dict(
     name='resnet14',
-    model=_network(depth=14, width=16),
+    model=_base_._resnet14_wide,
     checkpoint=_root + '/inherit_explore_teacher/epoch_50.pth',
 )
 _last_epoch_only = dict(interval=50, save_optimizer=False, save_param_scheduler=False)

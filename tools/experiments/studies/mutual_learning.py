@@ -1,3 +1,5 @@
+_base_ = '_networks.py'
+
 question = 'Do two networks learn more from each other than each by itself?'
 about = """
 Data: DistortedMNIST, one fixed view of 2,500 training images; 1,250 to validate, 1,250 to test. Two ResNet-8 with 19,810 parameters each,
@@ -14,7 +16,7 @@ baseline = 'alone'
 seeds = list(range(10))
 tune_seeds = [100]
 
-config = '../_base_/distorted_mnist.py'
+config = '../../../configs/_base_/distorted_mnist.py'
 _epochs = 12
 _longer = 24
 options = {
@@ -26,28 +28,7 @@ options = {
 }
 
 
-def _network(depth: int, width: int) -> dict:
-    return dict(
-        type='ImageClassifier',
-        backbone=dict(
-            type='mmkd_plugin.CifarResNet',
-            depth=depth,
-            in_channels=1,
-            base_channels=width,
-            stem_stride=2,
-            shortcut='conv',
-        ),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=10,
-            in_channels=4 * width,
-            loss=dict(type='CrossEntropyLoss'),
-        ),
-    )
-
-
-_two = [dict(name=name, model=_network(depth=8, width=8)) for name in ('a', 'b')]
+_two = [dict(name=name, model=_base_._resnet8) for name in ('a', 'b')]
 _maps = dict(student='backbone.layer3', teacher='backbone.layer3')
 _dml = dict(type='SoftTarget', temperature=1.0)
 _ie = dict(type='IEKD', pairs=[_maps])
