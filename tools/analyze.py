@@ -1,10 +1,11 @@
-"""Look into what a student has inherited and explored: pictures, and their numbers as JSON beside them.
+"""Analyse what a student has inherited and explored: pictures, with their numbers as JSON.
 
     python tools/analyze.py cka configs/demo/ie_kd.py work_dirs/ie_kd/epoch_30.pth
-    python tools/analyze.py all CONFIG CHECKPOINT --against kd.py kd.pth 'KD student' --split test --device cuda
+    python tools/analyze.py all CONFIG CHECKPOINT --against kd.py kd.pth 'KD student'
 
-cka: linear CKA between all layers. active: active neurons. relevance: pixels that the class score is owed to. noise: loss and
-accuracy with noise on all weights. How to read each picture: docs/analyze.md.
+cka: linear CKA between all layers. active: active neurons. relevance: relevance of each pixel for
+the class score. noise: loss and accuracy with noise on all weights. docs/analyze.md explains how to
+read each picture.
 """
 
 import argparse
@@ -23,13 +24,13 @@ from mmkd_plugin.engine.stages import work_root
 
 
 def parse_args() -> argparse.Namespace:
-    """What to look at, and how."""
+    """Return the subject, the networks and the options of each subject."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('subject', choices=['all', *SUBJECTS])
     parser.add_argument('config', help="a distillation config: a path, or 'pkg::path'")
-    parser.add_argument('checkpoint', help='that its run wrote; not the exported student')
+    parser.add_argument('checkpoint', help='checkpoint of its run, not the exported student')
     parser.add_argument(
         '--against',
         nargs='+',
@@ -39,7 +40,7 @@ def parse_args() -> argparse.Namespace:
         help='another network to compare with; may be repeated',
     )
     parser.add_argument(
-        '--images', type=int, default=512, help='drawn from the split (default: %(default)s)'
+        '--images', type=int, default=512, help='images of the split (default: %(default)s)'
     )
     parser.add_argument('--split', choices=SPLITS, default='val', help='default: %(default)s')
     parser.add_argument('--out', type=Path, help="folder; default: analyze, in the checkpoint's")
@@ -64,7 +65,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Load, measure, draw, tell."""
+    """Load the networks, measure, and write pictures and numbers."""
     args = parse_args()
     work_root()
     cfg = get_config(args.config) if '::' in args.config else Config.fromfile(args.config)

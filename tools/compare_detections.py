@@ -1,8 +1,9 @@
-"""Draw what detectors find beside the ground truth: a student alone, a distilled one, its teachers; a picture an image.
+"""Draw detections beside the ground truth: a student alone, a distilled one, its teachers.
 
-    python tools/compare_detections.py DISTIL.py DISTIL.pth --against ALONE.py ALONE.pth alone
+    python tools/compare_detections.py CONFIG CHECKPOINT --against alone.py alone.pth alone
 
-Of a distillation config the student and each teacher are shown, of mutual learning all peers, of any other its detector.
+There is one picture for each image. A distillation config shows its student and each teacher,
+mutual learning shows all peers, and any other config shows its detector.
 """
 
 import argparse
@@ -17,13 +18,13 @@ from mmkd_plugin.engine.stages import work_root
 
 
 def parse_args() -> argparse.Namespace:
-    """Whose boxes, on what."""
+    """Return the networks, the images and the options of the pictures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help="a path, or 'pkg::path'; the images are of its data set")
+    parser.add_argument('config', help="a path, or 'pkg::path'; its data set has the images")
     parser.add_argument(
-        'checkpoint', help="its run's, or an exported student; teachers come from their own files"
+        'checkpoint', help='of its run, or an exported student; teachers have their own files'
     )
     parser.add_argument(
         '--against',
@@ -31,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         action='append',
         default=[],
         metavar=('CONFIG', 'CHECKPOINT [NAME]'),
-        help='another network to compare with, of a distillation its student; may be repeated',
+        help='another network to compare with; a distillation shows its student; may be repeated',
     )
     parser.add_argument(
         '--name', help="title of the config's own network (default: student, or the config's name)"
@@ -41,14 +42,14 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='NAME',
-        help="leave out some of the config's own",
+        help="names of the config's own networks to leave out",
     )
     parser.add_argument('--split', choices=SPLITS, default='test', help='default: %(default)s')
     parser.add_argument(
         '--images', type=int, default=8, help='the first ones (default: %(default)s)'
     )
     parser.add_argument(
-        '--indices', type=int, nargs='+', metavar='INDEX', help='which ones, in place of the first'
+        '--indices', type=int, nargs='+', metavar='INDEX', help='these images instead of the first'
     )
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='draw no box below it (default: %(default)s)'
@@ -60,7 +61,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Load, draw, tell."""
+    """Load the networks, draw, and print the paths."""
     args = parse_args()
     work_root()
     cfg = get_config(args.config) if '::' in args.config else Config.fromfile(args.config)

@@ -1,10 +1,10 @@
-"""Distil a small student from three specialist teachers, on real images: about 5 minutes on 2 cores.
+"""Distil a small student from three specialist teachers, on real images: under 5 minutes.
 
     python tools/demo.py
 
 The teachers are trained first. The student is then trained alone, from the teachers' mean, and by
-AMTML-KD with either objective for the teachers' weights. The same command skips what is finished
-and continues what was interrupted.
+AMTML-KD with either objective for the teachers' weights. The times are those of 2 cores. The same
+command skips what is finished and continues what was interrupted.
 """
 
 import os

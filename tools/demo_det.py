@@ -1,10 +1,10 @@
-"""Distil a small detector from larger ones, on scenes of real digits: under 15 minutes on 2 cores.
+"""Distil a small detector from larger ones, on scenes of real digits: under 15 minutes.
 
     python tools/demo_det.py
 
 Two teachers are trained first, then the paraphrasers of one of them. The student is then trained
-alone, by IE-KD from that teacher, and by AMTML-KD from both. The same command skips what is
-finished and continues what was interrupted.
+alone, by IE-KD from that teacher, and by AMTML-KD from both. The times are those of 2 cores. The
+same command skips what is finished and continues what was interrupted.
 """
 
 import io

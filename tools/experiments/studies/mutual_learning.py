@@ -2,13 +2,15 @@ _base_ = '_networks.py'
 
 question = 'Do two networks learn more from each other than each by itself?'
 about = """
-Data: DistortedMNIST, one fixed view of 2,500 training images; 1,250 to validate, 1,250 to test. Two ResNet-8 with 19,810 parameters each,
-from different random weights, train from scratch in one run, on the same batches, for 12 epochs; `longer` trains each by itself for
-24, about as many seconds as IE-DML in alternating order takes. The metric is the mean of the two networks'; a and b are the networks,
-ensemble the mean of their probabilities.
+Data: DistortedMNIST, one fixed view of 2,500 training images, 1,250 for validation, 1,250 for the
+test. Two ResNet-8 with 19,810 parameters each and different random weights are trained from scratch
+in one run, on the same batches, for 12 epochs. `longer` trains each by itself for 24 epochs, about
+the time of IE-DML in alternating order. The metric is the mean of the two networks; a and b are the
+networks, ensemble is the mean of their probabilities.
 
-The methods choose among three candidates by the mean's validation accuracy, on a seed that is not reported: DML its weight, IE-DML its
-weights of inheritance/of exploration; both orders of a method have the choice of the alternating one. Weight decay is 5e-3 throughout.
+The methods choose among three candidates by the mean's validation accuracy, on a seed that is not
+reported: DML its weight, IE-DML its weights of inheritance/of exploration. Both orders of a method
+have the choice of the alternating one. Weight decay is 5e-3 throughout.
 """
 metric = 'mean/accuracy/top1'
 columns = dict(a='a/accuracy/top1', b='b/accuracy/top1', ensemble='ensemble/accuracy/top1')

@@ -1,1 +1,1 @@
-"""Studies: arms by seeds, one line for each run, and a report. docs/studies.md shows how to write one."""
+"""Studies: arms by seeds, one line a run, and a report. docs/studies.md shows how to write one."""

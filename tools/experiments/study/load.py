@@ -52,7 +52,9 @@ def load_study(path: Path) -> Study:
 
 
 def _study(path: Path, raw: Options, root: Path) -> Study:
-    known = 'question baseline seeds arms about metric scale columns tune_seeds prepare config options'
+    known = (
+        'question baseline seeds arms about metric scale columns tune_seeds prepare config options'
+    )
     _check_keys('', raw, known, 'question baseline seeds arms')
     prepare: dict[str, Stage] = {}
     for name, stage in raw.get('prepare', {}).items():  # in order: a stage may need those before it
@@ -180,7 +182,9 @@ def _check_tuning(arms: Mapping[str, Arm], tune_seeds: tuple[int, ...], seeds: l
     for arm in arms.values():
         if arm.candidates.keys() != arms[arm.chosen_by].candidates.keys():
             raise ConfigError(
-                f'arms.{arm.name}.choice_of', 'must be an arm with its own grid', found=arm.chosen_by
+                f'arms.{arm.name}.choice_of',
+                'must be an arm with its own grid',
+                found=arm.chosen_by,
             )
     tuned = [arm.name for arm in arms.values() if len(arm.candidates) > 1]
     if tuned and not tune_seeds:

@@ -1,4 +1,4 @@
-"""The parts of a study: arms, seeds, and the runs that follow. docs/studies.md describes the file."""
+"""The parts of a study: arms, seeds, and the runs that follow. See docs/studies.md."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -18,7 +18,7 @@ from experiments.study.plan import Run
 from mmkd_plugin.engine.stages import Stage, train_stages
 from mmkd_plugin.version import __version__
 
-PACKAGES = 'torch torchvision numpy mmengine mmcv mmcv-lite mmpretrain mmdet'.split()
+HOSTS = ('mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'mmdet')
 
 
 def prepare(stage: Stage) -> None:
@@ -92,7 +92,7 @@ def _step_seconds(runner: Runner) -> dict[str, float]:
 def versions() -> dict[str, str]:
     """Return the versions that a result may depend on beside its config."""
     found = {'python': platform.python_version(), 'mmkd_plugin': __version__}
-    for name in PACKAGES:
+    for name in ('torch', 'torchvision', 'numpy', *HOSTS):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
