@@ -93,12 +93,12 @@ def run_forked(
                 process.start()
                 sender.close()  # only the child holds it now, so its death ends the pipe
                 running[receiver] = task, process, time.monotonic()
+            tick([task for task, _, _ in running.values()])
             if not running:
                 return
             for ready in wait(list(running), timeout=1.0):
                 assert isinstance(ready, Connection)
                 yield _outcome(ready, *running.pop(ready))
-            tick([task for task, _, _ in running.values()])
     finally:
         for _, process, _ in running.values():
             process.terminate()

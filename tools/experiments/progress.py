@@ -113,7 +113,8 @@ class TrainingProgress:
         running = ', '.join(
             f'{name} ({_state(steps, task)})' for name, (steps, task) in self._running.items()
         )
-        return f'{self._name}: {share:.0%} after {elapsed}, {self._left()}. Running: {running}'
+        left = f'{share:.0%} after {elapsed}, {self._left()}'
+        return f'{self._name}: {left}. Running: {running or "nothing"}'
 
     def _done(self) -> tuple[float, float]:
         """Return the steps that this run has done, and those that an earlier one had done."""
