@@ -1,6 +1,7 @@
 """Errors about a config, and the checks that raise them.
 
-Every message reads ``key: problem (found X). Fix.``, so a user finds the key, the value and the remedy in one line.
+Every message reads ``key: problem (found X). Fix.``: one line with the key, the value and the
+remedy.
 """
 
 import difflib
@@ -45,7 +46,7 @@ class ConfigError(ValueError):
         return f'{self.key}: {self.problem}{found}. {self.fix}'.strip()
 
     def inside(self, key: str) -> 'ConfigError':
-        """Return the same error with ``key`` before its own: ``temperature`` inside ``methods.kd``."""
+        """Return the same error with ``key`` before its own key."""
         separator = '' if self.key.startswith('[') else '.'
         error = type(self)(
             f'{key}{separator}{self.key}' if self.key else key, self.problem, self.fix
@@ -61,7 +62,10 @@ class ConfigError(ValueError):
 
 @contextmanager
 def config_key(key: str) -> Iterator[None]:
-    """Put ``key`` before the key of a :class:`ConfigError` from the body; other exceptions pass untouched."""
+    """Put ``key`` before the key of a :class:`ConfigError` from the body.
+
+    Other exceptions pass untouched.
+    """
     try:
         yield
     except ConfigError as error:

@@ -1,55 +1,84 @@
-"""What one network said of one batch: the only thing that a method ever sees of a network."""
+"""Model outputs: the one message between adapters, distillers and methods."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+Levels = tuple[tuple[int, int, int], ...]
+
 
 @dataclass(frozen=True, eq=False)
 class ClassScores:
-    """A detector's class scores at all places of each image: locations and anchors of every level, or regions of interest.
+    """Class scores of a batch, at one or many locations of each image.
+
+    A classifier has one location an image. A dense head has one for each anchor of each cell of
+    each level. An RoI head has one for each region, stage by stage.
 
     Args:
-        logits: Before the activation, (N, A, C). Of a dense head A runs over levels, then rows, columns and anchors; of an RoI head
-            over the image's regions, stage by stage.
-        activation: ``'sigmoid'``, each class by itself; or ``'softmax'``, where the last of the C columns is the background.
-        levels: Rows, columns and anchors of each level of a dense head; empty for an RoI head.
-        rois: Of an RoI head: each stage's regions (R, 5), number of the image and corners; empty for a dense head.
-        valid: (N, A), False where a place lies in the padding or stands for no region; None if all are valid.
+        logits: Scores before the activation, (N, A, C). For a dense head A runs over levels, then
+            rows, columns and anchors; for an RoI head over the regions of the image.
+        activation: ``'softmax'`` or ``'sigmoid'``.
+        background: Whether the last of the C columns is the background.
+        levels: (rows, columns, anchors) of each level of a dense head; empty for other heads.
+        rois: Regions of each stage of an RoI head, (R, 5): index of the image, then the corners;
+            empty for other heads.
+        valid: Mask of the locations that count, (N, A): False in the padding, and where there is
+            no region. None if all count.
+
+    Example:
+        >>> scores = ClassScores.of_images(torch.zeros(8, 10))
+        >>> scores.logits.shape, scores.num_classes, scores.per_image
+        (torch.Size([8, 1, 10]), 10, True)
+        >>> print(scores)
+        10 classes, softmax, one location an image
     """
 
     logits: Tensor
-    activation: str
-    levels: tuple[tuple[int, int, int], ...] = ()
+    activation: str = 'softmax'
+    background: bool = False
+    levels: Levels = ()
     rois: tuple[Tensor, ...] = ()
     valid: Tensor | None = None
 
+    @classmethod
+    def of_images(cls, logits: Tensor, activation: str = 'softmax') -> 'ClassScores':
+        """Wrap a classifier's logits (N, C)."""
+        return cls(logits.unsqueeze(1), activation)
+
     @property
-    def classes(self) -> int:
-        """How many classes there are beside the background."""
-        return self.logits.shape[-1] - (self.activation == 'softmax')
+    def per_image(self) -> bool:
+        """Whether there is one location an image."""
+        return not self.levels and not self.rois
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, without the background."""
+        return self.logits.shape[-1] - self.background
 
     def detach(self) -> 'ClassScores':
-        """The same without gradient."""
+        """Return the same scores without gradient."""
         return replace(self, logits=self.logits.detach())
 
     def with_classes(self, indices: Sequence[int]) -> 'ClassScores':
-        """The scores of these classes in this order; a background stays."""
-        columns = [*indices, self.classes] if self.activation == 'softmax' else list(indices)
+        """Return the scores of these classes, in this order; a background column stays."""
+        columns = [*indices, self.num_classes] if self.background else list(indices)
         return replace(self, logits=self.logits[..., columns])
 
-    def on_levels(self, levels: tuple[tuple[int, int, int], ...]) -> 'ClassScores':
-        """The places that levels of at most this size have: images are padded on the right and at the bottom alone."""
+    def on_levels(self, levels: Levels) -> 'ClassScores':
+        """Cut each level to the given rows and columns, from the top left.
+
+        Two networks may pad a batch differently, but both pad on the right and at the bottom.
+        """
         if levels == self.levels:
             return self
         valid = None if self.valid is None else self._cut(self.valid, levels)
         return replace(self, logits=self._cut(self.logits, levels), levels=levels, valid=valid)
 
-    def _cut(self, values: Tensor, levels: tuple[tuple[int, int, int], ...]) -> Tensor:
+    def _cut(self, values: Tensor, levels: Levels) -> Tensor:
         parts = values.split(
-            [rows * columns * anchors for rows, columns, anchors in self.levels], dim=1
+            [rows * columns * anchors for rows, columns, anchors in self.levels], 1
         )
         kept = [
             part.unflatten(1, own)[:, :rows, :columns].flatten(1, 3)
@@ -58,31 +87,148 @@ class ClassScores:
         return torch.cat(kept, dim=1)
 
     def __str__(self) -> str:
-        head = f'{self.classes} classes, {self.activation}'
-        if not self.levels:
-            return f"{head} with background at {len(self.rois)} stage(s) of the student's regions"
-        background = ' with background' if self.activation == 'softmax' else ''
-        sizes = ', '.join(f'{rows}x{columns}x{anchors}' for rows, columns, anchors in self.levels)
-        return (
-            f'{head}{background} at {len(self.levels)} levels of (rows x columns x anchors) {sizes}'
-        )
+        background = ' with background' if self.background else ''
+        head = f'{self.num_classes} classes, {self.activation}{background}'
+        if self.per_image:
+            return f'{head}, one location an image'
+        if self.rois:
+            return f"{head}, {len(self.rois)} stage(s) of the student's regions"
+        sizes = ', '.join('x'.join(map(str, level)) for level in self.levels)
+        return f'{head}, {len(self.levels)} levels of (rows x columns x anchors) {sizes}'
 
 
-@dataclass(frozen=True)
-class Knowledge:
-    """One network's answer to one batch.
+@dataclass(frozen=True, eq=False)
+class NetworkOutput:
+    """Outputs of one network for one batch.
 
     Args:
-        logits: Class scores before the softmax, (N, C); of a detector :class:`ClassScores`; None when no method asked for them.
-        features: What the taps recorded, by tap, e.g. ``{'backbone.layer3': (N, C, H, W)}``.
-        norms: Of a teacher's probe alone: scale and shift, (C,) each, of the normalisation layers that a method asked for, by path.
+        scores: Class scores; None if no method requested them.
+        features: Recorded tensors by tap, such as ``{'backbone.layer3': (N, C, H, W)}``.
+
+    Example:
+        >>> output = NetworkOutput(features={'neck': torch.zeros(8, 64)})
+        >>> output.feature('neck').shape
+        torch.Size([8, 64])
     """
 
-    logits: Tensor | ClassScores | None = None
+    scores: ClassScores | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
-    norms: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def rois(self) -> tuple[Tensor, ...]:
-        """The regions that an RoI head was asked about, which its teachers' are asked about as well; of other networks none."""
-        return self.logits.rois if isinstance(self.logits, ClassScores) else ()
+        """Regions of the RoI head by stage; empty for other networks."""
+        return () if self.scores is None else self.scores.rois
+
+    def feature(self, tap: str) -> Tensor:
+        """Return what ``tap`` recorded.
+
+        Raises:
+            KeyError: If the tap was not requested.
+        """
+        if tap not in self.features:
+            raise KeyError(f'{tap!r} was not requested; the requested taps are {[*self.features]}')
+        return self.features[tap]
+
+    def detach(self) -> 'NetworkOutput':
+        """Return the same outputs without gradient."""
+        features = {tap: value.detach() for tap, value in self.features.items()}
+        return NetworkOutput(None if self.scores is None else self.scores.detach(), features)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreRows:
+    """Class scores of a student and its teachers, one row a location.
+
+    Args:
+        student: Logits (R, C), in float32 or wider.
+        teachers: Logits (R, T, C), in float32 or wider, without gradient.
+        activation: ``'softmax'`` or ``'sigmoid'``.
+        images: Index of each row's image, (R,); None where row i is image i.
+        weights: Weight of each row, (R,); None for 1/R each.
+        confidence: Largest probability that a teacher outputs for a class that is not the
+            background, (R,); None where row i is image i.
+    """
+
+    student: Tensor
+    teachers: Tensor
+    activation: str
+    images: Tensor | None = None
+    weights: Tensor | None = None
+    confidence: Tensor | None = None
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Apply the activation to logits (…, C)."""
+        return logits.sigmoid() if self.activation == 'sigmoid' else logits.softmax(dim=-1)
+
+    def mixture(self, weights: Tensor, temperature: float = 1.0) -> Tensor:
+        """Mix the teachers' softened probabilities by the weights of each image.
+
+        Args:
+            weights: Teacher weights, (N, T).
+            temperature: Divides the logits.
+
+        Returns:
+            (R, C).
+        """
+        of_rows = weights if self.images is None else weights[self.images]
+        return (of_rows.unsqueeze(2) * self.probabilities(self.teachers / temperature)).sum(dim=1)
+
+
+def score_rows(
+    student: NetworkOutput,
+    teachers: Sequence[NetworkOutput],
+    location_weights: Callable[[Tensor, Tensor | None], Tensor],
+) -> ScoreRows:
+    """Put the class scores of several networks side by side.
+
+    Args:
+        student: Output with class scores.
+        teachers: Outputs with class scores of the same layout. Levels of differently padded
+            batches are cut to the area that all networks share.
+        location_weights: Maps the teachers' confidence (N, A) and the valid mask to weights (N, A).
+            Locations of weight 0 give no row. Not called for classifiers.
+    """
+    scores = _on_common_levels([_scores(output) for output in (student, *teachers)])
+    own, others = scores[0], scores[1:]
+    if own.per_image:
+        stacked = torch.stack([_upcast(one.logits.detach()[:, 0]) for one in others], dim=1)
+        return ScoreRows(_upcast(own.logits[:, 0]), stacked, own.activation)
+    with torch.no_grad():
+        confidence = torch.stack([_confidence(one) for one in others]).amax(dim=0)
+        weights = location_weights(confidence, own.valid)
+        images, locations = weights.nonzero(as_tuple=True)
+    return ScoreRows(
+        _upcast(own.logits[images, locations]),
+        torch.stack([_upcast(one.logits.detach()[images, locations]) for one in others], dim=1),
+        own.activation,
+        images,
+        weights[images, locations],
+        confidence[images, locations],
+    )
+
+
+def _scores(output: NetworkOutput) -> ClassScores:
+    if output.scores is None:
+        raise ValueError('class scores were not requested of this network')
+    return output.scores
+
+
+def _confidence(scores: ClassScores) -> Tensor:
+    """Largest probability of a class that is not the background, (N, A)."""
+    if scores.activation == 'sigmoid':
+        return _upcast(scores.logits.amax(dim=-1)).sigmoid()
+    return _upcast(scores.logits).softmax(dim=-1)[..., : scores.num_classes].amax(dim=-1)
+
+
+def _on_common_levels(scores: Sequence[ClassScores]) -> list[ClassScores]:
+    levels = tuple(
+        (min(rows), min(columns), anchors[0])
+        for rows, columns, anchors in (
+            zip(*same, strict=True) for same in zip(*(one.levels for one in scores), strict=True)
+        )
+    )
+    return [one.on_levels(levels) for one in scores]
+
+
+def _upcast(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,6 +1,7 @@
-"""Child registries of MMEngine's registries. Nothing of ours is registered in another project's scope or in the root.
+"""Child registries of MMEngine's registries.
 
-``type='mmkd_plugin.Name'`` in any OpenMMLab project's config makes MMEngine import this file. The first look-up imports
+Nothing of ours is registered in another project's scope or in the root. ``type='mmkd_plugin.Name'``
+in the config of any OpenMMLab project makes MMEngine import this file. The first look-up imports
 the packages that are listed as locations.
 """
 
@@ -53,44 +54,50 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 def build_part(
     config: Any, kind: type[T], key: str, default: str | None = None, **inferred: Any
 ) -> T:
-    """Build a method, weighting, connector or loss from its config dict; its type needs no prefix.
+    """Build a method, weighting, connector or loss from its config dict.
 
     Args:
-        config: ``dict(type=…, …)``; None where ``default`` names a type.
+        config: ``dict(type=…, …)``; None where ``default`` names a type. A type of ours needs no
+            prefix.
         kind: The class that the type must be a subclass of.
         key: The config key, for messages.
         default: The type of a config that has none.
-        inferred: Arguments that the config need not state. Those that the type does not take are left out.
+        inferred: Arguments that the config need not state. Those that the type does not take are
+            left out.
 
     Raises:
-        ConfigError: If the type is missing, unknown or of another kind, or if it refuses its arguments.
+        ConfigError: If the type is missing, unknown or of another kind, or if it refuses its
+            arguments.
     """
-    example = f"dict(type='{default or kind.__name__}', …)"
+    found = class_of(config, kind, key, default)
+    given = {name: value for name, value in (config or {}).items() if name != 'type'}
+    taken = inspect.signature(found).parameters
+    return construct(key, found, {**{n: v for n, v in inferred.items() if n in taken}, **given})
+
+
+def class_of(config: Any, kind: type[T], key: str, default: str | None = None) -> type[T]:
+    """Return the class that :func:`build_part` would build.
+
+    Raises:
+        ConfigError: If the type is missing, unknown or of another kind.
+    """
     if config is None and default is not None:
         config = {}
     if not isinstance(config, Mapping) or not ('type' in config or default):
+        example = f"dict(type='{default or kind.__name__}', …)"
         raise ConfigError(
             key, 'must be a dict with a "type"', f'For example {example}.', found=config
         )
-    given = dict(config)
-    name = given.pop('type', default)
+    name = config.get('type', default)
     found = name if inspect.isclass(name) else _registered(str(name))
     if found is None:
-        known = [
-            n
-            for n, one in MODELS.module_dict.items()
-            if inspect.isclass(one) and issubclass(one, kind)
-        ]
-        raise ConfigError(
-            f'{key}.type',
-            'is not registered',
-            f'The nearest names are {nearest_names(str(name), known)}.',
-            found=name,
-        )
+        classes = {n: one for n, one in MODELS.module_dict.items() if inspect.isclass(one)}
+        known = [n for n, one in classes.items() if issubclass(one, kind)]
+        fix = f'The nearest names are {nearest_names(str(name), known)}.'
+        raise ConfigError(f'{key}.type', 'is not registered', fix, found=name)
     if not (inspect.isclass(found) and issubclass(found, kind)):
         raise ConfigError(f'{key}.type', f'must be a {kind.__name__}', found=name)
-    taken = inspect.signature(found).parameters
-    return construct(key, found, {**{n: v for n, v in inferred.items() if n in taken}, **given})
+    return found
 
 
 def _registered(name: str) -> Any:

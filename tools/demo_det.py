@@ -23,7 +23,7 @@ from rich.console import Console
 from mmkd_plugin.analysis.detections import compare_detections
 from mmkd_plugin.engine.stages import Stage
 
-CONFIGS = Path(__file__).resolve().parent.parent / 'configs/detection/digit_scenes'
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs/digit_scenes'
 R18, R34 = 'teacher_gfl_r18', 'teacher_gfl_r34'
 PARAPHRASERS = ('paraphraser_gfl_r18_p3', 'paraphraser_gfl_r18_p4')  # one a level of the pyramid
 DEMO = Demo(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mmkd_plugin.loading.student import export_student
+from mmkd_plugin.loading.export import export_student
 
 
 def main() -> None:

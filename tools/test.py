@@ -18,7 +18,9 @@ from mmengine.runner import Runner
 
 from mmkd_plugin.engine.launch import join_process_group
 from mmkd_plugin.engine.stages import work_root
-from mmkd_plugin.loading.student import as_student, load_student
+from mmkd_plugin.loading.export import load_student
+from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
+from mmkd_plugin.loading.student import as_student
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,7 +59,8 @@ def main() -> None:
         load_student(runner.model, args.checkpoint, args.network)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    runner.test()
+    with runner_checkpoints_allowed():
+        runner.test()
 
 
 if __name__ == '__main__':

@@ -1,19 +1,30 @@
-"""Adapters to the frameworks' models: where class scores are, and how to run one at least cost as a teacher."""
+"""How a framework's model is run and read: adapters, taps, teachers."""
 
-from mmkd_plugin.adapters.base import Host
-from mmkd_plugin.adapters.classifier import ClassifierHost
-from mmkd_plugin.adapters.dense_detector import DenseDetectorHost
-from mmkd_plugin.adapters.detector import DetectorHost
-from mmkd_plugin.adapters.find import host_of
-from mmkd_plugin.adapters.query_detector import QueryDetectorHost
-from mmkd_plugin.adapters.roi_detector import RoIDetectorHost
+from mmkd_plugin.adapters.base import Adapter
+from mmkd_plugin.adapters.classifier import ClassifierAdapter
+from mmkd_plugin.adapters.dense_detector import DenseDetectorAdapter
+from mmkd_plugin.adapters.detector import DetectorAdapter, QueryDetectorAdapter
+from mmkd_plugin.adapters.lookup import get_adapter
+from mmkd_plugin.adapters.probe import Probe, TeacherProbe, find_shape
+from mmkd_plugin.adapters.roi_detector import RoIDetectorAdapter
+from mmkd_plugin.adapters.score_readers import register_score_reader
+from mmkd_plugin.adapters.tapped_model import TappedModel
+from mmkd_plugin.adapters.teacher import Teacher, build_teacher, build_teachers
 
 __all__ = [
-    'ClassifierHost',
-    'DenseDetectorHost',
-    'DetectorHost',
-    'Host',
-    'QueryDetectorHost',
-    'RoIDetectorHost',
-    'host_of',
+    'Adapter',
+    'ClassifierAdapter',
+    'DenseDetectorAdapter',
+    'DetectorAdapter',
+    'Probe',
+    'QueryDetectorAdapter',
+    'RoIDetectorAdapter',
+    'TappedModel',
+    'Teacher',
+    'TeacherProbe',
+    'build_teacher',
+    'build_teachers',
+    'find_shape',
+    'get_adapter',
+    'register_score_reader',
 ]

@@ -1,75 +1,83 @@
-"""What the distiller asks of a framework's model; this one serves a model that no host knows."""
+"""How a framework's model is run and read; this adapter serves models that no other one knows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from mmkd_plugin.outputs import Knowledge
+from mmkd_plugin.outputs import ClassScores
 
 
-class Host:
-    """A model known only as an MMEngine model: it is distilled by its taps, its class scores are unknown."""
+class Adapter:
+    """Adapter of a model of which only the MMEngine interface is known.
 
-    #: What the model does: ``'classification'``, ``'detection'``, or ``''`` if unknown.
+    Such a model is distilled by its taps; its class scores are unknown.
+    """
+
+    #: Task of the model: ``'classification'``, ``'detection'``, or ``''`` if unknown.
     task: str = ''
-    #: The taps that the class scores are made of, in the student's training forward and in :meth:`run`; none if unknown.
-    score_taps: tuple[str, ...] = ()
-    #: Those of them that a training forward may leave out.
+    #: Taps of the class scores, each with a function that picks their tensors out of what the
+    #: tapped module returns. They run in the student's training forward and in :meth:`run`.
+    score_taps: Mapping[str, Callable[[nn.Module, Any], list[Tensor]]] = {}
+    #: Score taps that a forward may leave out.
     optional_taps: frozenset[str] = frozenset()
-    #: What to say to who asks for class scores of a model without :attr:`score_taps`.
-    why_no_scores: str = 'use methods on taps alone'
-    #: Whether its class scores are about regions that the training forward alone chooses.
+    #: Why there are no score taps, for messages.
+    no_scores: str = 'no adapter knows this model'
+    #: Whether the class scores belong to regions that only the training forward chooses.
     scores_need_training: bool = False
-    #: Whether predictions of several such models have a mean.
+    #: Whether predictions of several such models can be averaged.
     can_average: bool = False
 
     def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
-        """Run a network for its taps, without labels, at least cost: as teacher, for a probe, or as label-free student.
+        """Run a model for its taps, without labels, at least cost.
 
         Args:
             model: The network.
             inputs: A preprocessed batch, (N, C, H, W).
-            scores: Whether the class scores are wanted as well.
-            rois: The regions that the student's RoI head was asked about, by stage.
+            scores: Whether the class scores are needed as well.
+            rois: Regions that the student's RoI head classified, by stage.
         """
-        model(
-            inputs, None, mode='tensor'
-        )  # by position: frameworks call what comes with the inputs by many names
+        model(inputs, None, mode='tensor')  # by position: frameworks name the samples differently
 
-    def knowledge(
+    def class_scores(
         self,
         model: nn.Module,
-        features: Mapping[str, Tensor],
+        found: Mapping[str, list[Tensor]],
         inputs: Any,
         data_samples: Sequence[Any] | None = None,
-    ) -> Knowledge:
-        """What a forward of ``model`` on ``inputs`` said, from what its taps recorded.
+    ) -> ClassScores | None:
+        """Make class scores of what the score taps recorded.
 
         Args:
             model: The network.
-            features: By tap.
+            found: Recorded tensors by score tap.
             inputs: The preprocessed batch, (N, C, H, W).
-            data_samples: The host's; they know which part of each image is padding.
+            data_samples: The framework's; they know the padding of each image.
         """
-        return Knowledge(features=features)
+        return None
 
-    def put_back(self, output: Tensor, feature: Tensor) -> Tensor:
-        """A feature such as :meth:`knowledge` gives, in the form of the module's ``output`` that it was made of."""
+    def features(
+        self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any
+    ) -> Mapping[str, Tensor]:
+        """Bring recorded tensors into the form that methods compare, such as maps for tokens."""
+        return features
+
+    def to_module_output(self, output: Tensor, feature: Tensor) -> Tensor:
+        """Bring a feature back into the form of the ``output`` that it was made of."""
         return feature
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
-        """The batch's labels, (N,) indices or (N, C) probabilities; None if it has none or they are unknown."""
+        """Return the labels of a batch: (N,) indices or (N, C) probabilities; None if unknown."""
         return None
 
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
-        """Whether the task loss cannot be computed on this batch for lack of labels; an unknown model is left to say so itself."""
+        """Whether a batch lacks the labels that the task loss needs; False for unknown models."""
         return False
 
     def average(self, predictions: Sequence[Sequence[Any]]) -> list[Any]:
-        """The mean of several models' predictions of one batch, as one model's; only where :attr:`can_average`."""
-        raise NotImplementedError
+        """Average the predictions of several models for one batch, where :attr:`can_average`."""
+        raise TypeError(f'{type(self).__name__} cannot average predictions')
 
     def in_classes(self, predictions: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
-        """Predictions in other classes: class i is what the model calls ``indices[i]``. What no host knows stays as it is."""
+        """Rename the classes of predictions: class i is what the model calls ``indices[i]``."""
         return predictions

@@ -7,27 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters.base import Host
-from mmkd_plugin.outputs import Knowledge
+from mmkd_plugin.adapters.base import Adapter
+from mmkd_plugin.adapters.score_readers import find_score_reader
+from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.outputs import ClassScores
 
 
-class ClassifierHost(Host):
-    """``ImageClassifier`` (backbone, neck, head) and ``TimmClassifier`` (a whole network under ``model``).
+class ClassifierAdapter(Adapter):
+    """``ImageClassifier`` (backbone, neck, head) and ``TimmClassifier`` (one network, ``model``).
 
-    Their heads are called as modules in training and in tensor mode alike, so a tap on the head gets the scores (N, C).
+    The head runs as a module in training and in tensor mode alike, so a tap on it records the
+    scores (N, C).
     """
 
     task = 'classification'
 
     def __init__(self, model: nn.Module) -> None:
         head = getattr(model, 'head', None)
-        self.score_taps = (
-            ('head',) if head is not None else ('model',) if hasattr(model, 'model') else ()
-        )
-        single = sys.modules[
-            'mmpretrain.models.heads'
-        ].ClsHead  # imported by the package of any classifier
-        self.can_average = isinstance(head, single) or (head is None and bool(self.score_taps))
+        tap = 'head' if head is not None else 'model' if hasattr(model, 'model') else ''
+        reader = find_score_reader(head)
+        self._activation = (reader and reader.activation) or 'softmax'
+        self.score_taps = {tap: reader.read if reader else _single_tensor} if tap else {}
+        cls_head = sys.modules['mmpretrain.models.heads'].ClsHead  # any classifier imported it
+        self.can_average = isinstance(head, cls_head) or (head is None and bool(tap))
 
     def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
         if scores or not hasattr(model, 'backbone'):
@@ -35,24 +37,28 @@ class ClassifierHost(Host):
         else:
             model.extract_feat(inputs)  # type: ignore[operator]
 
-    def knowledge(
+    def class_scores(
         self,
         model: nn.Module,
-        features: Mapping[str, Tensor],
+        found: Mapping[str, list[Tensor]],
         inputs: Any,
         data_samples: Sequence[Any] | None = None,
-    ) -> Knowledge:
-        """The tokens (N, L, C) of a vision transformer become the map (N, C, H, W) that they stand for; others stay as they are."""
-        backbone = getattr(model, 'backbone', None)
-        if hasattr(backbone, 'patch_embed'):
-            extra = getattr(backbone, 'num_extra_tokens', 0)
-            features = {
-                tap: _as_map(value, extra, inputs.shape[2:]) for tap, value in features.items()
-            }
-        return Knowledge(features.get(self.score_taps[0]) if self.score_taps else None, features)
+    ) -> ClassScores | None:
+        [logits] = next(iter(found.values()))
+        return ClassScores.of_images(logits, self._activation)
 
-    def put_back(self, output: Tensor, feature: Tensor) -> Tensor:
-        """A map becomes tokens again where it was made of tokens; class and other extra tokens stay as they are in ``output``."""
+    def features(
+        self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any
+    ) -> Mapping[str, Tensor]:
+        """Turn the tokens (N, L, C) of a vision transformer into the map (N, C, H, W)."""
+        backbone = getattr(model, 'backbone', None)
+        if not features or not hasattr(backbone, 'patch_embed'):
+            return features
+        extra = getattr(backbone, 'num_extra_tokens', 0)
+        return {tap: _as_map(value, extra, inputs.shape[2:]) for tap, value in features.items()}
+
+    def to_module_output(self, output: Tensor, feature: Tensor) -> Tensor:
+        """Turn a map back into tokens; class and other extra tokens of ``output`` stay."""
         if output.ndim != 3 or feature.ndim != 4:
             return feature
         patches = feature.flatten(2).transpose(1, 2)
@@ -65,38 +71,46 @@ class ClassifierHost(Host):
         if 'gt_score' in data_samples[0]:  # one-hot, or mixed by Mixup and CutMix
             return torch.stack([sample.gt_score for sample in data_samples])
         if any(len(sample.gt_label) != 1 for sample in data_samples):
-            return None  # several labels an image: no single class to ask for
+            return None  # several labels an image: there is no single class
         return torch.cat([sample.gt_label for sample in data_samples])
 
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
         return not data_samples or any(
-            'gt_label' not in s and 'gt_score' not in s for s in data_samples
+            'gt_label' not in sample and 'gt_score' not in sample for sample in data_samples
         )
 
     def average(self, predictions: Sequence[Sequence[Any]]) -> list[Any]:
-        """The mean of their class probabilities; heads that give several labels an image have none."""
+        """Average the class probabilities."""
         averaged = []
         for same in zip(*predictions, strict=True):
             score = torch.stack([sample.pred_score for sample in same]).mean(dim=0)
-            averaged.append(
-                same[0]
-                .clone()
-                .set_pred_score(score)
-                .set_pred_label(score.argmax(dim=0, keepdim=True))
-            )
+            label = score.argmax(dim=0, keepdim=True)
+            averaged.append(same[0].clone().set_pred_score(score).set_pred_label(label))
         return averaged
 
     def in_classes(self, predictions: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
         for sample in predictions:
             score = sample.pred_score[list(indices)]
-            sample.set_pred_score(score / score.sum()).set_pred_label(
-                score.argmax(dim=0, keepdim=True)
-            )
+            label = score.argmax(dim=0, keepdim=True)
+            sample.set_pred_score(score / score.sum()).set_pred_label(label)
         return predictions
 
 
+def _single_tensor(head: nn.Module, output: Any) -> list[Tensor]:
+    while isinstance(output, (tuple, list)) and len(output) == 1:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise ConfigError(
+            '',
+            f'class scores of {type(head).__name__} are not supported: it returns no single tensor',
+            'Use methods on taps alone, or register a score reader for the head.',
+            found=type(output).__name__,
+        )
+    return [output]
+
+
 def _as_map(tokens: Tensor, extra: int, size: Sequence[int]) -> Tensor:
-    """Put the tokens of patches in their rows; class and other extra tokens come first, and are no places."""
+    """Arrange patch tokens in rows and columns; the extra tokens come first and are left out."""
     if tokens.ndim != 3:
         return tokens
     count = tokens.shape[1] - extra

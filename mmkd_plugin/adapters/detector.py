@@ -1,4 +1,4 @@
-"""What all of MMDet's detectors have in common."""
+"""What MMDet's detectors have in common, and detectors whose class scores cannot be compared."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters.base import Host
+from mmkd_plugin.adapters.base import Adapter
 
 
-class DetectorHost(Host):
-    """A detector with ``extract_feat``: backbone and neck; what comes after them is known to a subclass.
+class DetectorAdapter(Adapter):
+    """A detector with ``extract_feat``: its backbone and neck can be tapped.
 
     Args:
         head: The part that classifies; it knows the number of classes.
@@ -25,7 +25,7 @@ class DetectorHost(Host):
         model.extract_feat(inputs)  # type: ignore[operator]
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
-        """Which classes are in each image, (N, C) of 0 and 1: all that a detection data set says of an image as a whole."""
+        """Return which classes are in each image, (N, C) of 0 and 1: the labels of whole images."""
         if self.num_classes is None or self.missing_labels(data_samples):
             return None
         assert data_samples is not None
@@ -39,7 +39,7 @@ class DetectorHost(Host):
         return not data_samples or any('gt_instances' not in sample for sample in data_samples)
 
     def in_classes(self, predictions: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
-        """Boxes of other classes go."""
+        """Rename the classes of boxes; boxes of other classes are removed."""
         for sample in predictions:
             labels = sample.pred_instances.labels
             renamed = torch.full_like(labels, -1)
@@ -48,3 +48,12 @@ class DetectorHost(Host):
             sample.pred_instances.labels = renamed
             sample.pred_instances = sample.pred_instances[renamed >= 0]
         return predictions
+
+
+class QueryDetectorAdapter(DetectorAdapter):
+    """DETR and its kin: queries of two networks do not correspond, so only taps are compared."""
+
+    no_scores = 'queries of two networks do not correspond'
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(getattr(model, 'bbox_head', None))

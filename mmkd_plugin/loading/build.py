@@ -1,21 +1,29 @@
-"""From what a config says of a network (a dict, a config file, ``pkg::path``) to the network, resolved as its host would."""
+"""Build a network from a dict, a config file or ``pkg::path``, as its own framework would."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import mmengine.registry
 from mmengine import Config, ConfigDict
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
 from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import DefaultScope
+from mmengine.registry import DefaultScope, Registry
+from mmengine.utils import get_installed_path
 from torch import nn
 
+from mmkd_plugin.errors import ConfigError, config_key, nearest_names
 from mmkd_plugin.installed import has
 from mmkd_plugin.loading.peer_entries import peer_entry
+from mmkd_plugin.loading.run_model import kind_of
 from mmkd_plugin.registry import SCOPE
 
 HOSTS = ('mmpretrain', 'mmdet')
+_SOURCE = '_read_from'
+_UNREGISTERED = re.compile(r'^(\S+) is not in the (\w+)::([\w ]+) registry')
 
 
 def network_config(
@@ -24,55 +32,61 @@ def network_config(
     cfg_options: Mapping[str, Any] | None = None,
     data_preprocessor: Mapping[str, Any] | None = None,
 ) -> ConfigDict:
-    """The model dict that builds a network, whatever the scope of the run around it.
+    """Return the model dict that builds a network, whatever the scope of the run around it.
 
     Args:
-        model: A model dict, the path of a config file, or ``'pkg::path'`` inside an installed OpenMMLab package. A distillation
-            config stands for its student, that of mutual learning for the peer that its ``predict`` names.
-        key: The config key it came from, for messages.
-        cfg_options: Changes to make in it, as on OpenMMLab's command lines: ``{'model.backbone.depth': 18}``.
-        data_preprocessor: Used when the config has none of its own.
+        model: A model dict, the path of a config file, or ``'pkg::path'`` inside an installed
+            OpenMMLab package. A distillation config stands for its student, one of mutual learning
+            for the peer that its ``predict`` names.
+        key: The config key that ``model`` came from, for messages.
+        cfg_options: Changes, as on OpenMMLab's command lines: ``{'model.backbone.depth': 18}``.
+        data_preprocessor: Used if the config has none of its own.
 
     Returns:
-        The model dict with its ``data_preprocessor``, and under ``_scope_`` the package in which its types are looked up.
+        The model dict with its ``data_preprocessor``. Its key ``_scope_`` names the package in
+        which its types are looked up.
 
     Raises:
-        ValueError: If the file, the package, or ``type`` is missing.
+        ConfigError: If the file, the package, or ``type`` is missing.
     """
-    if isinstance(model, (str, Path)):
-        config = _read_config(str(model), key)
+    source = str(model) if isinstance(model, (str, Path)) else ''
+    if source:
+        config = read_config(source, key)
     elif isinstance(model, Mapping):
         config = Config(dict(model=_copied(model)))  # frameworks write into what they build from
     else:
-        raise ValueError(
-            f"{key}: expected a model dict, a config path or 'pkg::path', got {type(model).__name__}"
-        )
+        raise ConfigError(key, "must be a model dict, a config path or 'pkg::path'", found=model)
     if cfg_options:
         config.merge_from_dict(_copied(cfg_options))  # merging takes _delete_ out of them
     network = config.get('model')
     if not isinstance(network, Mapping) or 'type' not in network:
-        raise ValueError(f'{key}: expected a model with a "type", got {network!r}')
+        where = f' in {source}' if source else ''
+        raise ConfigError(key, f'must be a model dict with a "type"{where}', found=network)
     own_preprocessor = (
         network.get('data_preprocessor') or config.get('data_preprocessor') or data_preprocessor
     )
-    if str(network['type']) in (f'{SCOPE}.Distiller', 'Distiller'):
-        return student_config(
+    kind = kind_of(network)
+    if kind == 'student':
+        network = student_config(
             network['student'], f'{key}.student', network.get('cfg_options'), own_preprocessor
         )
-    if str(network['type']) in (f'{SCOPE}.MutualDistiller', 'MutualDistiller'):
-        entry = peer_entry(network.get('peers'), network.get('predict'), f'{key}.predict')
-        chosen = network_config(
+    elif kind == 'mutual':
+        with config_key(key):
+            entry = peer_entry(network.get('peers'), network.get('predict'))
+        network = network_config(
             entry['model'], f'{key}.peers', entry.get('cfg_options'), own_preprocessor
         )
         if entry.get('data_preprocessor') is not None:
-            chosen.data_preprocessor = ConfigDict(entry['data_preprocessor'])
-        return chosen
-    network = ConfigDict(network)
-    if own_preprocessor is not None:
-        network.data_preprocessor = ConfigDict(own_preprocessor)
-    network.setdefault('_scope_', _scope(network['type'], config.get('default_scope')))
-    if network['_scope_'] is None:
-        network.pop('_scope_')
+            network.data_preprocessor = ConfigDict(entry['data_preprocessor'])
+    else:
+        network = ConfigDict(network)
+        if own_preprocessor is not None:
+            network.data_preprocessor = ConfigDict(own_preprocessor)
+        network.setdefault('_scope_', _scope(network['type'], config.get('default_scope')))
+        if network['_scope_'] is None:
+            network.pop('_scope_')
+    if source and _SOURCE not in vars(network):
+        object.__setattr__(network, _SOURCE, source)  # beside the dict, not in it
     return network
 
 
@@ -82,9 +96,10 @@ def student_config(
     cfg_options: Mapping[str, Any] | None = None,
     data_preprocessor: Mapping[str, Any] | None = None,
 ) -> ConfigDict:
-    """As :func:`network_config`, of the student of a run: where a path names it, the run's preprocessor goes before its own.
+    """Return :func:`network_config` of the student of a run.
 
-    The run's data are made for the run's; a dict of the config stands beside them and may have its own.
+    If ``student`` is a path, the run's ``data_preprocessor`` replaces its own, because the batches
+    are made for the run. A dict stands in the run's config and keeps its own.
     """
     network = network_config(student, key, cfg_options, data_preprocessor)
     if not isinstance(student, Mapping) and data_preprocessor is not None:
@@ -93,48 +108,122 @@ def student_config(
 
 
 def build_network(config: ConfigDict, key: str) -> nn.Module:
-    """Build what :func:`network_config` gave; a failure names the config key.
+    """Build the network of a config from :func:`network_config`.
 
     Raises:
-        ValueError: If the host refuses the config; its own words are kept.
+        ConfigError: If its framework refuses the config. The message has the framework's words, or
+            the nearest registered names if a ``type`` is unknown.
     """
     try:
         network: nn.Module = ROOT_MODELS.build(config)
+    except ConfigError as error:
+        raise error.inside(key) from error.__cause__
+    except FileNotFoundError as error:
+        source = vars(config).get(_SOURCE, '')
+        raise ConfigError(
+            key,
+            f'needs a file that is not there{f" ({source})" if source else ""}',
+            f'Relative paths begin at {Path.cwd()}. Set another one with cfg_options.',
+            found=error.filename or str(error),
+        ) from error
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        message = error.args[0] if error.args else error
-        raise ValueError(
-            f'{key}: expected a model that its framework can build, got {message}'
+        words = ' '.join(str(error.args[0] if error.args else error).split())
+        if unregistered := _UNREGISTERED.match(words):
+            raise _unregistered(config, key, *unregistered.groups()) from error
+        raise ConfigError(
+            key, f'cannot be built by its framework: {words}', found=config.get('type')
         ) from error
     return network
 
 
+def read_config(path: str, key: str) -> Config:
+    """Read a config file or ``pkg::path``.
+
+    Raises:
+        ConfigError: If the package or a file is missing.
+    """
+    package, separator, inner = path.partition('::')
+    if separator:
+        if not has(package):  # the hub would install it from the network, unasked
+            raise ConfigError(
+                key,
+                f'needs the package {package!r}, which is not installed',
+                _install(package),
+                found=path,
+            )
+        try:
+            return get_config(path)
+        except (FileNotFoundError, ValueError, KeyError, AssertionError) as error:
+            raise _missing_config(package, inner, path, key, error) from error
+    if not Path(path).is_file():
+        raise ConfigError(
+            key,
+            "must be the path of a config file, or 'pkg::path'",
+            f'No file is there. Relative paths begin at {Path.cwd()}.',
+            found=path,
+        )
+    try:
+        return Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise ConfigError(key, f'needs a file that is not there: {error}', found=path) from error
+
+
 def _copied(config: Any) -> Any:
-    """A copy of a config's dicts and lists; a module that somebody put into it stays the same one."""
+    """Return a copy of a config's dicts and lists; modules inside stay the same objects."""
     if isinstance(config, Mapping):
         return {key: _copied(value) for key, value in config.items()}
     return type(config)(map(_copied, config)) if type(config) in (list, tuple) else config
 
 
-def _read_config(path: str, key: str) -> Config:
-    package, separator, inner = path.partition('::')
-    if separator:
-        if not has(package):  # the hub would install it from the network, unasked
-            raise ValueError(
-                f'{key}: expected an installed package before "::", got {path!r}; pip install {package}'
-            )
-        try:
-            return get_config(path)
-        except (FileNotFoundError, ValueError, KeyError) as error:
-            raise ValueError(
-                f'{key}: expected a config of {package}, found no {inner!r} in it ({error})'
-            ) from error
-    if not Path(path).is_file():
-        raise ValueError(f'{key}: expected a config file, found none at {path}')
-    return Config.fromfile(path)
+def _install(package: str) -> str:
+    if package in MODULE2PACKAGE:
+        return f'Run: pip install {MODULE2PACKAGE[package]}'
+    return f'The nearest packages are {nearest_names(package, MODULE2PACKAGE, most=3)}.'
+
+
+def _missing_config(package: str, inner: str, path: str, key: str, error: Exception) -> ConfigError:
+    folder = Path(get_installed_path(MODULE2PACKAGE.get(package, package))) / '.mim' / 'configs'
+    known = [str(file.relative_to(folder).as_posix()) for file in folder.rglob('*.py')]
+    if not known:
+        return ConfigError(key, f'{package!r} ships no configs', found=path)
+    if inner in known:
+        return ConfigError(key, f'cannot be read: {error}', found=path)
+    nearest = nearest_names(inner, known, most=3)
+    return ConfigError(key, f'is no config of {package}', f'The nearest are {nearest}.', found=path)
+
+
+def _unregistered(config: Any, key: str, name: str, scope: str, registry: str) -> ConfigError:
+    """Return the error for a ``type`` that its framework does not have."""
+    scopes = [name.partition('.')[0] if '.' in name else scope]  # the name can have a prefix
+    if scopes == ['mmengine']:  # no framework has it
+        scopes += HOSTS
+    known: set[str] = set()
+    for root in vars(mmengine.registry).values():
+        if isinstance(root, Registry) and root.name == registry:
+            found = [root, *(child for child in root.children.values() if child.scope in scopes)]
+            known = known.union(*(one.module_dict for one in found))
+    inner = next(_paths_of(config, name), 'type')
+    return ConfigError(
+        f'{key}.{inner}',
+        f'is not registered in {", ".join(scopes)}',
+        f'The nearest names are {nearest_names(name.rpartition(".")[2], known)}.',
+        found=name,
+    )
+
+
+def _paths_of(config: Any, name: str, path: str = '') -> Iterator[str]:
+    """Yield the paths of the keys ``type`` whose value is ``name``."""
+    pairs = [*config.items()] if isinstance(config, Mapping) else []
+    if isinstance(config, (list, tuple)):
+        pairs = [*enumerate(config)]
+    for inner, value in pairs:
+        if inner == 'type' and value == name:
+            yield f'{path}type'
+        yield from _paths_of(value, name, f'{path}{inner}.')
 
 
 def _scope(name: Any, default_scope: str | None) -> str | None:
-    """The package in which the types of a network are looked up."""
+    """Return the package in which the types of a network are looked up."""
     if not isinstance(name, str):
         return default_scope
     prefix = name.rpartition('.')[0]
@@ -143,12 +232,12 @@ def _scope(name: Any, default_scope: str | None) -> str | None:
     current = DefaultScope.get_current_instance()
     candidates = [default_scope, None if current is None else current.scope_name, *HOSTS]
     for scope in candidates:
-        if scope is not None and scope != SCOPE and has(scope) and _knows(scope, name):
+        if scope is not None and scope != SCOPE and has(scope) and _has_model(scope, name):
             return scope
     return default_scope
 
 
-def _knows(scope: str, name: str) -> bool:
+def _has_model(scope: str, name: str) -> bool:
     import_module(f'{scope}.registry')
     registry = ROOT_MODELS.children.get(scope)
     return registry is not None and registry.get(name) is not None

@@ -13,9 +13,11 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.loading.build import build_network, network_config
+from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 from mmkd_plugin.models.distillers import Distiller
-from mmkd_plugin.outputs import Knowledge
+from mmkd_plugin.outputs import ClassScores, NetworkOutput
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # of the hosts, about themselves
@@ -162,6 +164,14 @@ def peer_optimizers(**changes: Any) -> dict[str, Any]:
     return dict(constructor='mmkd_plugin.PeerOptimWrappers', optimizer=optimizer, **changes)
 
 
+class _ResumableRunner(Runner):
+    """A Runner that reads its own checkpoints, as those of the tools do."""
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        with runner_checkpoints_allowed():
+            return super().load_checkpoint(*args, **kwargs)
+
+
 def runner(
     model: Any, folder: Path, iters: int = 2, batch: int = 8, dataset: Any = None, **changes: Any
 ) -> Runner:
@@ -189,7 +199,7 @@ def runner(
         log_level='WARNING',
         randomness=dict(seed=3),
     )
-    return Runner(model, str(folder), **{**settings, **changes})
+    return _ResumableRunner(model, str(folder), **{**settings, **changes})
 
 
 def batch_of(count: int = 8, labels: bool = True) -> dict[str, Any]:
@@ -213,12 +223,17 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def knowledge(logits: Tensor | None = None, **features: Tensor) -> Knowledge:
-    """Knowledge with features under plain names."""
-    return Knowledge(logits, features)
+def output(logits: Tensor | None = None, **features: Tensor) -> NetworkOutput:
+    """Outputs of a classifier: logits (N, C), and features under plain names."""
+    return NetworkOutput(None if logits is None else ClassScores.of_images(logits), features)
 
 
-def bound(method: Any, student: Knowledge, teachers: Sequence[Knowledge]) -> Any:
-    """A method that has seen the shapes."""
-    method.bind(student, teachers)
+def built(method: Any, student: NetworkOutput, teachers: Sequence[NetworkOutput]) -> Any:
+    """Return the method, built for the shapes of these outputs; teachers are frozen."""
+    probes = [
+        TeacherProbe(f'teachers[{n}]', one, nn.Identity(), sha256='0' * 64, checkpoint='t.pth')
+        for n, one in enumerate(teachers)
+    ]
+    method.requests(len(teachers))
+    method.build(Probe('student', student), probes)
     return method

@@ -1,1 +1,1 @@
-"""Scenes of real handwritten digits for detectors, written once as a COCO data set with a VOC twin."""
+"""Scenes of real handwritten digits for detectors, as a COCO data set with a VOC twin."""

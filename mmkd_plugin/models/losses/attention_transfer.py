@@ -1,62 +1,57 @@
-"""Attention transfer: the student looks where the teacher looks, whatever their channels."""
+"""Attention transfer loss: match the maps of mean energy (Zagoruyko & Komodakis, 2017)."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmkd_plugin.errors import non_negative_number
-from mmkd_plugin.models.losses.comparable import same_size, widened
-from mmkd_plugin.models.losses.unit import unit_difference
-from mmkd_plugin.registry import MODELS
+from mmkd_plugin.models.losses.functional import (
+    at_least_float32,
+    match_spatial_size,
+    unit_difference,
+    wrong_shapes,
+)
+from mmkd_plugin.models.losses.loss_module import loss_module
 
 
+@loss_module('AttentionTransferLoss')
 def attention_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Mean squared difference between the normalised attention maps of two networks.
+    r"""Compute the mean squared difference between the normalised attention maps of two networks.
 
-    .. math:: L = \frac{1}{NHW} \sum_n \left\| \frac{Q^S_n}{\|Q^S_n\|_2} - \frac{Q^T_n}{\|Q^T_n\|_2} \right\|_2^2, \quad
+    .. math:: L = \frac{1}{NHW} \sum_n
+              \left\| \frac{Q^S_n}{\|Q^S_n\|_2} - \frac{Q^T_n}{\|Q^T_n\|_2} \right\|_2^2, \quad
               Q_n = \frac{1}{C} \sum_c f_{nc}^2
 
-    where Q is flattened over H and W. The paper has the norm without the square; the square, the mean over NHW and then a
-    weight of 1000 are the authors' code. Of two sizes the larger attention map is average-pooled to the smaller: energies,
-    unlike features, do not cancel. A dead map, of zero norm, attends to nothing: it stays zero and gets no gradient.
+    with Q flattened over H and W. The larger attention map is first average-pooled to the size of
+    the smaller: energies, unlike features, do not cancel. An attention map of zero norm stays zero
+    and receives no gradient.
 
     Args:
         student: f of the student, (N, C_s, H, W). Receives the gradient.
-        teacher: f of the teacher, for the same images, (N, C_t, H', W'). Receives none.
+        teacher: f of the teacher, for the same images, (N, C_t, H', W'). Receives no gradient.
 
     Returns:
-        A scalar in float32 or wider, whatever the autocast; at most 2/HW, for attention is never negative.
+        A scalar in float32 or wider, whatever the autocast. It is at most 2/HW, because attention
+        is never negative.
 
     Raises:
-        ValueError: If the inputs are no maps or differ in N.
+        ValueError: If the inputs are not 4-D or differ in N.
 
-    Source: Zagoruyko & Komodakis, Paying More Attention to Attention: Improving the Performance of Convolutional Neural
-    Networks via Attention Transfer, ICLR 2017; github.com/szagoruyko/attention-transfer.
+    Example:
+        >>> import torch
+        >>> student = torch.tensor([[[[3.0**0.5, 2.0]]]])  # energies (3, 4), normalised (.6, .8)
+        >>> teacher = torch.tensor([[[[0.0, 3.0]], [[0.0, 1.0]]]])  # energies (0, 5): (0, 1)
+        >>> attention_transfer_loss(student, teacher)  # (.36 + .04) / 2
+        tensor(0.2000)
+
+    Reference:
+        Zagoruyko & Komodakis, Paying More Attention to Attention: Improving the Performance of
+        Convolutional Neural Networks via Attention Transfer, ICLR 2017;
+        github.com/szagoruyko/attention-transfer. The paper has the norm without the square. The
+        square, the mean over NHW and a weight of 1000 after it are the authors' code.
     """
     if student.ndim != 4 or teacher.ndim != 4 or len(student) != len(teacher):
-        raise ValueError(
-            'attention_transfer_loss compares (N, C, H, W) with (N, C, H, W), of the same N: '
-            f'got student {tuple(student.shape)}, teacher {tuple(teacher.shape)}'
-        )
-    student, teacher = widened(student, teacher)
-    attention = same_size(
+        must = 'must be (N, C, H, W) with the same N'
+        raise wrong_shapes('attention_transfer_loss', must, student=student, teacher=teacher)
+    student, teacher = at_least_float32(student, teacher.detach())
+    attention = match_spatial_size(
         student.square().mean(dim=1, keepdim=True), teacher.square().mean(dim=1, keepdim=True)
     )
     return unit_difference(*attention).square().mean()
-
-
-@MODELS.register_module()
-class AttentionTransferLoss(nn.Module):
-    """:func:`attention_transfer_loss` with a weight, for configs.
-
-    Args:
-        loss_weight: Multiplies the loss.
-
-    Raises:
-        ValueError: If the weight is negative or NaN.
-    """
-
-    def __init__(self, loss_weight: float = 1.0) -> None:
-        super().__init__()
-        self.loss_weight = non_negative_number('loss_weight', loss_weight)
-
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return self.loss_weight * attention_transfer_loss(student, teacher)

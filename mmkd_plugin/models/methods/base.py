@@ -1,75 +1,114 @@
-"""What a method is."""
+"""The interface of a method: it turns model outputs into losses."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mmkd_plugin.outputs import Knowledge
+from mmkd_plugin.adapters.probe import Probe, TeacherProbe
+from mmkd_plugin.errors import non_negative_number
+from mmkd_plugin.outputs import NetworkOutput
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What a method needs of the networks.
+
+    Args:
+        student: Taps of the student.
+        teachers: Taps of each teacher, in order; empty if the method taps no teacher.
+        scores: Whether class scores of all networks are needed.
+        labels: Whether the method uses labels where a batch has them.
+        needs_labels: Whether a batch without labels is an error.
+    """
+
+    student: tuple[str, ...] = ()
+    teachers: tuple[tuple[str, ...], ...] = ()
+    scores: bool = False
+    labels: bool = False
+    needs_labels: bool = False
 
 
 class Method(nn.Module, ABC):
-    """Turns the knowledge of a student and its teachers into losses.
+    """Turn the outputs of a student and its teachers into losses.
 
-    A subclass says what it needs, builds its connectors in :meth:`bind`, and sees tensors alone: no model, path or data sample.
+    A subclass states its needs in :meth:`requests`, builds its connectors in :meth:`build`, and
+    computes losses in :meth:`forward`. It receives tensors, and no model.
+
+    Args:
+        weights: Weights of its losses, by name; each becomes an attribute. A method whose weights
+            are all 0 takes no part in the run.
+
+    Raises:
+        ConfigError: If a weight is no finite number >= 0.
+
+    Example:
+        A method that pulls the mean of a student's map to that of the first teacher's:
+
+        >>> class MeanTransfer(Method):
+        ...     loss_weight: float
+        ...     def __init__(self, loss_weight=1.0):
+        ...         super().__init__(loss_weight=loss_weight)
+        ...     def requests(self, num_teachers):
+        ...         return Requests(('backbone',), (('backbone',),) * num_teachers)
+        ...     def forward(self, student, teachers, labels):
+        ...         own, target = student.feature('backbone'), teachers[0].feature('backbone')
+        ...         return {'loss_mean': self.loss_weight * (own.mean() - target.mean()) ** 2}
+        >>> MeanTransfer(0.0).active
+        False
     """
 
-    #: What it wants recorded of the student, and of every teacher.
-    student_taps: tuple[str, ...] = ()
-    teacher_taps: tuple[str, ...] = ()
-    #: Whether it wants class scores of the student and the teachers.
-    needs_scores: bool = True
-    #: Whether it cannot do without labels.
-    needs_labels: bool = False
+    def __init__(self, **weights: float) -> None:
+        super().__init__()
+        self._weight_names = tuple(weights)
+        for name, value in weights.items():
+            setattr(self, name, non_negative_number(name, value))
 
     @property
     def active(self) -> bool:
-        """False if all its weights are 0: then it is not built into the run, and asks for no teacher."""
-        return True
+        """Whether a weight is above 0; an inactive method requests no teacher."""
+        return not self._weight_names or any(getattr(self, name) for name in self._weight_names)
 
-    def taps_of_teacher(self, index: int, count: int) -> tuple[str, ...]:
-        """What it wants recorded of teacher ``index`` of ``count``; :attr:`teacher_taps` unless teachers differ."""
-        return self.teacher_taps
-
-    def norms_of_teacher(self, index: int, count: int) -> tuple[str, ...]:
-        """Paths of the normalisation layers of teacher ``index`` whose scale and shift :meth:`bind` wants to see."""
-        return ()
-
-    def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:
-        """Build connectors for the shapes of one probe image; called once, before the optimizer is built.
+    @abstractmethod
+    def requests(self, num_teachers: int) -> Requests:
+        """Return what the method needs of the student and of ``num_teachers`` teachers.
 
         Raises:
-            ValueError: If the shapes do not fit the config.
+            ConfigError: If the config does not fit that number.
         """
 
-    def set_teacher_order(self, order: Sequence[int]) -> None:
-        """Learn the measured order of the teachers, best first, as indices."""
+    def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
+        """Build connectors for the shapes of one blank image; called once, before the optimizer.
+
+        Raises:
+            ConfigError: If the shapes do not fit the config.
+        """
 
     @property
-    def files_of_teachers(self) -> Sequence[tuple[int, bytes]]:
-        """For each loaded connector its teacher's index, and the SHA-256 of the file that it was trained on: the run must have the same."""
-        return ()
+    def auxiliary(self) -> nn.Module | None:
+        """Modules that learn from the teachers' outputs alone, by their own loss and optimizer.
 
-    @property
-    def apart(self) -> nn.Module | None:
-        """Connectors that learn from the teachers' knowledge alone, by a loss and an optimizer of their own; None if there are none.
-
-        They are no children of the method, which only reads them. Called with the teachers' knowledge, without gradient, they give
-        a dict of losses and facts, as :meth:`forward` does. A distiller with frozen teachers has nobody to train them, and refuses.
+        They are no children of the method, which only reads them. Called with the list of the
+        teachers' outputs, without gradient, they return a dict as :meth:`forward` does. Only
+        mutual learning trains them; None by default.
         """
         return None
 
     @abstractmethod
     def forward(
-        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
     ) -> dict[str, Tensor]:
         """Compute the losses of one batch.
 
         Args:
-            student: With gradient.
-            teachers: Without.
-            labels: (N,) class indices, (N, C) class probabilities (Mixup, CutMix), or None.
+            student: Outputs with gradient.
+            teachers: Outputs without gradient.
+            labels: Class indices (N,), or class probabilities (N, C) after Mixup and CutMix. For
+                detectors (N, C) with 1 for each class in the image. None if not requested, or if
+                the batch has none.
 
         Returns:
-            Scalars by name. One with ``loss`` in its name is added to the total; any other is a fact, logged only.
+            Scalars by name. A value with ``loss`` in its name is added to the total; any other is
+            a metric that is only logged.
         """

@@ -1,4 +1,4 @@
-"""The teachers' factors: from paraphrasers that were trained before, or that learn along."""
+"""Factors of teachers' maps, from trained paraphrasers or from ones that learn with the peers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -6,115 +6,141 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mmkd_plugin.errors import config_key
+from mmkd_plugin.adapters.probe import TeacherProbe
+from mmkd_plugin.errors import ConfigError, construct, mapping
 from mmkd_plugin.models.connectors import FrozenParaphraser, Paraphraser
 from mmkd_plugin.models.losses import reconstruction_loss, relative_error
-from mmkd_plugin.models.methods.channels import feature
-from mmkd_plugin.outputs import Knowledge
+from mmkd_plugin.models.methods.paired import Pair
+from mmkd_plugin.outputs import NetworkOutput
 
 
 class Paraphrasers(nn.Module):
-    """Paraphrasers of peers' maps, one a pair, which learn to reconstruct these while the peers change.
+    """Paraphrasers of peers' maps, one a pair, trained by reconstruction while the peers change.
 
     Args:
-        pairs: Whose ``index`` and ``teacher`` say which map.
-        paraphrasers: One a pair.
+        pairs: Pairs whose ``index`` and ``teacher`` name the maps.
+        paraphrasers: One for each pair.
     """
 
-    def __init__(
-        self, pairs: Sequence[Mapping[str, Any]], paraphrasers: Sequence[Paraphraser]
-    ) -> None:
+    def __init__(self, pairs: Sequence[Pair], paraphrasers: Sequence[Paraphraser]) -> None:
         super().__init__()
-        self.sources = [(pair.get('index', 0), pair['teacher']) for pair in pairs]
+        self.sources = [(pair.index, pair.teacher) for pair in pairs]
         self.paraphrasers = nn.ModuleList(paraphrasers)
 
-    def forward(self, teachers: Sequence[Knowledge]) -> dict[str, Tensor]:
-        """Reconstruction loss and relative error, each the sum or the mean over pairs; no gradient reaches a teacher."""
+    def forward(self, teachers: Sequence[NetworkOutput]) -> dict[str, Tensor]:
+        """Return the summed reconstruction loss and the mean relative error.
+
+        No gradient reaches a teacher.
+        """
         losses, errors = [], []
         for (index, tap), paraphraser in zip(self.sources, self.paraphrasers, strict=True):
-            target = feature(teachers[index], tap).detach()
+            target = teachers[index].feature(tap).detach()
             reconstruction = paraphraser(target)
             losses.append(reconstruction_loss(reconstruction, target))
             errors.append(relative_error(reconstruction, target))
-        return {
-            'loss_rec': sum(losses[1:], losses[0]),
-            'relative_error': torch.stack(errors).mean(),
-        }
+        total = sum(losses[1:], losses[0])
+        return {'loss_rec': total, 'relative_error': torch.stack(errors).mean()}
 
 
 class FactorTargets(nn.Module):
-    """One paraphraser a pair: the encoder of a trained one where the pair has a ``checkpoint``, otherwise one that learns along.
+    """One paraphraser a pair: frozen where the pair has a ``checkpoint``, learning otherwise.
 
     Args:
-        pairs: Of the method.
-        paraphraser: Config of those that learn along; ``type`` may be left out.
+        pairs: Pairs of the method.
+        paraphraser: Config of learning paraphrasers; ``type`` may be left out.
 
     Raises:
-        ValueError: If only some pairs have a checkpoint, or a config is given beside checkpoints, which bring their own.
+        ConfigError: If only some pairs have a checkpoint, or a config is given beside checkpoints,
+            which bring their own.
     """
 
-    def __init__(
-        self, pairs: Sequence[Mapping[str, Any]], paraphraser: Mapping[str, Any] | None
-    ) -> None:
+    def __init__(self, pairs: Sequence[Pair], paraphraser: Mapping[str, Any] | None) -> None:
         super().__init__()
         self._pairs = pairs
-        self._config = {key: value for key, value in (paraphraser or {}).items() if key != 'type'}
-        given = [pair.get('checkpoint') is not None for pair in pairs]
+        config = mapping('paraphraser', paraphraser, 'dict(factor_rate=0.5)')
+        if config.get('type', 'Paraphraser') != 'Paraphraser':
+            raise ConfigError('paraphraser.type', "must be 'Paraphraser'", found=config['type'])
+        self._config = {key: value for key, value in config.items() if key != 'type'}
+        given = [pair.checkpoint is not None for pair in pairs]
         if any(given) and not all(given):
-            raise ValueError(
-                f'pairs[{given.index(False)}].checkpoint: expected one in every pair or in none, got {given.count(True)} of {len(given)}'
-            )
-        if paraphraser is not None and paraphraser.get('type', 'Paraphraser') != 'Paraphraser':
-            raise ValueError(
-                f"paraphraser.type: expected 'Paraphraser', got {paraphraser['type']!r}"
+            raise ConfigError(
+                f'pairs[{given.index(False)}].checkpoint',
+                f'is missing: {given.count(True)} of {len(given)} pairs have one',
+                'Give every pair a checkpoint, or none.',
             )
         if self._config and any(given):
-            raise ValueError(
-                f'paraphraser: expected none where pairs have a checkpoint, which says its own, got {paraphraser!r}'
+            raise ConfigError(
+                'paraphraser',
+                'cannot be set where pairs have a checkpoint, which has its own settings',
+                'Remove it.',
+                found=paraphraser,
             )
         self._given = all(given)
         self.trained = nn.ModuleList()
-        self._apart: tuple[
-            Paraphrasers, ...
-        ] = ()  # in a tuple, so that it is no child: somebody else trains it
+        # No child module: the peer owns it, and another optimizer trains it.
+        object.__setattr__(self, 'auxiliary', None)
 
-    @property
-    def apart(self) -> Paraphrasers | None:
-        """See :attr:`Method.apart`."""
-        return self._apart[0] if self._apart else None
+    auxiliary: Paraphrasers | None
 
-    @property
-    def files_of_teachers(self) -> list[tuple[int, bytes]]:
-        """See :attr:`Method.files_of_teachers`."""
-        trained = [cast(FrozenParaphraser, one) for one in self.trained]
-        return [
-            (pair.get('index', 0), one.teacher_sha256)
-            for pair, one in zip(self._pairs, trained, strict=False)
-        ]
+    def build(self, channels: Sequence[int], teachers: Sequence[TeacherProbe]) -> list[int]:
+        """Load or build the paraphrasers; return the factor channels of each pair.
 
-    def bind(self, channels: Sequence[int]) -> list[int]:
-        """Load or build, for the teachers' channels; give each pair's factor channels.
+        Args:
+            channels: Channels of each pair's map of the teacher.
+            teachers: Probes of all teachers.
 
         Raises:
-            ValueError: If a checkpoint is of no paraphraser, or of one for another tap or other channels.
+            ConfigError: If a checkpoint is missing, or not of a paraphraser for this map.
         """
         if not self._given:
-            with config_key('paraphraser'):
-                learning = [Paraphraser(count, **self._config) for count in channels]
-            self._apart = (Paraphrasers(self._pairs, learning),)
-            return [one.factor_channels for one in learning]
-        factor_channels = []
+            self._require_peers(teachers)
+            learning = [
+                construct('paraphraser', Paraphraser, dict(in_channels=count, **self._config))
+                for count in channels
+            ]
+            object.__setattr__(self, 'auxiliary', Paraphrasers(self._pairs, learning))
+            return [paraphraser.factor_channels for paraphraser in learning]
         for number, (pair, count) in enumerate(zip(self._pairs, channels, strict=True)):
-            key = f'pairs[{number}].checkpoint'
-            one = FrozenParaphraser.load(
-                pair['checkpoint'], key, tap=pair['teacher'], in_channels=count
-            )
-            self.trained.append(one)
-            factor_channels.append(one.factor_channels)
-        return factor_channels
+            self.trained.append(self._load(f'pairs[{number}].checkpoint', pair, count, teachers))
+        return [cast(FrozenParaphraser, one).factor_channels for one in self.trained]
 
     @torch.no_grad()
     def factor(self, number: int, feature: Tensor) -> Tensor:
-        """Of the pair ``number`` the factor (N, c, H, W) of its teacher's map (N, C, H, W), without gradient."""
-        paraphrasers = self._apart[0].paraphrasers if self._apart else self.trained
-        return cast(Paraphraser | FrozenParaphraser, paraphrasers[number]).encode(feature)
+        """Return the factor (N, c, H, W) of the teacher's map (N, C, H, W) of a pair."""
+        learning = None if self.auxiliary is None else self.auxiliary.paraphrasers
+        paraphraser = (learning or self.trained)[number]
+        return cast(Paraphraser | FrozenParaphraser, paraphraser).encode(feature)
+
+    def _require_peers(self, teachers: Sequence[TeacherProbe]) -> None:
+        for number, pair in enumerate(self._pairs):
+            if teachers[pair.index].frozen:
+                raise ConfigError(
+                    f'pairs[{number}].checkpoint',
+                    'is missing: an untrained paraphraser gives random factors',
+                    'Train the paraphraser first, with mmkd_plugin.ParaphraserTrainer.',
+                )
+
+    def _load(
+        self, key: str, pair: Pair, channels: int, teachers: Sequence[TeacherProbe]
+    ) -> FrozenParaphraser:
+        teacher = teachers[pair.index]
+        if not teacher.frozen:
+            raise ConfigError(
+                key,
+                f'cannot be set in mutual learning: {teacher.key} still learns',
+                'Remove it: the paraphraser then learns together with the peers.',
+                found=pair.checkpoint,
+            )
+        loaded = FrozenParaphraser.load(
+            str(pair.checkpoint), key, tap=pair.teacher, in_channels=channels
+        )
+        if loaded.teacher_sha256 != teacher.sha256:
+            raise ConfigError(
+                key,
+                f'is of a paraphraser of another teacher file (SHA-256 '
+                f'{loaded.teacher_sha256[:8]}…) than {teacher.key}, {teacher.checkpoint} '
+                f'({str(teacher.sha256)[:8]}…)',
+                'Train the paraphraser on this teacher.',
+                found=pair.checkpoint,
+            )
+        return loaded

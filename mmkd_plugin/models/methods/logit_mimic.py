@@ -1,4 +1,4 @@
-"""Ba & Caruana's mimicry of logits."""
+"""Logit mimicry of Ba & Caruana."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,31 +6,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmkd_plugin.errors import non_negative_number
+from mmkd_plugin.adapters.probe import Probe, TeacherProbe
+from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.losses import logit_mimic_loss
-from mmkd_plugin.models.methods.base import Method
-from mmkd_plugin.models.methods.locations import Locations
-from mmkd_plugin.models.methods.scores import compared_scores, logits_of
-from mmkd_plugin.outputs import ClassScores, Knowledge
+from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.location_weights import LocationWeights
+from mmkd_plugin.outputs import NetworkOutput, score_rows
 from mmkd_plugin.registry import MODELS
 
 
 @MODELS.register_module()
 class LogitMimic(Method):
-    """Regress the teachers' mean logits; with ``task_weight=0`` no label is touched, so the transfer set needs none.
+    r"""Regress the teachers' mean logits.
+
+    .. math:: L = \frac{w}{2N} \sum_n \| g_n - z_n \|^2
+
+    With ``task_weight=0`` no label is used, so the transfer set needs none.
 
     Args:
-        loss_weight: Multiplies :func:`~mmkd_plugin.models.losses.logit_mimic_loss`: half the squared error, summed over classes, mean over images.
-        standardize: Measure both networks' logits in the teachers' mean and standard deviation per class over the transfer set, which
-            the hook ``MeasureLogits`` takes before training. They are saved with the run. Not for detectors.
-        locations: Which places of detectors teach, and how much: see :class:`~mmkd_plugin.models.methods.locations.Locations`.
+        loss_weight: :math:`w`, of :func:`~mmkd_plugin.models.losses.logit_mimic_loss`: half the
+            squared error, summed over classes, mean over images.
+        standardize: Standardise both networks' logits by the teachers' mean and standard deviation
+            per class over the transfer set. The hook ``MeasureLogits`` measures them before
+            training; they are saved with the run. Not for detectors.
+        locations: Weights of the locations of detectors; see
+            :class:`~mmkd_plugin.models.methods.location_weights.LocationWeights`.
 
     Raises:
-        ValueError: If the weight is negative; in training, if the statistics were never measured.
+        ConfigError: If the weight is negative; in training, if the statistics were not measured.
 
-    Source: Ba, Caruana, Do Deep Nets Really Need to be Deep?, NIPS 2014, eq. 1 and section 2.2.
+    Reference:
+        Ba, Caruana, Do Deep Nets Really Need to be Deep?, NIPS 2014, eq. 1 and section 2.2.
     """
 
+    loss_weight: float
     logit_mean: Tensor
     logit_std: Tensor
 
@@ -40,49 +49,53 @@ class LogitMimic(Method):
         standardize: bool = False,
         locations: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.loss_weight = non_negative_number('loss_weight', loss_weight)
+        super().__init__(loss_weight=loss_weight)
         self.standardize = bool(standardize)
-        self.locations = Locations.of(locations)
+        self.locations = LocationWeights.from_config(locations)
         self._checked = False  # spares a device-to-host copy every step
 
-    @property
-    def active(self) -> bool:
-        return self.loss_weight > 0
+    def requests(self, num_teachers: int) -> Requests:
+        return Requests(teachers=((),) * num_teachers, scores=True)
 
-    def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:
+    def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
+        scores = student.output.scores
+        assert scores is not None
         if self.standardize:
-            if isinstance(student.logits, ClassScores):
-                raise ValueError(
-                    'standardize: expected False for detectors, most of whose places show nothing, got True'
+            if not scores.per_image:
+                raise ConfigError(
+                    'standardize',
+                    'must be False for detectors, most of whose locations are background',
+                    found=True,
                 )
-            classes = logits_of(student).shape[-1]
-            self.register_buffer('logit_mean', torch.full((classes,), torch.nan))
-            self.register_buffer('logit_std', torch.full((classes,), torch.nan))
+            self.register_buffer('logit_mean', torch.full((scores.num_classes,), torch.nan))
+            self.register_buffer('logit_std', torch.full((scores.num_classes,), torch.nan))
 
     @property
     def measured(self) -> bool:
-        """Whether the statistics are there, or not needed."""
+        """Whether the statistics are measured, or not needed."""
         return not self.standardize or bool(self.logit_mean.isfinite().all())
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Take the teachers' per-class mean and standard deviation, (C,) each, over the transfer set."""
+        """Set the teachers' mean and standard deviation per class, (C,) each."""
         self.logit_mean.copy_(mean)
         self.logit_std.copy_(std.clamp_min(1e-6))
 
     def forward(
-        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
     ) -> dict[str, Tensor]:
-        scores = compared_scores(student, teachers, self.locations)
-        own, target = scores.student, scores.teachers.mean(dim=1)
+        rows = score_rows(student, teachers, self.locations)
+        own, target = rows.student, rows.teachers.mean(dim=1)
         if self.standardize:
             self._require_statistics()
             own, target = ((logits - self.logit_mean) / self.logit_std for logits in (own, target))
-        return {'loss_mimic': self.loss_weight * logit_mimic_loss(own, target, scores.weights)}
+        return {'loss_mimic': self.loss_weight * logit_mimic_loss(own, target, rows.weights)}
 
     def _require_statistics(self) -> None:
         if not self._checked and not self.measured:
-            raise ValueError(
-                "standardize: expected measured logits: add custom_hooks=[dict(type='mmkd_plugin.MeasureLogits')]"
+            raise ConfigError(
+                'standardize',
+                'needs measured logits',
+                "Add custom_hooks=[dict(type='mmkd_plugin.MeasureLogits')].",
+                found=True,
             )
         self._checked = True

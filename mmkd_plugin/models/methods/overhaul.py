@@ -6,125 +6,118 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkd_plugin.errors import non_negative_number
+from mmkd_plugin.adapters.probe import TeacherProbe
+from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.connectors import OverhaulConnector
 from mmkd_plugin.models.losses import overhaul_loss, overhaul_margin
-from mmkd_plugin.models.methods.paired import PairedMethod
-from mmkd_plugin.outputs import Knowledge
+from mmkd_plugin.models.methods.paired import Pair, PairedMethod
 from mmkd_plugin.registry import MODELS
 
 
 @MODELS.register_module()
 class Overhaul(PairedMethod):
-    r"""Follow the teacher's maps before their ReLU where they are positive, and below its margin where they are not.
+    r"""Match the teacher's maps before their ReLU, down to a margin below zero.
 
-    .. math:: L = w \sum_{l=0}^{L-1} \frac{1}{2^{L-l-1}} \cdot \frac{1}{1000 N} \sum d_p(r_l(s_l), \max(t_l, m_l))
+    .. math:: L = w \sum_{l=0}^{L-1} \frac{1}{2^{L-l-1}} \cdot \frac{1}{1000 N}
+              \sum d_p(r_l(s_l), \max(t_l, m_l))
 
-    with a 1x1 convolution and BatchNorm :math:`r_l`, the partial L2 distance :math:`d_p`, and for every channel the margin
-    :math:`m`: what the teacher's BatchNorm before the ReLU gives on average where it gives less than 0.
+    with a 1x1 convolution and BatchNorm :math:`r_l`, the partial L2 distance :math:`d_p`, and a
+    margin :math:`m` for every channel: the expectation of the negative outputs of the teacher's
+    BatchNorm before the ReLU.
 
     Args:
-        pairs: See :class:`~mmkd_plugin.models.methods.paired.PairedMethod`, low levels first; the taps are maps before a ReLU, such as
-            ``'backbone.layer3.2.relu2:input'``; ``norm`` is the path of the teacher's BatchNorm layer before it.
+        pairs: See :class:`~mmkd_plugin.models.methods.paired.PairedMethod`, low levels first. The
+            taps are maps before a ReLU, such as ``'backbone.layer3.2.relu2:input'``; ``norm`` is
+            the path of the teacher's BatchNorm layer before it.
         loss_weight: :math:`w`.
 
     Raises:
-        ValueError: If a pair lacks a tap or its ``norm``, or the norm has other channels than the teacher's map.
+        ConfigError: If a pair lacks a tap or its ``norm``, or the norm has other channels than the
+            teacher's map.
 
-    Source: Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, eq. 2-4; the factors of levels from its code.
+    Reference:
+        Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, eq. 2-4; the
+        factors of the levels are those of its code.
     """
 
-    pair_keys = frozenset({'norm'})
+    loss_name = 'loss_overhaul'
+    pair_keys = ('norm',)
 
     def __init__(self, pairs: Sequence[Mapping[str, Any]], loss_weight: float = 1.0) -> None:
-        super().__init__(pairs)
-        self.loss_weight = non_negative_number('loss_weight', loss_weight)
-        require_norms(self.pairs)
+        super().__init__(pairs, loss_weight=loss_weight)
         self.connectors = nn.ModuleList()
         self.margins = Margins(self.pairs)
 
-    @property
-    def active(self) -> bool:
-        return self.loss_weight > 0
+    def build_connectors(
+        self, channels: Sequence[tuple[int, int]], teachers: Sequence[TeacherProbe]
+    ) -> None:
+        self.margins.build([target for _, target in channels], teachers)
+        self.connectors.extend(OverhaulConnector(*pair) for pair in channels)
 
-    def norms_of_teacher(self, index: int, count: int) -> tuple[str, ...]:
-        return norms_of(self.pairs, index)
-
-    def bind(self, student: Knowledge, teachers: Sequence[Knowledge]) -> None:
-        channels = list(self.channels(student, teachers))
-        self.margins.bind(teachers, [target for _, target in channels])
-        for source, target in channels:
-            self.connectors.append(OverhaulConnector(source, target))
-
-    def forward(
-        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
-    ) -> dict[str, Tensor]:
-        levels = len(self.pairs)
-        losses = []
-        for level, (source, target) in enumerate(self.maps(student, teachers)):
-            loss = overhaul_loss(self.connectors[level](source), target, self.margins.of(level))
-            losses.append(loss / level_divisor(level, levels))
-        return {'loss_overhaul': self.loss_weight * sum(losses[1:], losses[0])}
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor) -> Tensor:
+        loss = overhaul_loss(self.connectors[number](student), teacher, self.margins.of(number))
+        return loss / level_divisor(number, len(self.pairs))
 
 
 def level_divisor(level: int, levels: int) -> float:
-    """What the authors' code divides a level's loss by: the deepest of ``levels`` by 1000, each one before by twice the next."""
+    """Return the divisor of a level's loss in the authors' code.
+
+    The deepest of ``levels`` is divided by 1000, each one before by twice as much as the next.
+
+    Example:
+        >>> [level_divisor(level, 3) for level in range(3)]
+        [4000.0, 2000.0, 1000.0]
+    """
     return 1000.0 * 2 ** (levels - level - 1)
 
 
 class Margins(nn.Module):
-    """Each pair's margin, (C,), from its teacher's normalisation layer; a buffer, saved with the run.
+    """The margin of each pair, (C,), as buffers that are saved with the run.
 
     Args:
-        pairs: Of the method, with ``norm``.
+        pairs: Pairs of the method.
+
+    Raises:
+        ConfigError: If a pair has no ``norm``.
     """
 
-    def __init__(self, pairs: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, pairs: Sequence[Pair]) -> None:
         super().__init__()
         self._pairs = pairs
+        for number, pair in enumerate(pairs):
+            if not isinstance(pair.norm, str):
+                raise ConfigError(
+                    f'pairs[{number}].norm',
+                    'must be the path of the teacher’s BatchNorm layer before the ReLU',
+                    "For example 'backbone.layer3.2.bn2'.",
+                    found=pair.norm,
+                )
 
-    def bind(self, teachers: Sequence[Knowledge], channels: Sequence[int]) -> None:
-        """Compute them.
+    def build(self, channels: Sequence[int], teachers: Sequence[TeacherProbe]) -> None:
+        """Compute the margins.
+
+        Args:
+            channels: Channels of each pair's map of the teacher.
+            teachers: Probes of all teachers.
 
         Raises:
-            ValueError: If the layer was not seen, or has other channels than the teacher's map.
+            ConfigError: If a layer is no BatchNorm or has other channels, or its network still
+                learns.
         """
         for number, (pair, count) in enumerate(zip(self._pairs, channels, strict=True)):
-            norms = teachers[pair.get('index', 0)].norms
-            if pair['norm'] not in norms:
-                raise ValueError(
-                    f'pairs[{number}].norm: expected a frozen teacher, whose margin stays as it is, got a network that learns'
-                )
-            scale, shift = norms[pair['norm']]
+            key = f'pairs[{number}].norm'
+            scale, shift = teachers[pair.index].norm(str(pair.norm), key)
             if len(scale) != count:
-                raise ValueError(
-                    f'pairs[{number}].norm: expected the {count} channels of {pair["teacher"]!r}, got {len(scale)}'
+                raise ConfigError(
+                    key, f'must have the {count} channels of {pair.teacher!r}', found=len(scale)
                 )
-            self.register_buffer(f'margin{number}', overhaul_margin(scale.detach(), shift.detach()))
+            margin = overhaul_margin(scale.detach(), shift.detach())
+            self.register_buffer(f'margin{number}', margin)
 
     def of(self, number: int) -> Tensor:
-        """The margin of the pair ``number``, (C,)."""
+        """Return the margin of a pair, (C,)."""
         return self.get_buffer(f'margin{number}')
 
     def target(self, number: int, feature: Tensor) -> Tensor:
-        """The map (N, C, H, W), not below the margin."""
+        """Return the teacher's map (N, C, H, W) cut off at the margin."""
         return torch.maximum(feature.detach().float(), self.of(number).view(1, -1, 1, 1))
-
-
-def require_norms(pairs: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse pairs without the path of the teacher's normalisation layer.
-
-    Raises:
-        ValueError: If one lacks it.
-    """
-    for number, pair in enumerate(pairs):
-        if not isinstance(pair.get('norm'), str):
-            raise ValueError(
-                f"pairs[{number}].norm: expected the path of the teacher's BatchNorm layer before the ReLU, such as "
-                f"'backbone.layer3.2.bn2', got {pair.get('norm')!r}"
-            )
-
-
-def norms_of(pairs: Sequence[Mapping[str, Any]], index: int) -> tuple[str, ...]:
-    """The normalisation layers of teacher ``index`` that pairs name."""
-    return tuple(pair['norm'] for pair in pairs if pair.get('index', 0) == index and 'norm' in pair)

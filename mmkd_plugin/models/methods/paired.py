@@ -1,90 +1,186 @@
-"""What methods on feature maps share: pairs of taps, one of the student and one of a teacher."""
+"""Methods on feature maps: pairs of taps, one of the student and one of a teacher."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmkd_plugin.models.methods.base import Method
-from mmkd_plugin.models.methods.channels import feature, stated_channels
-from mmkd_plugin.outputs import Knowledge
+from mmkd_plugin.adapters.probe import Probe, TeacherProbe
+from mmkd_plugin.errors import ConfigError, config_key
+from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.outputs import NetworkOutput
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tap of the student and a tap of a teacher.
+
+    Args:
+        student: Tap of the student.
+        teacher: Tap of the teacher.
+        index: Index of the teacher.
+        student_channels: Channels of the student's map; checked if stated.
+        teacher_channels: Channels of the teacher's map; checked if stated.
+        checkpoint: Checkpoint of the pair's paraphraser.
+        norm: Path of the teacher's normalisation layer before the ReLU.
+    """
+
+    student: str
+    teacher: str
+    index: int = 0
+    student_channels: int | None = None
+    teacher_channels: int | None = None
+    checkpoint: str | None = None
+    norm: str | None = None
+
+
+_OPTIONAL = ('checkpoint', 'norm')
 
 
 class PairedMethod(Method):
-    """A method that compares maps by pairs of taps; it needs neither class scores nor labels.
+    """A template: one loss for each pair of maps, and their weighted sum.
+
+    A subclass implements :meth:`pair_loss`, and :meth:`build_connectors` if it has connectors.
 
     Args:
-        pairs: ``dict(student='backbone.layer2', teacher='backbone.layer2')`` each; ``index`` names the teacher (0),
-            ``student_channels`` and ``teacher_channels`` may be stated, otherwise they are inferred.
+        pairs: ``dict(student='backbone.layer2', teacher='backbone.layer2')`` each; ``index``
+            chooses the teacher (0). ``student_channels`` and ``teacher_channels`` are inferred, and
+            checked if they are stated.
+        weights: See :class:`~mmkd_plugin.models.methods.Method`.
 
     Raises:
-        ValueError: If there is none, or one lacks a tap or has a key too many.
+        ConfigError: If there is no pair, or one lacks a tap or has an unknown key.
     """
 
-    needs_scores = False
-    #: What a pair may say beside its taps, the teacher's index and the channels.
-    pair_keys: ClassVar[frozenset[str]] = frozenset()
-    #: Whether a map (N, C, H, W) is needed, not features (N, C).
+    #: Name of the loss in logs.
+    loss_name: ClassVar[str]
+    #: Keys of a pair beside its taps, the teacher's index and the channels.
+    pair_keys: ClassVar[tuple[str, ...]] = ()
+    #: Whether maps (N, C, H, W) are needed, and features (N, C) refused.
     maps_only: ClassVar[bool] = True
 
-    def __init__(self, pairs: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__()
+    loss_weight: float
+
+    def __init__(self, pairs: Sequence[Mapping[str, Any]], **weights: float) -> None:
+        super().__init__(**weights)
         if not isinstance(pairs, (list, tuple)) or not pairs:
-            raise ValueError(f'pairs: expected a list of dict(student=…, teacher=…), got {pairs!r}')
-        known = {
-            'student',
-            'teacher',
-            'index',
-            'student_channels',
-            'teacher_channels',
-            *self.pair_keys,
-        }
-        for number, pair in enumerate(pairs):
-            if not isinstance(pair, Mapping) or not {'student', 'teacher'} <= pair.keys() <= known:
-                raise ValueError(
-                    f'pairs[{number}]: expected dict(student=…, teacher=…) and of {sorted(known)}, got {pair!r}'
-                )
-        self.pairs = [dict(pair) for pair in pairs]
-        self.student_taps = tuple(pair['student'] for pair in pairs)
+            raise ConfigError('pairs', 'must be a list of dict(student=…, teacher=…)', found=pairs)
+        self.pairs = [self._parse(f'pairs[{n}]', pair) for n, pair in enumerate(pairs)]
 
-    def taps_of_teacher(self, index: int, count: int) -> tuple[str, ...]:
+    def _parse(self, key: str, config: Any) -> Pair:
+        if not isinstance(config, Mapping):
+            raise ConfigError(key, 'must be dict(student=…, teacher=…)', found=config)
+        names = [f.name for f in fields(Pair)]
+        known = [name for name in names if name not in _OPTIONAL or name in self.pair_keys]
+        for name in ('student', 'teacher'):
+            if name not in config:
+                raise ConfigError(f'{key}.{name}', 'is missing', 'Name a tap.')
+        for name, value in config.items():
+            if name not in known:
+                keys = ', '.join(known)
+                raise ConfigError(
+                    f'{key}.{name}',
+                    f'is not a key of a pair of {type(self).__name__}',
+                    f'The keys are {keys}.',
+                    found=value,
+                )
+        return Pair(**config)
+
+    def requests(self, num_teachers: int) -> Requests:
         for number, pair in enumerate(self.pairs):
-            if pair.get('index', 0) not in range(count):
-                raise ValueError(
-                    f'pairs[{number}].index: expected one of {count} teachers, got {pair.get("index")!r}'
+            if pair.index not in range(num_teachers):
+                raise ConfigError(
+                    f'pairs[{number}].index',
+                    f'must be the index of one of {num_teachers} teachers',
+                    found=pair.index,
                 )
-        return tuple(pair['teacher'] for pair in self.pairs if pair.get('index', 0) == index)
+        return Requests(
+            student=tuple(pair.student for pair in self.pairs),
+            teachers=tuple(
+                tuple(pair.teacher for pair in self.pairs if pair.index == index)
+                for index in range(num_teachers)
+            ),
+        )
 
-    def maps(
-        self, student: Knowledge, teachers: Sequence[Knowledge]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each pair's map of the student and of its teacher, in the order of ``pairs``."""
-        for pair in self.pairs:
-            yield (
-                feature(student, pair['student']),
-                feature(teachers[pair.get('index', 0)], pair['teacher']),
-            )
+    def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
+        channels = []
+        for number, pair in enumerate(self.pairs):
+            maps = student.feature(pair.student), teachers[pair.index].feature(pair.teacher)
+            with config_key(f'pairs[{number}]'):
+                channels.append(self._channels(pair, *maps))
+        self.build_connectors(channels, teachers)
 
-    def channels(
-        self, student: Knowledge, teachers: Sequence[Knowledge]
-    ) -> Iterator[tuple[int, int]]:
-        """Each pair's channels, of the student's map and of the teacher's.
+    def build_connectors(
+        self, channels: Sequence[tuple[int, int]], teachers: Sequence[TeacherProbe]
+    ) -> None:
+        """Build the connectors of all pairs; none by default.
+
+        Args:
+            channels: Channels of each pair's maps, of the student and of the teacher.
+            teachers: Probes of all teachers.
 
         Raises:
-            ValueError: If they are not those that the config states, or the tap gives no map.
+            ConfigError: If a pair does not fit.
         """
-        for number, (pair, maps) in enumerate(
-            zip(self.pairs, self.maps(student, teachers), strict=True)
+
+    def forward(
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        losses = [self.pair_loss(n, *maps) for n, maps in enumerate(self.maps(student, teachers))]
+        return {self.loss_name: self.loss_weight * sum(losses[1:], losses[0])}
+
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compute the unweighted loss of one pair, a scalar.
+
+        Args:
+            number: Index into ``pairs``.
+            student: The student's map, with gradient.
+            teacher: The teacher's map, without gradient.
+        """
+        raise NotImplementedError
+
+    def maps(
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each pair's maps, of the student and of its teacher."""
+        for pair in self.pairs:
+            yield student.feature(pair.student), teachers[pair.index].feature(pair.teacher)
+
+    def _channels(self, pair: Pair, student: Tensor, teacher: Tensor) -> tuple[int, int]:
+        for side, tap, found in (
+            ('student', pair.student, student),
+            ('teacher', pair.teacher, teacher),
         ):
-            keys = [f'pairs[{number}].{side}_channels' for side in ('student', 'teacher')]
-            for side, seen in zip(('student', 'teacher'), maps, strict=True):
-                if self.maps_only and seen.ndim != 4:
-                    raise ValueError(
-                        f'pairs[{number}].{side}: expected a tap that gives maps (N, C, H, W), {pair[side]!r} gives '
-                        f'{tuple(seen.shape)}'
-                    )
-            source, target = (
-                stated_channels(key, pair.get(key.rpartition('.')[2]), seen)
-                for key, seen in zip(keys, maps, strict=True)
+            if found.ndim != 4 and (self.maps_only or found.ndim != 2):
+                forms = '(N, C, H, W)' if self.maps_only else '(N, C, H, W) or (N, C)'
+                raise ConfigError(
+                    side, f'must tap {forms}, but {tap!r} has the shape', found=tuple(found.shape)
+                )
+        if student.ndim != teacher.ndim:
+            raise ConfigError(
+                'teacher',
+                f'must tap the same form as the student, {tuple(student.shape)}',
+                'Pair a map with a map, and a vector with a vector.',
+                found=tuple(teacher.shape),
             )
-            yield source, target
+        return (
+            check_channels('student_channels', pair.student_channels, student),
+            check_channels('teacher_channels', pair.teacher_channels, teacher),
+        )
+
+
+def check_channels(key: str, stated: int | None, found: Tensor) -> int:
+    """Return the channels of a map (N, C, H, W) or of features (N, C).
+
+    Raises:
+        ConfigError: If the config states another number, or the tensor has neither form.
+    """
+    if found.ndim not in (2, 4):
+        shape = tuple(found.shape)
+        raise ConfigError(key, 'needs a map (N, C, H, W) or features (N, C)', found=shape)
+    if stated is not None and stated != found.shape[1]:
+        raise ConfigError(
+            key, f'must be {found.shape[1]}, the channels of the tapped tensor', found=stated
+        )
+    return int(found.shape[1])

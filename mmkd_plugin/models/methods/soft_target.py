@@ -1,15 +1,17 @@
-"""Hinton's soft targets, of one teacher or of an ensemble."""
+"""Soft targets of one teacher, of an ensemble, or of teachers that are weighed for each image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from mmkd_plugin.errors import non_negative_number, one_of, positive_number
-from mmkd_plugin.models.methods.base import Method
-from mmkd_plugin.models.methods.locations import Locations
-from mmkd_plugin.models.methods.scores import compared_scores
-from mmkd_plugin.outputs import Knowledge
+from mmkd_plugin.adapters.probe import Probe, TeacherProbe
+from mmkd_plugin.errors import ConfigError, one_of, positive_number
+from mmkd_plugin.models.losses import soft_target_loss
+from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.location_weights import LocationWeights
+from mmkd_plugin.models.methods.teacher_mixture import EMBEDDING_TAP, TeacherMixture
+from mmkd_plugin.outputs import NetworkOutput, ScoreRows, score_rows
 from mmkd_plugin.registry import MODELS
 
 
@@ -24,43 +26,82 @@ class SoftTarget(Method):
     Args:
         temperature: :math:`\tau`, of both sides.
         loss_weight: :math:`w`.
-        ensemble: How several teachers become :math:`\bar p`: the ``'arithmetic'`` mean of their probabilities, or the normalised
-            ``'geometric'`` one (of their mean logits).
-        locations: Which places of detectors teach, and how much: ``dict(weighting='foreground', background=0.05)``, see
-            :class:`~mmkd_plugin.models.methods.locations.Locations`. Of their heads with a sigmoid every class is a distribution of its own.
+        ensemble: How several teachers become :math:`\bar p`: the ``'arithmetic'`` mean of their
+            probabilities, or the normalised ``'geometric'`` one (of their mean logits).
+        weighting: Rule that weighs the teachers for each image, such as
+            ``dict(type='LatentTeacherWeighting')``, in place of a mean.
+        objective: How a weighting learns; see
+            :class:`~mmkd_plugin.models.methods.teacher_mixture.TeacherMixture`.
+        embedding_tap: The student's embedding, for a weighting.
+        locations: Weights of the locations of detectors:
+            ``dict(weighting='foreground', background=0.05)``, see
+            :class:`~mmkd_plugin.models.methods.location_weights.LocationWeights`. In heads with a
+            sigmoid every class is a distribution of two outcomes.
 
     Raises:
-        ValueError: If a number or the word is out of range.
+        ConfigError: If a number or a word is out of range, or ``ensemble='geometric'`` stands
+            beside a weighting, which mixes probabilities.
 
-    Source: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, sections 2 and 5.
+    Reference:
+        Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, sections 2 and 5.
     """
+
+    loss_weight: float
 
     def __init__(
         self,
         temperature: float = 4.0,
         loss_weight: float = 1.0,
         ensemble: str = 'arithmetic',
+        weighting: Mapping[str, Any] | None = None,
+        objective: str = 'paper',
+        embedding_tap: str = EMBEDDING_TAP,
         locations: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight=loss_weight)
         self.temperature = positive_number('temperature', temperature)
-        self.loss_weight = non_negative_number('loss_weight', loss_weight)
         self.ensemble = one_of('ensemble', ensemble, ('arithmetic', 'geometric'))
-        self.locations = Locations.of(locations)
+        self.locations = LocationWeights.from_config(locations)
+        self.mixture: TeacherMixture | None = None
+        if weighting is not None:
+            if ensemble != 'arithmetic':
+                raise ConfigError(
+                    'ensemble',
+                    "must be 'arithmetic' beside a weighting, which mixes probabilities",
+                    found=ensemble,
+                )
+            self.mixture = TeacherMixture(
+                weighting, objective, embedding_tap, self.temperature, self.locations
+            )
 
-    @property
-    def active(self) -> bool:
-        return self.loss_weight > 0
+    def requests(self, num_teachers: int) -> Requests:
+        if self.mixture is not None:
+            return self.mixture.requests(num_teachers)
+        return Requests(teachers=((),) * num_teachers, scores=True)
+
+    def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
+        if self.mixture is not None:
+            self.mixture.build(student, teachers)
 
     def forward(
-        self, student: Knowledge, teachers: Sequence[Knowledge], labels: Tensor | None
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
     ) -> dict[str, Tensor]:
-        scores = compared_scores(student, teachers, self.locations)
-        softened = scores.teachers / self.temperature
-        arithmetic = self.ensemble == 'arithmetic'
-        target = (
-            scores.probabilities(softened).mean(dim=1)
-            if arithmetic
-            else scores.probabilities(softened.mean(dim=1))
+        if self.mixture is not None:
+            mixed = self.mixture(student, teachers, labels)
+            return {
+                'loss_kd': self.loss_weight * mixed.divergence(),
+                **mixed.learning,
+                **mixed.metrics,
+            }
+        rows = score_rows(student, teachers, self.locations)
+        target = self._mean(rows).detach()
+        divergence = soft_target_loss(
+            rows.student, target, self.temperature, rows.activation, rows.weights
         )
-        return {'loss_kd': self.loss_weight * scores.divergence(target.detach(), self.temperature)}
+        return {'loss_kd': self.loss_weight * divergence}
+
+    def _mean(self, rows: ScoreRows) -> Tensor:
+        softened = rows.teachers / self.temperature
+        if self.ensemble == 'arithmetic':
+            return rows.probabilities(softened).mean(dim=1)
+        return rows.probabilities(softened.mean(dim=1))

@@ -1,13 +1,12 @@
-"""Rules that weigh the teachers for each image."""
+"""Rules that give each image a weight for each teacher."""
 
-from mmkd_plugin.models.weightings.build import build_weighting
+from mmkd_plugin.models.weightings.base import TeacherWeighting
+from mmkd_plugin.models.weightings.latent import LatentTeacherWeighting
 from mmkd_plugin.models.weightings.record import WeightRecord
 from mmkd_plugin.models.weightings.rules import (
     ConfidenceTeacherWeighting,
     EntropyTeacherWeighting,
-    LatentTeacherWeighting,
     RandomTeacherWeighting,
-    TeacherWeighting,
     UniformTeacherWeighting,
 )
 
@@ -19,5 +18,4 @@ __all__ = [
     'TeacherWeighting',
     'UniformTeacherWeighting',
     'WeightRecord',
-    'build_weighting',
 ]

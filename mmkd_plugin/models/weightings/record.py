@@ -1,17 +1,32 @@
-"""What an epoch's weights were, for logs and pictures."""
+"""The teacher weights of an epoch, summed for logs and pictures."""
 
 import torch
 from torch import Tensor, nn
 
 
 class WeightRecord(nn.Module):
-    """Sums of the weights that images gave to teachers, by class, since the last :meth:`reset`.
+    """Sum the teacher weights of images, in total and by class, since the last :meth:`reset`.
 
-    Its sums are buffers that are not saved: they follow the device, and a resumed run begins its epoch anew.
+    The sums are buffers that are not saved. They follow the device, and a resumed run begins its
+    epoch anew.
 
     Args:
         num_teachers: T.
         num_classes: C.
+
+    Attributes:
+        class_sums: Sums of the weights by class, (C, T).
+        class_counts: Number of images by class, (C,).
+        totals: Sums of the weights of all images and, last, of their entropy, (T + 1,).
+        count: Number of images.
+
+    Example:
+        >>> record = WeightRecord(num_teachers=2, num_classes=3)
+        >>> entropy = record(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([0, 2]))
+        >>> round(entropy.item(), 4)
+        0.5
+        >>> record.class_sums.tolist()
+        [[1.0, 0.0], [0.0, 0.0], [0.5, 0.5]]
     """
 
     class_sums: Tensor
@@ -23,12 +38,20 @@ class WeightRecord(nn.Module):
         super().__init__()
         self.register_buffer('class_sums', torch.zeros(num_classes, num_teachers), persistent=False)
         self.register_buffer('class_counts', torch.zeros(num_classes), persistent=False)
-        # The last entry is the entropy's.
         self.register_buffer('totals', torch.zeros(num_teachers + 1), persistent=False)
         self.register_buffer('count', torch.zeros(()), persistent=False)
 
     def forward(self, weights: Tensor, labels: Tensor | None) -> Tensor:
-        """Add a batch of weights (N, T) with its labels, (N,) or (N, C) or none; return their mean entropy in units of log T."""
+        """Add the weights of a batch.
+
+        Args:
+            weights: (N, T).
+            labels: Class indices (N,), or shares of the classes (N, C), by which a mixed image
+                counts for each of its classes. None leaves the sums by class as they are.
+
+        Returns:
+            The mean entropy of the weights, in units of log T.
+        """
         weights = weights.detach().float()
         entropy = (
             -torch.xlogy(weights, weights).sum(dim=1)
@@ -40,13 +63,13 @@ class WeightRecord(nn.Module):
             if labels.ndim == 1:
                 self.class_sums.index_add_(0, labels, weights)
                 self.class_counts.index_add_(0, labels, torch.ones_like(weights[:, 0]))
-            else:  # mixed labels: an image counts for each of its classes by its share
+            else:
                 shares = labels.float()
                 self.class_sums += shares.T @ weights
                 self.class_counts += shares.sum(dim=0)
         return entropy.mean()
 
     def reset(self) -> None:
-        """Forget."""
+        """Set all sums to 0."""
         for sums in self.buffers():
             sums.zero_()

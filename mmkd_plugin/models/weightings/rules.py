@@ -1,119 +1,34 @@
-"""How much each image trusts each teacher: rules with one call, exchangeable in a config."""
-
-from abc import ABC, abstractmethod
+"""Weightings without parameters: constant, random, or computed from the teachers' outputs."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmkd_plugin.errors import positive_number
+from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.models.losses.functional import at_least_float32
+from mmkd_plugin.models.weightings.base import TeacherWeighting
 from mmkd_plugin.registry import MODELS
-
-
-class TeacherWeighting(nn.Module, ABC):
-    """Gives each image a distribution over the teachers.
-
-    Args:
-        num_teachers: T.
-        embed_dims: d, the length of the student's instance representation.
-    """
-
-    #: Whether it has parameters to learn.
-    learns: bool = False
-    #: Whether it cannot do without labels.
-    needs_labels: bool = False
-    #: Whether it looks at class scores of images as a whole, which detectors do not give.
-    needs_logits: bool = False
-
-    def __init__(self, num_teachers: int, embed_dims: int | None = None) -> None:
-        super().__init__()
-        if not isinstance(num_teachers, int) or num_teachers < 1:
-            raise ValueError(f'num_teachers: expected an integer >= 1, got {num_teachers!r}')
-        self.num_teachers = num_teachers
-
-    @abstractmethod
-    def forward(
-        self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
-    ) -> Tensor:
-        """Weigh.
-
-        Args:
-            embedding: The student's instance representation, (N, d).
-            teacher_logits: Class scores of all teachers, (N, T, C).
-            labels: (N,) class indices or (N, C) class probabilities.
-
-        Returns:
-            (N, T) weights, each row non-negative with sum 1, in at least float32.
-        """
-
-    def freeze(self) -> None:
-        """Keep the rule as it is from now on; only a learned one changes at all."""
-
-
-@MODELS.register_module()
-class LatentTeacherWeighting(TeacherWeighting):
-    r"""AMTML-KD's: a learned factor a teacher, compared with the image's representation.
-
-    .. math:: \gamma_{t,i} = v^\top (\theta_t \odot A_i), \qquad w_{t,i} = \mathrm{softmax}_t\, \gamma_{t,i}
-
-    Entries start as normal with standard deviation :math:`d^{-1/4}/2`, so that scores begin at a quarter of the size of :math:`A_i`'s
-    entries whatever d: unit variance saturates the softmax, and all zeros is a stationary point. Weight decay pulls both to zero, which
-    makes the weights uniform: exclude them (``paramwise_cfg=dict(custom_keys={'weighting': dict(decay_mult=0.)})``).
-
-    Args:
-        num_teachers: T.
-        embed_dims: d.
-        init_std: Standard deviation at the start, if not the above.
-
-    Raises:
-        ValueError: If a number is out of range, or an embedding has another length than d.
-
-    Source: Liu et al., AMTML-KD, 2020, eq. 5-6. The authors' code draws both from a standard normal and decays them by 0.1.
-    """
-
-    learns = True
-    frozen: Tensor
-    frozen_factors: Tensor
-    frozen_direction: Tensor
-
-    def __init__(self, num_teachers: int, embed_dims: int, init_std: float | None = None) -> None:
-        super().__init__(num_teachers)
-        std = (
-            0.5 * positive_number('embed_dims', embed_dims) ** -0.25
-            if init_std is None
-            else positive_number('init_std', init_std)
-        )
-        self.factors = nn.Parameter(torch.randn(num_teachers, embed_dims) * std)
-        self.direction = nn.Parameter(torch.randn(embed_dims) * std)
-        # Frozen values live beside the parameters: a parameter that leaves the graph in mid-run stops DDP, and an optimizer with
-        # momentum or decay moves it even without gradient.
-        self.register_buffer('frozen', torch.tensor(False))
-        self.register_buffer('frozen_factors', torch.zeros(num_teachers, embed_dims))
-        self.register_buffer('frozen_direction', torch.zeros(embed_dims))
-
-    def freeze(self) -> None:
-        """Keep the present factors and direction from now on; a second call changes nothing."""
-        if not self.frozen:
-            self.frozen_factors.copy_(self.factors.detach())
-            self.frozen_direction.copy_(self.direction.detach())
-            self.frozen.fill_(True)
-
-    def forward(
-        self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
-    ) -> Tensor:
-        if embedding.ndim != 2 or embedding.shape[1] != self.direction.numel():
-            raise ValueError(
-                f'embed_dims: expected an embedding (N, {self.direction.numel()}), got {tuple(embedding.shape)}'
-            )
-        wide = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
-        with torch.autocast(wide.device.type, enabled=False):
-            factors = torch.where(self.frozen, self.frozen_factors, self.factors)
-            direction = torch.where(self.frozen, self.frozen_direction, self.direction)
-            return (wide @ (factors * direction).T).softmax(dim=1)
 
 
 @MODELS.register_module()
 class UniformTeacherWeighting(TeacherWeighting):
-    """Every teacher counts the same (AvgMKD)."""
+    r"""Give every teacher the same weight (AvgMKD).
+
+    .. math:: w_{t,i} = 1 / T
+
+    Args:
+        num_teachers: T.
+        embed_dims: Not used.
+
+    Shape:
+        An embedding (N, d) gives weights (N, T).
+
+    Raises:
+        ConfigError: If ``num_teachers`` is not a positive integer.
+
+    Example:
+        >>> UniformTeacherWeighting(num_teachers=4)(torch.rand(1, 64))
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
 
     def forward(
         self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
@@ -125,7 +40,27 @@ class UniformTeacherWeighting(TeacherWeighting):
 
 @MODELS.register_module()
 class RandomTeacherWeighting(TeacherWeighting):
-    """The control: each image, each time, a fresh draw from the uniform distribution over all weightings (Dirichlet of ones)."""
+    r"""Draw the weights of each image anew in every step: the control for the other rules.
+
+    .. math:: w_i \sim \mathrm{Dirichlet}(1, \ldots, 1)
+
+    This is the uniform distribution over all weightings.
+
+    Args:
+        num_teachers: T.
+        embed_dims: Not used.
+
+    Shape:
+        An embedding (N, d) gives weights (N, T).
+
+    Raises:
+        ConfigError: If ``num_teachers`` is not a positive integer.
+
+    Example:
+        >>> weights = RandomTeacherWeighting(num_teachers=3)(torch.rand(8, 64))
+        >>> torch.allclose(weights.sum(dim=1), torch.ones(8))
+        True
+    """
 
     def forward(
         self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
@@ -138,13 +73,30 @@ class RandomTeacherWeighting(TeacherWeighting):
 
 @MODELS.register_module()
 class ConfidenceTeacherWeighting(TeacherWeighting):
-    r"""CA-MKD's: a teacher counts for less, the larger its cross-entropy with the label.
+    r"""Give a teacher less weight, the larger its cross-entropy with the label (CA-MKD).
 
     .. math:: w_t = \frac{1}{T-1} \bigl(1 - \mathrm{softmax}_t\, \mathrm{CE}(z_t, y)\bigr)
 
-    No teacher can weigh more than 1/(T-1). One teacher alone weighs 1.
+    No weight exceeds 1/(T-1). A single teacher has weight 1.
 
-    Source: Zhang et al., Confidence-Aware Multi-Teacher Knowledge Distillation, ICASSP 2022, eq. 2-3.
+    Args:
+        num_teachers: T.
+        embed_dims: Not used.
+
+    Shape:
+        Logits (N, T, C) with labels (N,) or (N, C) give weights (N, T).
+
+    Raises:
+        ConfigError: If there are no labels, or if the logits are not those of T teachers.
+
+    Example:
+        >>> weighting = ConfidenceTeacherWeighting(num_teachers=3)
+        >>> probabilities = torch.tensor([[[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]]])
+        >>> weighting(torch.rand(1, 64), probabilities.log(), labels=torch.tensor([0]))
+        tensor([[0.4528, 0.4245, 0.1226]])
+
+    Reference:
+        Zhang et al., Confidence-Aware Multi-Teacher Knowledge Distillation, ICASSP 2022, eq. 2-3.
     """
 
     needs_labels = True
@@ -154,10 +106,14 @@ class ConfidenceTeacherWeighting(TeacherWeighting):
         self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
         if labels is None:
-            raise ValueError(
-                'labels: expected labels, which ConfidenceTeacherWeighting needs, got none'
+            raise ConfigError(
+                'weighting',
+                'needs labels',
+                'ConfidenceTeacherWeighting compares the teachers with the label. Use data with '
+                'labels, or another weighting.',
+                found=None,
             )
-        log_probs = _logits(teacher_logits, self.num_teachers).log_softmax(dim=-1)
+        log_probs = _wide_logits(teacher_logits, self.num_teachers).log_softmax(dim=-1)
         if self.num_teachers == 1:
             return torch.ones_like(log_probs[..., 0])
         if labels.ndim == 1:
@@ -171,11 +127,28 @@ class ConfidenceTeacherWeighting(TeacherWeighting):
 
 @MODELS.register_module()
 class EntropyTeacherWeighting(TeacherWeighting):
-    r"""EBKD's idea: a teacher counts for more, the surer it is, right or wrong.
+    r"""Give a teacher more weight, the lower the entropy of its prediction, right or wrong (EBKD).
 
     .. math:: w_t = \mathrm{softmax}_t (-H(\mathrm{softmax}\, z_t))
 
-    Source: Kwon et al., Adaptive Knowledge Distillation Based on Entropy, ICASSP 2020, weighs by low entropy; the softmax is our choice.
+    Args:
+        num_teachers: T.
+        embed_dims: Not used.
+
+    Shape:
+        Logits (N, T, C) give weights (N, T).
+
+    Raises:
+        ConfigError: If the logits are not those of T teachers.
+
+    Example:
+        >>> weighting = EntropyTeacherWeighting(num_teachers=2)
+        >>> weighting(torch.rand(1, 64), torch.tensor([[[0.0, 0.0], [200.0, 0.0]]]))
+        tensor([[0.3333, 0.6667]])
+
+    Reference:
+        Kwon et al., Adaptive Knowledge Distillation Based on Entropy, ICASSP 2020. The paper weighs
+        by low entropy; the softmax is our choice.
     """
 
     needs_logits = True
@@ -183,16 +156,17 @@ class EntropyTeacherWeighting(TeacherWeighting):
     def forward(
         self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        log_probs = _logits(teacher_logits, self.num_teachers).log_softmax(dim=-1)
+        log_probs = _wide_logits(teacher_logits, self.num_teachers).log_softmax(dim=-1)
         return (log_probs.exp() * log_probs).sum(dim=-1).softmax(dim=1)
 
 
-def _logits(teacher_logits: Tensor | None, num_teachers: int) -> Tensor:
+def _wide_logits(teacher_logits: Tensor | None, num_teachers: int) -> Tensor:
+    """Return the logits of all teachers in at least float32."""
     if (
         teacher_logits is None
         or teacher_logits.ndim != 3
         or teacher_logits.shape[1] != num_teachers
     ):
-        came = None if teacher_logits is None else tuple(teacher_logits.shape)
-        raise ValueError(f'teacher_logits: expected (N, {num_teachers}, C), got {came}')
-    return teacher_logits.to(torch.promote_types(teacher_logits.dtype, torch.float32))
+        found = None if teacher_logits is None else tuple(teacher_logits.shape)
+        raise ConfigError('num_teachers', f'needs logits (N, {num_teachers}, C)', found=found)
+    return at_least_float32(teacher_logits)

@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +14,10 @@ def parameters(module: nn.Module) -> int:
 
 
 def derived(depth: int, k: int) -> int:
-    """By hand, with a head of 10 classes; a normalisation in front of each convolution but the stem, one in front of the head."""
+    """Count by hand, with a head of 10 classes.
+
+    A normalisation precedes each convolution but the stem, and one precedes the head.
+    """
     n, widths = (depth - 4) // 6, (16, 16 * k, 32 * k, 64 * k)
     total = 9 * 3 * 16
     for a, b in pairwise(widths):
@@ -24,8 +26,9 @@ def derived(depth: int, k: int) -> int:
     return total + 2 * widths[-1] + 10 * widths[-1] + 10
 
 
-# In millions: Zagoruyko & Komodakis, Attention Transfer, table 1 (the first four), and Wide Residual Networks, table 4.
-# The pair of Huang et al. that stands in neither, WRN-46-4, follows from the same sum.
+# In millions, by Zagoruyko & Komodakis: Attention Transfer, table 1 (the first four), and Wide
+# Residual Networks, table 4. Neither lists WRN-46-4, the pair of Huang et al.; it follows from the
+# same sum.
 @pytest.mark.parametrize(
     ('depth', 'k', 'exact', 'papers'),
     [
@@ -39,22 +42,25 @@ def derived(depth: int, k: int) -> int:
         (46, 4, 10_499_290, None),
     ],
 )
-def test_parameters_of_the_papers(depth: int, k: int, exact: int, papers: float | None) -> None:
+def test_wide_resnet_has_the_parameters_of_the_papers(
+    depth: int, k: int, exact: int, papers: float | None
+) -> None:
     with torch.device('meta'):  # counted, not allocated
         counted = parameters(CifarWideResNet(depth, k)) + parameters(nn.Linear(64 * k, 10))
     assert counted == derived(depth, k) == exact
     assert papers is None or counted / 1e6 == pytest.approx(papers, abs=0.051)
 
 
-def test_depth_counts_convolutions() -> None:
-    # The paper's 6n + 4 counts convolutions: the stem, two in each of 3n blocks, and the three shortcuts between widths.
+def test_wide_resnet_depth_counts_convolutions() -> None:
+    # The paper's 6n + 4 counts convolutions: the stem, two in each of 3n blocks, and the three
+    # shortcuts between widths.
     net = CifarWideResNet(16, 2)
     convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
     assert len([module for module in convolutions if module.kernel_size == (3, 3)]) == 1 + 6 * 2
     assert len([module for module in convolutions if module.kernel_size == (1, 1)]) == 3
 
 
-def test_only_where_sizes_differ_is_there_a_shortcut() -> None:
+def test_wide_resnet_has_shortcuts_only_between_sizes() -> None:
     # At k = 1 the first stage is as wide as the stem.
     shortcuts = {
         k: [name for name, _ in CifarWideResNet(16, k).named_modules() if name.endswith('shortcut')]
@@ -66,15 +72,7 @@ def test_only_where_sizes_differ_is_there_a_shortcut() -> None:
     }
 
 
-def test_maps_halve_and_widen() -> None:
-    net = CifarWideResNet(10, 2, in_channels=1, out_indices=(0, 1, 2))
-    maps = net(torch.randn(2, 1, 28, 28))
-    assert [tuple(m.shape) for m in maps] == [(2, 32, 28, 28), (2, 64, 14, 14), (2, 128, 7, 7)]
-    assert maps[-1].min() >= 0, 'the last is activated'
-    assert maps[0].min() < 0 and maps[1].min() < 0, 'the others are bare sums'
-
-
-def test_a_block_against_the_equation() -> None:
+def test_wide_resnet_block_equals_its_equation() -> None:
     net = CifarWideResNet(10, 1).eval()
     x = torch.randn(2, 16, 8, 8)
     for name in ('layer1.0', 'layer2.0'):  # the identity, and a convolution of the activated input
@@ -87,7 +85,7 @@ def test_a_block_against_the_equation() -> None:
         assert torch.equal(block(x), expected)
 
 
-def test_maps_before_the_relu_can_be_tapped() -> None:
+def test_wide_resnet_maps_before_the_relu_can_be_tapped() -> None:
     net = CifarWideResNet(10, 2, out_indices=(0, 1, 2)).eval()
     seen: dict[str, Tensor] = {}
     # A normalisation's output is the input of the ReLU behind it; each runs once.
@@ -114,15 +112,7 @@ def test_maps_before_the_relu_can_be_tapped() -> None:
     assert torch.equal(net.get_submodule('layer2.0.bn1')(maps[0]), seen['layer2.0.bn1'])
 
 
-def test_only_the_stages_in_use_are_built() -> None:
-    net = CifarWideResNet(10, 2, out_indices=(1, 0))
-    assert not hasattr(net, 'layer3')
-    first, second = net(torch.randn(1, 3, 8, 8))
-    assert (first.shape[1], second.shape[1]) == (32, 64), 'in the order of the stages'
-    assert first.min() < 0 <= second.min()
-
-
-def test_dropout_is_between_the_convolutions_and_only_in_training() -> None:
+def test_wide_resnet_dropout_acts_between_the_convolutions_in_training_only() -> None:
     net, x = CifarWideResNet(10, 1, dropout=0.5), torch.randn(1, 3, 8, 8)
     assert not torch.equal(net(x)[0], net(x)[0])
     net.eval()
@@ -135,65 +125,3 @@ def test_dropout_is_between_the_convolutions_and_only_in_training() -> None:
     block.bn2.eval().bias.data.fill_(9.0)  # no zero is ReLU's
     block(torch.randn(8, 16, 8, 8))
     assert shares == [pytest.approx(0.5, abs=0.03)]
-
-
-def test_initialisation_is_kaimings() -> None:
-    torch.manual_seed(0)
-    net = CifarWideResNet(16, 2)
-    net.init_weights()
-    weight = net.get_submodule('layer3')[1].conv2.weight
-    # 128 maps of 3x3 come from each input.
-    assert weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.05)
-    assert weight.mean().abs().item() < 1e-3
-    assert net.norm.weight.eq(1).all()
-
-
-@pytest.mark.parametrize('bad', [4, 12, 17, 20])
-def test_depth_must_fit(bad: int) -> None:
-    with pytest.raises(ValueError, match=rf'^CifarWideResNet.depth: expected 6n \+ 4 .*got {bad}'):
-        CifarWideResNet(bad)
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (dict(widen_factor=0), r'^CifarWideResNet.widen_factor: expected at least 1, got 0'),
-        (dict(dropout=1.0), r'^CifarWideResNet.dropout: expected a number in \[0, 1\), got 1.0'),
-        (dict(dropout=-0.1), r'^CifarWideResNet.dropout: expected a number in \[0, 1\), got -0.1'),
-        (
-            dict(out_indices=(3,)),
-            r'^CifarWideResNet.out_indices: expected some of \(0, 1, 2\), got \(3,\)',
-        ),
-        (
-            dict(out_indices=()),
-            r'^CifarWideResNet.out_indices: expected some of \(0, 1, 2\), got \(\)',
-        ),
-    ],
-)
-def test_options_are_checked(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CifarWideResNet(16, **options)
-
-
-def test_serves_a_stock_classifier_and_leaves_no_parameter_unused() -> None:
-    pytest.importorskip('mmpretrain.models')
-    from mmpretrain.structures import DataSample
-
-    model = ROOT_MODELS.build(
-        dict(
-            type='mmpretrain.ImageClassifier',
-            backbone=dict(type='mmkd_plugin.CifarWideResNet', depth=16, widen_factor=2),
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='LinearClsHead', num_classes=10, in_channels=128),
-        )
-    )
-    model.init_weights()
-    samples = [DataSample().set_gt_label(label) for label in (3, 7)]
-    loss = model(torch.randn(2, 3, 32, 32), samples, mode='loss')['loss']
-    loss.backward()
-    # DistributedDataParallel stops at a parameter that the loss does not reach.
-    assert [
-        name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()
-    ] == []
-    prediction = model.eval()(torch.randn(2, 3, 32, 32), mode='predict')
-    assert prediction[0].pred_score.shape == (10,)

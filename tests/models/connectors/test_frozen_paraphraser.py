@@ -1,22 +1,22 @@
-"""What stage 2 takes of stage 1."""
-
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.errors import raises_config_error
 from torch import Tensor
 
-from mmkd_plugin.models.connectors import FrozenParaphraser, Paraphraser, load_paraphraser
-from mmkd_plugin.models.connectors.paraphraser_file import write_record
+from mmkd_plugin.loading.run_record import RunRecord
+from mmkd_plugin.models.connectors import FrozenParaphraser, Paraphraser
 
 TAP = 'backbone.layer3'
-SHA256 = bytes(range(32))
+SHA256 = bytes(range(32)).hex()
 
 
 def trained(**changes: Any) -> Paraphraser:
-    """With BatchNorm statistics that are not the initial ones."""
+    """Return a paraphraser whose BatchNorm statistics are not the initial ones."""
     paraphraser = Paraphraser(**{'in_channels': 6, 'factor_channels': 4, **changes})
     with torch.no_grad():
         for _ in range(3):
@@ -24,14 +24,27 @@ def trained(**changes: Any) -> Paraphraser:
     return paraphraser
 
 
+def record(**changes: Any) -> dict[str, Tensor]:
+    """Return the record in the state of a ``ParaphraserTrainer``; None leaves an entry out."""
+    settings = dict(tap=TAP, teacher=dict(name='resnet', sha256=SHA256), **changes)
+    kept = {name: value for name, value in settings.items() if value is not None}
+    return {f'record.{name}': value for name, value in RunRecord(kept, '').state_dict().items()}
+
+
 def state_of(paraphraser: Paraphraser) -> dict[str, Tensor]:
-    """As a ``ParaphraserTrainer`` has it."""
+    """Return the state dict of a ``ParaphraserTrainer``."""
     state = {f'paraphraser.{name}': value for name, value in paraphraser.state_dict().items()}
-    record = write_record(TAP, paraphraser.arguments)
+    return {**state, **record(paraphraser=paraphraser.arguments)}
+
+
+def first_edition(state: dict[str, Tensor], paraphraser: Paraphraser) -> dict[str, Tensor]:
+    """Return the state dict that version 0.1 wrote: the record is two buffers."""
+    text = json.dumps(dict(tap=TAP, arguments=paraphraser.arguments))
+    weights = {name: value for name, value in state.items() if not name.startswith('record.')}
     return {
-        **state,
-        'record': record,
-        'teacher_sha256': torch.tensor(list(SHA256), dtype=torch.uint8),
+        **weights,
+        'record': torch.tensor(list(text.encode()), dtype=torch.uint8),
+        'teacher_sha256': torch.tensor(list(bytes.fromhex(SHA256)), dtype=torch.uint8),
     }
 
 
@@ -40,6 +53,7 @@ def saved(folder: Path, state: Any) -> str:
     return str(folder / 'paraphraser.pth')
 
 
+@pytest.mark.parametrize('edition', [1, 2])
 @pytest.mark.parametrize(
     'arguments',
     [
@@ -49,9 +63,14 @@ def saved(folder: Path, state: Any) -> str:
         dict(transposed=False, factor_channels=6),
     ],
 )
-def test_the_path_alone_says_everything(tmp_path: Path, arguments: dict[str, Any]) -> None:
+def test_frozen_paraphraser_is_built_from_the_file_alone(
+    tmp_path: Path, arguments: dict[str, Any], edition: int
+) -> None:
     paraphraser = trained(**arguments)
-    frozen = FrozenParaphraser.load(saved(tmp_path, state_of(paraphraser)), 'pairs[0].checkpoint')
+    state = state_of(paraphraser)
+    if edition == 1:
+        state = first_edition(state, paraphraser)
+    frozen = FrozenParaphraser.load(saved(tmp_path, state), 'pairs[0].checkpoint')
     assert (frozen.tap, frozen.teacher_sha256) == (TAP, SHA256)
     assert (frozen.in_channels, frozen.factor_channels) == (6, paraphraser.factor_channels)
     feature = torch.randn(3, 6, 4, 5)
@@ -59,7 +78,7 @@ def test_the_path_alone_says_everything(tmp_path: Path, arguments: dict[str, Any
     assert torch.equal(frozen(feature), frozen.encode(feature))
 
 
-def test_it_stays_as_it_is(tmp_path: Path) -> None:
+def test_frozen_paraphraser_in_training_does_not_change(tmp_path: Path) -> None:
     frozen = FrozenParaphraser.load(saved(tmp_path, state_of(trained())), 'key')
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
     holder = torch.nn.ModuleList([frozen]).train()
@@ -70,7 +89,7 @@ def test_it_stays_as_it_is(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], value) for name, value in frozen.state_dict().items())
 
 
-def test_its_encoder_alone_is_kept_and_saved(tmp_path: Path) -> None:
+def test_frozen_paraphraser_saves_its_encoder_alone(tmp_path: Path) -> None:
     paraphraser = trained()
     frozen = FrozenParaphraser.load(saved(tmp_path, state_of(paraphraser)), 'key')
     expected = {
@@ -84,104 +103,93 @@ def test_its_encoder_alone_is_kept_and_saved(tmp_path: Path) -> None:
     assert torch.equal(other.encode(feature), frozen.encode(feature))
 
 
-def test_loading_leaves_the_run_its_random_numbers(tmp_path: Path) -> None:
+def test_frozen_paraphraser_draws_no_random_number_of_the_run(tmp_path: Path) -> None:
     path, before = saved(tmp_path, state_of(trained())), torch.random.get_rng_state()
     FrozenParaphraser.load(path, 'key')
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_the_file_as_read(tmp_path: Path) -> None:
-    paraphraser = trained(norm='gn')
-    loaded = load_paraphraser(saved(tmp_path, state_of(paraphraser)), 'key')
-    assert loaded.arguments == paraphraser.arguments
-    assert (loaded.tap, loaded.teacher_sha256) == (TAP, SHA256)
-    assert loaded.state.keys() == paraphraser.state_dict().keys()
-
-
-def test_another_tap_or_other_channels_than_wanted(tmp_path: Path) -> None:
+def test_frozen_paraphraser_of_another_tap_or_channels_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, state_of(trained()))
-    message = r"^pairs\[1\]\.checkpoint: expected a paraphraser of 'neck', got one that was trained on 'backbone.layer3'"
-    with pytest.raises(ValueError, match=message):
+    with raises_config_error('pairs[1].checkpoint', TAP, "'neck'", fix=path):
         FrozenParaphraser.load(path, 'pairs[1].checkpoint', tap='neck')
-    with pytest.raises(
-        ValueError, match=r'^key: expected a paraphraser for 64 channels, got one for 6: /'
-    ):
+    with raises_config_error('key', 6, 'for 64 channels', fix=path):
         FrozenParaphraser.load(path, 'key', tap=TAP, in_channels=64)
     frozen = FrozenParaphraser.load(path, 'key', tap=TAP, in_channels=6)
-    with pytest.raises(
-        ValueError, match=r'^in_channels: expected a map \(N, 6, H, W\), got \(1, 64, 2, 2\)'
-    ):
+    with raises_config_error('in_channels', (1, 64, 2, 2), 'a map (N, 6, H, W)'):
         frozen.encode(torch.randn(1, 64, 2, 2))
 
 
 Change = Callable[[dict[str, Tensor]], Any]
 
 
+def without(state: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if name not in names}
+
+
+def raw(text: bytes) -> dict[str, Tensor]:
+    return {'record.began': torch.tensor(list(text), dtype=torch.uint8)}
+
+
 @pytest.mark.parametrize(
-    ('change', 'message'),
+    ('change', 'mentions'),
     [
         (
-            lambda state: {'backbone.conv1.weight': state['paraphraser.decoder.0.weight']},
-            r"^key: expected the checkpoint of a run of mmkd_plugin.ParaphraserTrainer, got .* with 'backbone.conv1.weight' …",
+            lambda s: {'backbone.conv1.weight': s['paraphraser.decoder.0.weight']},
+            ['a run of mmkd_plugin.ParaphraserTrainer', "holds 'backbone.conv1.weight'"],
         ),
-        (lambda state: {}, r'^key: expected the checkpoint of a run of .*, got .* with nothing …'),
+        (lambda s: {}, ['a run of mmkd_plugin.ParaphraserTrainer', 'holds nothing']),
+        (lambda s: [1, 2], ['a run of mmkd_plugin.ParaphraserTrainer', 'holds nothing']),
+        (lambda s: without(s, 'record.began'), ['a run of mmkd_plugin.ParaphraserTrainer']),
         (
-            lambda state: [1, 2],
-            r'^key: expected the checkpoint of a run of .*, got .* with nothing …',
-        ),
-        (
-            lambda state: {n: v for n, v in state.items() if n != 'record'},
-            r'^key: expected the checkpoint of a run of',
+            lambda s: without(first_edition(s, Paraphraser(6, 4)), 'record'),
+            ['a run of mmkd_plugin.ParaphraserTrainer'],
         ),
         (
-            lambda state: {n: v for n, v in state.items() if n != 'teacher_sha256'},
-            r'^key: expected the checkpoint of a run of',
+            lambda s: without(first_edition(s, Paraphraser(6, 4)), 'teacher_sha256'),
+            ['a run of mmkd_plugin.ParaphraserTrainer'],
         ),
         (
-            lambda state: {
-                n: v for n, v in state.items() if n != 'paraphraser.encoder.layers.3.weight'
-            },
-            r'^key: expected the weights that the record in .* speaks of, got .*encoder\.layers\.3\.weight',
+            lambda s: without(s, 'paraphraser.encoder.layers.3.weight'),
+            ['the weights that its record describes', 'encoder.layers.3.weight'],
         ),
         (
-            lambda state: {**state, 'paraphraser.decoder.9.weight': torch.ones(1)},
-            r'^key: expected the weights that the record in .* speaks of, got .*decoder\.9\.weight',
+            lambda s: {**s, 'paraphraser.decoder.9.weight': torch.ones(1)},
+            ['the weights that its record describes', 'decoder.9.weight'],
         ),
         (
-            lambda state: {**state, 'paraphraser.encoder.layers.0.weight': torch.ones(8, 8, 3, 3)},
-            r'^key: expected the weights that the record in .* speaks of, got .*size mismatch',
+            lambda s: {**s, 'paraphraser.encoder.layers.0.weight': torch.ones(8, 8, 3, 3)},
+            ['the weights that its record describes', 'size mismatch'],
         ),
         (
-            lambda state: {**state, 'record': write_record(TAP, dict(in_channels=6, depth=3))},
-            r'^key: expected the weights that the record in .* speaks of, got .*depth',
+            lambda s: {**s, **record(paraphraser=dict(in_channels=6, depth=3))},
+            ['the weights that its record describes', 'depth'],
         ),
         (
-            lambda state: {**state, 'record': torch.tensor(list(b'{"tap"'), dtype=torch.uint8)},
-            r'^key: expected a readable record of the paraphraser in .*, got ',
+            lambda s: {**s, **record(paraphraser=dict(in_channels=0))},
+            ['the weights that its record describes', 'in_channels'],
         ),
-        (
-            lambda state: {**state, 'record': torch.tensor(list(b'[3]'), dtype=torch.uint8)},
-            r'^key: expected a readable record of the paraphraser in .*, got record: expected a tap and arguments',
-        ),
+        (lambda s: {**s, **record()}, ['a readable record', "KeyError('paraphraser')"]),
+        (lambda s: {**s, **raw(b'{"tap"')}, ['a readable record']),
+        (lambda s: {**s, **raw(b'[3]')}, ['a readable record']),
+        (lambda s: {**s, 'record.began': torch.ones(3)}, ['a readable record']),
     ],
 )
-def test_what_is_no_whole_paraphraser(tmp_path: Path, change: Change, message: str) -> None:
+def test_frozen_paraphraser_from_another_or_an_incomplete_file_is_refused(
+    tmp_path: Path, change: Change, mentions: list[str]
+) -> None:
     path = saved(tmp_path, change(state_of(trained())))
-    with pytest.raises(ValueError, match=message) as caught:
+    with raises_config_error('key', path, *mentions, fix='Train'):
         FrozenParaphraser.load(path, 'key')
-    assert '\n' not in str(caught.value), 'one line'
 
 
 @pytest.mark.parametrize('path', [None, '', 3])
-def test_what_is_no_path(path: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"^key: expected the path or URL of a paraphraser's checkpoint, got"
-    ):
-        load_paraphraser(path, 'key')
+def test_frozen_paraphraser_from_no_path_is_refused(path: Any) -> None:
+    with raises_config_error('key', path, 'path or URL', fix='mmkd_plugin.ParaphraserTrainer'):
+        FrozenParaphraser.load(path, 'key')
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r'^key: expected a checkpoint file or URL, found no file at'
-    ):
-        load_paraphraser(str(tmp_path / 'none.pth'), 'key')
+def test_frozen_paraphraser_from_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'^key: ') as caught:
+        FrozenParaphraser.load(str(tmp_path / 'none.pth'), 'key')
+    assert str(tmp_path / 'none.pth') in str(caught.value)

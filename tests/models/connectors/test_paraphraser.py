@@ -1,9 +1,8 @@
-"""The three-convolution networks: paraphraser and factor encoder."""
-
 from typing import Any
 
 import pytest
 import torch
+from helpers.errors import raises_config_error
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,7 +17,7 @@ def convolutions(module: nn.Module) -> list[tuple[str, int, int]]:
     return [(type(m).__name__, m.in_channels, m.out_channels) for m in found]
 
 
-def test_the_papers_layers() -> None:
+def test_paraphraser_has_the_layers_of_the_papers() -> None:
     paraphraser = Paraphraser(6, 4)
     assert convolutions(paraphraser.encoder) == [
         ('Conv2d', 6, 6),
@@ -46,7 +45,7 @@ def test_the_papers_layers() -> None:
     assert not names, 'BatchNorm has the bias'
 
 
-def test_forward_is_decoding_what_was_encoded() -> None:
+def test_paraphraser_forward_decodes_the_encoded_map() -> None:
     paraphraser, feature = Paraphraser(6, 4).eval(), torch.randn(3, 6, 5, 7)
     factor = paraphraser.encode(feature)
     assert factor.shape == (3, 4, 5, 7)
@@ -55,7 +54,7 @@ def test_forward_is_decoding_what_was_encoded() -> None:
     assert torch.equal(reconstruction, paraphraser.decode(factor))
 
 
-def test_without_norm_the_encoder_is_factor_transfers_translator() -> None:
+def test_factor_encoder_without_norm_is_the_translator_of_factor_transfer() -> None:
     encoder, x = FactorEncoder(5, 3, norm=None), torch.randn(2, 5, 4, 4)
     expected = x
     for layer in (encoder.layers[0], encoder.layers[2], encoder.layers[4]):
@@ -77,7 +76,9 @@ def test_without_norm_the_encoder_is_factor_transfers_translator() -> None:
         (1, dict(factor_rate=0.1), 1),
     ],
 )
-def test_factor_channels(channels: int, arguments: dict[str, Any], factor: int) -> None:
+def test_paraphraser_factor_channels_follow_from_rate_or_number(
+    channels: int, arguments: dict[str, Any], factor: int
+) -> None:
     paraphraser = Paraphraser(channels, **arguments)
     assert paraphraser.factor_channels == factor
     assert paraphraser.encode(torch.randn(1, channels, 2, 2)).shape == (1, factor, 2, 2)
@@ -86,7 +87,7 @@ def test_factor_channels(channels: int, arguments: dict[str, Any], factor: int) 
 @pytest.mark.parametrize('transposed', [True, False])
 @pytest.mark.parametrize('last', ['leaky_relu', 'linear'])
 @pytest.mark.parametrize('norm', ['bn', 'gn', 'none', None])
-def test_every_form_trains_in_every_parameter(
+def test_paraphraser_of_every_form_trains_every_parameter(
     norm: str | None, last: str, transposed: bool
 ) -> None:
     paraphraser, feature = (
@@ -105,7 +106,7 @@ def test_every_form_trains_in_every_parameter(
 
 
 @pytest.mark.parametrize('norm', ['bn', 'gn', None])
-def test_the_linear_end_reaches_negative_values_as_easily_as_positive_ones(
+def test_paraphraser_with_a_linear_end_reaches_negative_values(
     norm: str | None,
 ) -> None:
     """Its last layer is a convolution with a bias and nothing behind it."""
@@ -116,7 +117,7 @@ def test_the_linear_end_reaches_negative_values_as_easily_as_positive_ones(
     assert paraphraser(torch.randn(2, 4, 3, 3)).unique().tolist() == [-3.0]
 
 
-def test_transposed_convolutions_express_what_plain_ones_do() -> None:
+def test_paraphraser_with_transposed_convolutions_expresses_what_plain_ones_do() -> None:
     """Stride 1, padding 1: the kernel turned by 180 degrees, its channels swapped."""
     plain, turned = Paraphraser(6, 4, transposed=False).eval(), Paraphraser(6, 4).eval()
     state = plain.state_dict()
@@ -129,8 +130,9 @@ def test_transposed_convolutions_express_what_plain_ones_do() -> None:
 
 
 @pytest.mark.parametrize('transposed', [True, False])
-def test_without_norm_the_start_neither_shrinks_nor_swells(transposed: bool) -> None:
-    # He's rule keeps the second moment from layer to layer; six layers of 64 and 32 channels stray by chance, and lose at the border.
+def test_paraphraser_without_norm_starts_at_the_scale_of_its_input(transposed: bool) -> None:
+    # He's rule keeps the second moment from layer to layer. Six layers of 64 and 32 channels stray
+    # by chance, and lose at the border. Torch's own start would give 3^-6: a third a layer.
     feature = torch.randn(8, 64, 16, 16).relu()
     ratios = [
         (
@@ -140,10 +142,9 @@ def test_without_norm_the_start_neither_shrinks_nor_swells(transposed: bool) -> 
         for _ in range(4)
     ]
     assert 0.2 < sum(ratios) / len(ratios) < 2
-    # torch's own start has a third of the variance a layer: 3^-6
 
 
-def test_groups_divide_any_number_of_channels() -> None:
+def test_factor_encoder_groups_divide_any_number_of_channels() -> None:
     groups = [
         m.num_groups
         for c in (64, 48, 6, 7)
@@ -153,13 +154,15 @@ def test_groups_divide_any_number_of_channels() -> None:
     assert groups == 3 * [32] + 3 * [16] + 3 * [2] + 3 * [1]
 
 
-def test_group_norm_does_not_see_the_other_images() -> None:
+def test_factor_encoder_with_group_norm_is_independent_of_other_images() -> None:
     encoder, x = FactorEncoder(8, 4, 'gn'), torch.randn(3, 8, 4, 4)
     torch.testing.assert_close(encoder(x)[:1], encoder(x[:1]))
 
 
 @pytest.mark.parametrize('norm', ['bn', 'gn', None])
-def test_constant_maps_and_single_images_give_finite_gradients(norm: str | None) -> None:
+def test_paraphraser_on_constant_maps_and_single_images_gives_finite_gradients(
+    norm: str | None,
+) -> None:
     paraphraser = Paraphraser(4, norm=norm)
     for feature in (torch.zeros(1, 4, 3, 3), torch.ones(2, 4, 3, 3), torch.randn(1, 4, 1, 2)):
         paraphraser.zero_grad()
@@ -169,7 +172,7 @@ def test_constant_maps_and_single_images_give_finite_gradients(norm: str | None)
         assert all(p.grad.isfinite().all() for p in paraphraser.parameters())
 
 
-def test_the_arguments_build_its_like() -> None:
+def test_paraphraser_arguments_build_the_same_architecture() -> None:
     paraphraser = Paraphraser(10, factor_rate=0.3, norm=None, last='linear', transposed=False)
     like = Paraphraser(**paraphraser.arguments)
     like.load_state_dict(paraphraser.state_dict())
@@ -177,64 +180,34 @@ def test_the_arguments_build_its_like() -> None:
     assert torch.equal(like(feature), paraphraser(feature))
 
 
-def test_from_a_config() -> None:
-    built = MODELS.build(
-        dict(type='Paraphraser', in_channels=8, factor_rate=0.25, norm='gn', _scope_=SCOPE)
-    )
-    assert built.factor_channels == 2
-    assert (
-        MODELS.build(
-            dict(type='FactorEncoder', in_channels=8, factor_channels=2, _scope_=SCOPE)
-        ).factor_channels
-        == 2
-    )
-
-
 @pytest.mark.parametrize(
-    ('arguments', 'message'),
+    ('arguments', 'key', 'mention'),
     [
-        (dict(in_channels=0), r'^in_channels: expected an integer >= 1, got 0'),
-        (dict(in_channels=2.0), r'^in_channels: expected an integer >= 1, got 2\.0'),
-        (
-            dict(in_channels=8, factor_channels=0),
-            r'^factor_channels: expected an integer >= 1, got 0',
-        ),
-        (
-            dict(in_channels=8, factor_channels=True),
-            r'^factor_channels: expected an integer >= 1, got True',
-        ),
-        (dict(in_channels=8, factor_rate=0), r'^factor_rate: expected a number > 0, got 0'),
-        (
-            dict(in_channels=8, factor_rate='0.5'),
-            r"^factor_rate: expected a number > 0, got '0\.5'",
-        ),
-        (dict(in_channels=8, norm='in'), r"^norm: expected one of 'bn', 'gn', 'none', got 'in'"),
-        (
-            dict(in_channels=8, last='relu'),
-            r"^last: expected one of 'leaky_relu', 'linear', got 'relu'",
-        ),
+        (dict(in_channels=8, factor_channels=0), 'factor_channels', 'an integer >= 1'),
+        (dict(in_channels=8, factor_rate=0), 'factor_rate', 'a number > 0'),
+        (dict(in_channels=8, factor_rate='0.5'), 'factor_rate', 'a number > 0'),
+        (dict(in_channels=8, norm='in'), 'norm', "'bn', 'gn', 'none'"),
+        (dict(in_channels=8, last='relu'), 'last', "'leaky_relu', 'linear'"),
     ],
 )
-def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_paraphraser_with_an_argument_out_of_range_is_refused(
+    arguments: dict[str, Any], key: str, mention: str
+) -> None:
+    with raises_config_error(key, arguments[key], mention):
         Paraphraser(**arguments)
 
 
-def test_other_maps_are_named() -> None:
+def test_paraphraser_from_a_config_takes_its_arguments() -> None:
+    built = MODELS.build(
+        dict(type='Paraphraser', in_channels=8, factor_rate=0.25, norm='gn', _scope_=SCOPE)
+    )
+    assert (built.in_channels, built.factor_channels) == (8, 2)
+    assert built.arguments['norm'] == 'gn'
+
+
+def test_paraphraser_with_a_factor_of_other_channels_is_refused() -> None:
     paraphraser = Paraphraser(8, 3)
-    with pytest.raises(
-        ValueError, match=r'^in_channels: expected a map \(N, 8, H, W\), got \(2, 4, 3, 3\)'
-    ):
-        paraphraser(torch.randn(2, 4, 3, 3))
-    with pytest.raises(
-        ValueError, match=r'^in_channels: expected a map \(N, 8, H, W\), got \(2, 8\)'
-    ):
-        paraphraser.encode(torch.randn(2, 8))
-    with pytest.raises(
-        ValueError, match=r'^factor_channels: expected a map \(N, 3, H, W\), got \(2, 8, 3, 3\)'
-    ):
+    with raises_config_error('factor_channels', (2, 8, 3, 3), 'a map (N, 3, H, W)'):
         paraphraser.decode(torch.randn(2, 8, 3, 3))
-    with pytest.raises(
-        ValueError, match=r'^in_channels: expected a map \(N, 5, H, W\), got \(2, 9, 5\)'
-    ):
-        FactorEncoder(5, 2)(torch.randn(2, 9, 5))
+    with raises_config_error('in_channels', (2, 8), 'a map (N, 8, H, W)'):
+        paraphraser.encode(torch.randn(2, 8))

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmkd_plugin.models.losses import AngleLoss, angle, angle_loss
+from mmkd_plugin.models.losses import angle, angle_loss
 
 
 def difference_tensor_loss(student: Tensor, teacher: Tensor, delta: float = 1.0) -> Tensor:
-    """The usual form: unit vectors from every vertex (j) to every end (i), and their products."""
+    """Compute the loss in its usual form, from unit vectors between vertices (j) and ends (i)."""
 
     def cosines(x: Tensor) -> Tensor:
         ends = F.normalize(x[None] - x[:, None], dim=2)
@@ -26,20 +26,22 @@ EQUILATERAL = torch.tensor([[0.0, 0.0], [2.0, 0.0], [1.0, math.sqrt(3.0)]])
 RIGHT = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
 
 
-def test_value_derived_by_hand() -> None:
-    # Cosines at the three vertices: equilateral 1/2, 1/2, 1/2; right-angled 0, sqrt(1/2), sqrt(1/2). Each stands for two ordered
-    # triplets. The Huber loss is half the square: 1/8 once, (1/2 - sqrt(1/2))^2 / 2 = (3/4 - sqrt(1/2)) / 2 twice; their mean.
+def test_angle_loss_has_the_value_derived_by_hand() -> None:
+    # Cosines at the three vertices: equilateral 1/2, 1/2, 1/2; right-angled 0, sqrt(1/2),
+    # sqrt(1/2). Each stands for two ordered triplets. The Huber loss is half the square: 1/8 once,
+    # (1/2 - sqrt(1/2))^2 / 2 = (3/4 - sqrt(1/2)) / 2 twice; their mean.
     expected = (1 / 8 + 3 / 4 - math.sqrt(1 / 2)) / 3
     assert angle_loss(EQUILATERAL, RIGHT).item() == pytest.approx(expected)
 
 
-def test_huber_is_linear_beyond_delta() -> None:
-    # As above, but 1/2 lies beyond delta = 1/4: 1/4 * (1/2 - 1/8) = 3/32. The other difference, 0.207, does not.
+def test_angle_loss_beyond_delta_is_linear() -> None:
+    # As above, but 1/2 lies beyond delta = 1/4: 1/4 * (1/2 - 1/8) = 3/32. The other difference,
+    # 0.207, does not.
     expected = (3 / 32 + 3 / 4 - math.sqrt(1 / 2)) / 3
     assert angle_loss(EQUILATERAL, RIGHT, delta=0.25).item() == pytest.approx(expected)
 
 
-def test_agrees_with_a_loop_in_float64() -> None:
+def test_angle_loss_equals_a_loop_in_float64() -> None:
     student, teacher = (
         torch.randn(6, 5, dtype=torch.float64),
         torch.randn(6, 3, dtype=torch.float64),
@@ -63,8 +65,9 @@ def test_agrees_with_a_loop_in_float64() -> None:
 
 @pytest.mark.parametrize('offset', [0.0, 100.0])
 @pytest.mark.parametrize('spread', [1.0, 1e-3])
-def test_float32_is_within_1e_5_of_float64(offset: float, spread: float) -> None:
-    # Pairs of near images far from the origin: float32 products of the coordinates would lose their angles.
+def test_angle_loss_in_float32_is_within_1e_5_of_float64(offset: float, spread: float) -> None:
+    # Pairs of near images far from the origin: float32 products of the coordinates would lose their
+    # angles.
     centres = offset + torch.randn(12, 40).repeat_interleave(2, dim=0)
     student = (centres + spread * torch.randn(24, 40)).requires_grad_()
     teacher = torch.randn(24, 7)
@@ -81,15 +84,13 @@ def test_float32_is_within_1e_5_of_float64(offset: float, spread: float) -> None
 
 
 @pytest.mark.parametrize('delta', [1.0, 0.1])
-def test_gradient_reaches_the_student_alone(delta: float) -> None:
+def test_angle_loss_gradient_matches_finite_differences(delta: float) -> None:
     student = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
-    teacher = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda s: angle_loss(s, teacher, delta), (student,))
-    (3.0 * angle_loss(student, teacher, delta)).backward()
-    assert teacher.grad is None
+    teacher = torch.randn(6, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: 3.0 * angle_loss(s, teacher, delta), (student,))
 
 
-def test_a_second_derivative_is_refused() -> None:
+def test_angle_loss_refuses_a_second_derivative() -> None:
     student = torch.randn(4, 3, requires_grad=True)
     loss = angle_loss(student, torch.randn(4, 3))
     (gradient,) = torch.autograd.grad(loss.square(), student, create_graph=True)
@@ -97,7 +98,7 @@ def test_a_second_derivative_is_refused() -> None:
         gradient.sum().backward()
 
 
-def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_angle_loss_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     student = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
     teacher = torch.randn(7, 3, dtype=torch.float64)
     whole = angle_loss(student, teacher)
@@ -110,7 +111,7 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(torch.autograd.grad(chunked, student)[0], gradient)
 
 
-def test_blind_to_scale_shift_rotation_and_order() -> None:
+def test_angle_loss_is_invariant_to_scale_shift_rotation_and_order() -> None:
     student, teacher = (
         torch.randn(6, 4, dtype=torch.float64),
         torch.randn(6, 4, dtype=torch.float64),
@@ -124,24 +125,11 @@ def test_blind_to_scale_shift_rotation_and_order() -> None:
     torch.testing.assert_close(angle_loss(student, moved), torch.zeros((), dtype=torch.float64))
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_narrow_inputs_are_computed_in_float32_or_wider(dtype: torch.dtype) -> None:
-    student, teacher = torch.randn(6, 9).to(dtype).requires_grad_(), torch.randn(6, 9).to(dtype)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        loss = angle_loss(student, teacher)
-    loss.backward()
-    assert (
-        loss.dtype == torch.float32
-        and loss.item() == angle_loss(student.float(), teacher.float()).item()
-    )
-    assert (
-        student.grad is not None and student.grad.dtype == dtype and student.grad.isfinite().all()
-    )
-
-
 @pytest.mark.parametrize('n', [1, 2])
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_without_a_triplet_zero_with_a_connected_gradient(n: int, dtype: torch.dtype) -> None:
+def test_angle_loss_without_a_triplet_is_zero_with_a_zero_gradient(
+    n: int, dtype: torch.dtype
+) -> None:
     student = torch.full((n, 4), 6e4, dtype=dtype, requires_grad=True)  # their sum is no float16
     loss = angle_loss(student, torch.randn(n, 4))
     loss.backward()
@@ -150,7 +138,7 @@ def test_without_a_triplet_zero_with_a_connected_gradient(n: int, dtype: torch.d
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
-def test_no_angle_no_gradient_when_all_images_look_alike(dtype: torch.dtype) -> None:
+def test_angle_loss_of_equal_images_has_no_gradient(dtype: torch.dtype) -> None:
     student = torch.ones(5, 4, dtype=dtype, requires_grad=True)
     loss = angle_loss(student, torch.randn(5, 4))
     loss.backward()
@@ -159,9 +147,10 @@ def test_no_angle_no_gradient_when_all_images_look_alike(dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize('twins_of', ['student', 'teacher'])
-def test_a_triplet_with_an_end_on_its_vertex_counts_as_equal(twins_of: str) -> None:
-    # Images 0 and 1 coincide in one network, so (0, 1, k) and (1, 0, k) have no angle: 4 unordered pairs of ends lose theirs. At
-    # vertices 2 and 3 the ends 0 and 1 are seen in one direction, with cosine 1. That leaves 8 of the 12 unordered triplets.
+def test_angle_loss_of_coinciding_images_counts_their_triplets_as_equal(twins_of: str) -> None:
+    # Images 0 and 1 coincide in one network, so (0, 1, k) and (1, 0, k) have no angle: 4 unordered
+    # pairs of ends lose theirs. At vertices 2 and 3 the ends 0 and 1 lie in one direction,
+    # with cosine 1. That leaves 8 of the 12 unordered triplets.
     points = dict(
         student=torch.randn(4, 3, dtype=torch.float64),
         teacher=torch.randn(4, 3, dtype=torch.float64),
@@ -185,50 +174,11 @@ def test_a_triplet_with_an_end_on_its_vertex_counts_as_equal(twins_of: str) -> N
     )
 
 
-def test_rounding_noise_is_no_angle() -> None:
-    # Five images that differ by a last bit of float32 coincide; without that, the gradient would be of the order of 1e7.
+def test_angle_loss_of_rounding_noise_has_no_gradient() -> None:
+    # Five images that differ by a last bit of float32 coincide; without that, the gradient would be
+    # of the order of 1e7.
     student = torch.ones(5, 4)
     student[0, 0] = student[1, 1] = student[2, 2] = 1.0 + torch.finfo(torch.float32).eps
     student.requires_grad_()
     angle_loss(student, torch.randn(5, 4)).backward()
     assert student.grad is not None and (student.grad == 0.0).all()
-
-
-def test_nan_is_not_hidden() -> None:
-    student = torch.randn(4, 3)
-    student[2, 1] = math.nan
-    assert angle_loss(student, torch.randn(4, 3)).isnan()
-
-
-@pytest.mark.parametrize(
-    ('student', 'teacher', 'message'),
-    [
-        ((4, 3), (5, 3), r'student \(4, 3\), teacher \(5, 3\)'),
-        ((4, 3, 1), (4, 3), r'student \(4, 3, 1\), teacher '),
-    ],
-)
-def test_shapes_are_named_in_the_error(
-    student: tuple[int, ...], teacher: tuple[int, ...], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        angle_loss(torch.randn(student), torch.randn(teacher))
-
-
-@pytest.mark.parametrize('delta', [0.0, -1.0, math.nan])
-def test_delta_must_be_positive(delta: float) -> None:
-    with pytest.raises(ValueError, match='delta: expected a number > 0, got'):
-        angle_loss(torch.randn(4, 3), torch.randn(4, 3), delta)
-    with pytest.raises(ValueError, match='delta: expected a number > 0, got'):
-        AngleLoss(delta=delta)
-
-
-@pytest.mark.parametrize('loss_weight', [-1.0, math.nan])
-def test_a_negative_weight_is_refused(loss_weight: float) -> None:
-    with pytest.raises(ValueError, match='loss_weight: expected a number >= 0, got'):
-        AngleLoss(loss_weight=loss_weight)
-
-
-def test_module_is_the_weighted_function() -> None:
-    student, teacher = torch.randn(4, 3), torch.randn(4, 3)
-    expected = 2.5 * angle_loss(student, teacher, delta=0.2)
-    torch.testing.assert_close(AngleLoss(loss_weight=2.5, delta=0.2)(student, teacher), expected)

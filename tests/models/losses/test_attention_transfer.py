@@ -3,22 +3,22 @@ import math
 import pytest
 import torch
 
-from mmkd_plugin.models.losses import AttentionTransferLoss, attention_transfer_loss
-from mmkd_plugin.registry import MODELS
+from mmkd_plugin.models.losses import attention_transfer_loss
 
 
-def test_value_derived_by_hand() -> None:
-    # Student, two channels, two pixels: mean squares (1 + 5) / 2 = 3 and (8 + 0) / 2 = 4, over 5: (.6, .8).
-    # Teacher, one channel: (0, 9), over 9: (0, 1). Squared differences .36 + .04, over 2 pixels: .2.
+def test_attention_transfer_loss_has_the_value_derived_by_hand() -> None:
+    # Student, two channels, two pixels: mean squares (1 + 5) / 2 = 3 and (8 + 0) / 2 = 4, over 5:
+    # (.6, .8). Teacher, one channel: (0, 9), over 9: (0, 1). Squared differences .36 + .04, over 2
+    # pixels: .2.
     student = torch.tensor([[[[1.0, math.sqrt(8.0)]], [[-math.sqrt(5.0), 0.0]]]])
     assert attention_transfer_loss(
         student, torch.tensor([[[[0.0, -3.0]]]])
     ).item() == pytest.approx(0.2)
 
 
-def test_attention_not_features_is_averaged_to_the_smaller_size() -> None:
-    # Energies of the 2x4 map: 9 everywhere on the left (the features cancel, 3 and -3), 12 on the right: pooled (9, 12), over 15:
-    # (.6, .8). Against (0, 1): .2.
+def test_attention_transfer_loss_of_two_sizes_pools_attention_not_features() -> None:
+    # Energies of the 2x4 map: 9 everywhere on the left (the features cancel, 3 and -3), 12 on the
+    # right: pooled (9, 12), over 15: (.6, .8). Against (0, 1): .2.
     root = math.sqrt(12.0)
     large = torch.tensor([[[[3.0, -3.0, root, root], [-3.0, 3.0, root, root]]]])
     small = torch.tensor([[[[0.0, 2.0]]]])
@@ -26,7 +26,7 @@ def test_attention_not_features_is_averaged_to_the_smaller_size() -> None:
     assert attention_transfer_loss(small, large).item() == pytest.approx(0.2)
 
 
-def test_agrees_with_a_loop_in_float64() -> None:
+def test_attention_transfer_loss_equals_a_loop_in_float64() -> None:
     student, teacher = (
         torch.randn(3, 2, 3, 4, dtype=torch.float64),
         torch.randn(3, 5, 3, 4, dtype=torch.float64),
@@ -52,7 +52,7 @@ def test_agrees_with_a_loop_in_float64() -> None:
     assert attention_transfer_loss(student, teacher).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_blind_to_scale_sign_and_number_and_order_of_channels_and_to_order_of_images() -> None:
+def test_attention_transfer_loss_is_invariant_to_scale_sign_channels_and_order() -> None:
     student, teacher = (
         torch.randn(4, 3, 2, 2, dtype=torch.float64),
         torch.randn(4, 5, 2, 2, dtype=torch.float64),
@@ -68,8 +68,8 @@ def test_blind_to_scale_sign_and_number_and_order_of_channels_and_to_order_of_im
     assert attention_transfer_loss(scale * student, student).item() == pytest.approx(0.0, abs=1e-12)
 
 
-def test_at_most_two_over_the_pixels() -> None:
-    # All attention in one place against all in another: 1 + 1, over 4 pixels.
+def test_attention_transfer_loss_of_disjoint_attention_is_two_over_the_pixels() -> None:
+    # All attention at one pixel against all at another: 1 + 1, over 4 pixels.
     student, teacher = (
         torch.tensor([[[[5.0, 0.0], [0.0, 0.0]]]]),
         torch.tensor([[[[0.0, 0.0], [0.0, 2.0]]]]),
@@ -78,70 +78,20 @@ def test_at_most_two_over_the_pixels() -> None:
 
 
 @pytest.mark.parametrize('shapes', [((1, 2, 2, 2), (1, 3, 2, 2)), ((2, 3, 4, 2), (2, 1, 2, 4))])
-def test_gradient_reaches_the_student_alone(
+def test_attention_transfer_loss_gradient_matches_finite_differences(
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> None:
-    student, teacher = (
-        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes
-    )
+    student, teacher = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    student.requires_grad_()
     assert torch.autograd.gradcheck(lambda s: attention_transfer_loss(s, teacher), (student,))
-    attention_transfer_loss(student, teacher).backward()
-    assert teacher.grad is None
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('size', [2, 4])
-def test_narrow_inputs_are_computed_in_float32(dtype: torch.dtype, size: int) -> None:
-    # 400 squared, the energy, is no float16.
-    student = (400.0 * torch.randn(2, 3, 4, 4)).to(dtype).requires_grad_()
-    teacher = torch.randn(2, 5, size, size).to(dtype)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        loss = attention_transfer_loss(student, teacher)
-    loss.backward()
-    assert (
-        loss.dtype == torch.float32
-        and loss.item() == attention_transfer_loss(student.float(), teacher.float()).item()
-    )
-    assert loss.item() > 0.0 and student.grad is not None and student.grad.isfinite().all()
 
 
 @pytest.mark.parametrize('n', [1, 2])
-def test_a_dead_map_is_finite_and_has_no_gradient(n: int) -> None:
-    # The teacher's constant map, 1/2 in each of 4 pixels, against nothing: 1/4.
+def test_attention_transfer_loss_of_a_zero_map_has_no_gradient(n: int) -> None:
+    # The teacher's constant map, 1/2 in each of 4 pixels, against zeros: 1/4.
     student = torch.zeros(n, 3, 2, 2, requires_grad=True)
     loss = attention_transfer_loss(student, torch.ones(n, 5, 2, 2))
     loss.backward()
     assert loss.item() == 0.25
     assert student.grad is not None and (student.grad == 0.0).all()
     assert attention_transfer_loss(student, torch.zeros(n, 5, 2, 2)).item() == 0.0
-
-
-def test_a_constant_map_is_finite() -> None:
-    student = torch.full((1, 3, 2, 2), 0.3, requires_grad=True)
-    loss = attention_transfer_loss(student, torch.randn(1, 5, 2, 2))
-    loss.backward()
-    assert loss.isfinite() and student.grad is not None and student.grad.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ('student', 'teacher'),
-    [((4, 3, 2, 2), (1, 3, 2, 2)), ((4, 3), (4, 3)), ((4, 3, 2, 2), (4, 3, 2))],
-)
-def test_shapes_are_named_in_the_error(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r'^attention_transfer_loss compares') as error:
-        attention_transfer_loss(torch.randn(student), torch.randn(teacher))
-    assert str(error.value).endswith(f'of the same N: got student {student}, teacher {teacher}')
-
-
-@pytest.mark.parametrize('loss_weight', [-1.0, math.nan])
-def test_a_negative_weight_is_refused(loss_weight: float) -> None:
-    with pytest.raises(ValueError, match='loss_weight: expected a number >= 0, got'):
-        AttentionTransferLoss(loss_weight=loss_weight)
-
-
-def test_module_is_the_weighted_function() -> None:
-    student, teacher = torch.randn(4, 3, 2, 2), torch.randn(4, 5, 2, 2)
-    module = MODELS.build(dict(type='AttentionTransferLoss', loss_weight=1000.0))
-    torch.testing.assert_close(
-        module(student, teacher), 1000.0 * attention_transfer_loss(student, teacher)
-    )

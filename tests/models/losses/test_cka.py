@@ -5,26 +5,27 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmkd_plugin.models.losses import LinearCKA, linear_cka
-from mmkd_plugin.registry import MODELS
+from mmkd_plugin.models.losses import cka_loss, linear_cka
 
 
-def test_value_derived_by_hand() -> None:
-    # Of single numbers it is the squared correlation: (0, 1, 2) centred (-1, 0, 1), (0, 0, 3) centred (-1, -1, 2): product 3,
-    # squares 2 and 6: 9 / (2 * 6). (1, -2, 1) is centred, and its product with (-1, 0, 1) is 0.
+def test_linear_cka_has_the_values_derived_by_hand() -> None:
+    # For single numbers it is the squared correlation: (0, 1, 2) centred (-1, 0, 1), (0, 0, 3)
+    # centred (-1, -1, 2): product 3, squares 2 and 6: 9 / (2 * 6). (1, -2, 1) is centred, and its
+    # product with (-1, 0, 1) is 0.
     x = torch.tensor([[0.0], [1.0], [2.0]])
     assert linear_cka(x, torch.tensor([[0.0], [0.0], [3.0]])).item() == pytest.approx(0.75)
     assert linear_cka(x, torch.tensor([[1.0], [-2.0], [1.0]])).item() == pytest.approx(
         0.0, abs=1e-12
     )
-    # Two uncorrelated features against the first of them, centred already, each with 4 for its sum of squares: the cross
-    # products are (4, 0), so 16 over |diag(4, 4)| = 4 sqrt(2) times 4: 1 / sqrt(2).
+    # Two uncorrelated features against the first of them, centred already, each with 4 for its sum
+    # of squares: the cross products are (4, 0), so 16 over |diag(4, 4)| = 4 sqrt(2) times 4: 1 /
+    # sqrt(2).
     two = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     assert linear_cka(two, two[:, :1]).item() == pytest.approx(1 / math.sqrt(2))
 
 
 def reference(x: Tensor, y: Tensor) -> float:
-    """By kernels that are centred one by one: HSIC(K, L) over the root of HSIC(K, K) HSIC(L, L)."""
+    """Compute CKA from centred kernels: HSIC(K, L) over the root of HSIC(K, K) HSIC(L, L)."""
     n = len(x)
 
     def kernel(features: Tensor) -> list[list[float]]:
@@ -45,13 +46,15 @@ SHAPES = [((4, 3, 2, 2), (4, 9)), ((20, 3), (20, 2)), ((5, 2), (5, 3, 4, 4)), ((
 
 
 @pytest.mark.parametrize('shapes', SHAPES)
-def test_agrees_with_a_loop_in_float64(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_linear_cka_equals_a_loop_in_float64(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
     x, y = (torch.randn(shape, dtype=torch.float64) + 2.0 for shape in shapes)
     assert linear_cka(x, y).item() == pytest.approx(reference(x, y), rel=1e-10)
 
 
 @pytest.mark.parametrize('shapes', SHAPES)
-def test_float32_is_within_1e_5_of_float64_far_from_the_origin(
+def test_linear_cka_far_from_the_origin_is_within_1e_5_of_float64(
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> None:
     x, y = (torch.randn(shape) + 1000.0 for shape in shapes)
@@ -66,8 +69,8 @@ def test_float32_is_within_1e_5_of_float64_far_from_the_origin(
 
 
 @pytest.mark.parametrize('n', [3, 30])
-def test_both_forms_give_the_same(n: int) -> None:
-    # Features that are 0 for all images say nothing, but make the Gram form the cheaper.
+def test_linear_cka_by_either_form_is_the_same(n: int) -> None:
+    # Features that are 0 for all images change only which form is cheaper.
     x, y = (
         torch.randn(n, 4, dtype=torch.float64, requires_grad=True),
         torch.randn(n, 3, dtype=torch.float64),
@@ -81,8 +84,9 @@ def test_both_forms_give_the_same(n: int) -> None:
 
 
 @pytest.mark.parametrize(('n', 'd_x', 'd_y'), [(4, 30, 50), (50, 4, 3), (9, 10, 1)])
-def test_the_form_of_less_work_is_computed(n: int, d_x: int, d_y: int) -> None:
-    # Multiplications and additions: of two N x N matrices, or of D_x x D_x, D_y x D_y and D_x x D_y.
+def test_linear_cka_computes_the_form_of_less_work(n: int, d_x: int, d_y: int) -> None:
+    # Multiplications and additions: of two N x N matrices, or of D_x x D_x, D_y x D_y and D_x x
+    # D_y.
     gram, covariance = 2 * n * n * (d_x + d_y), 2 * n * (d_x**2 + d_y**2 + d_x * d_y)
     with FlopCounterMode(display=False) as counter:
         linear_cka(torch.randn(n, d_x), torch.randn(n, d_y))
@@ -90,7 +94,9 @@ def test_the_form_of_less_work_is_computed(n: int, d_x: int, d_y: int) -> None:
 
 
 @pytest.mark.parametrize('shapes', SHAPES)
-def test_gradient_reaches_both(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_linear_cka_gradient_matches_finite_differences(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
     x, y = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
     assert torch.autograd.gradcheck(linear_cka, (x, y))
     linear_cka(x, y.detach()).backward()
@@ -98,7 +104,7 @@ def test_gradient_reaches_both(shapes: tuple[tuple[int, ...], tuple[int, ...]]) 
 
 
 @pytest.mark.parametrize('shapes', SHAPES)
-def test_blind_to_scale_shift_rotation_and_order(
+def test_linear_cka_is_invariant_to_scale_shift_rotation_and_order(
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> None:
     x, y = (torch.randn(shape, dtype=torch.float64).flatten(1) for shape in shapes)
@@ -110,13 +116,13 @@ def test_blind_to_scale_shift_rotation_and_order(
     torch.testing.assert_close(linear_cka(x, moved), torch.ones((), dtype=torch.float64))
 
 
-def test_sees_features_scaled_one_by_one() -> None:
+def test_linear_cka_changes_with_features_scaled_one_by_one() -> None:
     x = torch.randn(20, 3, dtype=torch.float64)
     assert linear_cka(x, x * torch.tensor([1.0, 1.0, 100.0])).item() < 0.9
 
 
 @pytest.mark.parametrize('scale', [1e-12, 1e12])
-def test_float32_holds_small_and_large_features(scale: float) -> None:
+def test_linear_cka_of_small_and_large_features_is_accurate_in_float32(scale: float) -> None:
     # Their fourth powers are no float32.
     x, y = torch.randn(6, 20), torch.randn(6, 20)
     torch.testing.assert_close(linear_cka(scale * x, scale * y), linear_cka(x, y))
@@ -124,8 +130,9 @@ def test_float32_holds_small_and_large_features(scale: float) -> None:
 
 @pytest.mark.parametrize('wide', [False, True])
 @pytest.mark.parametrize('value', [0.0, 0.1, 1e4])
-def test_the_same_for_all_images_is_like_nothing(value: float, wide: bool) -> None:
-    # 0.1 is no binary number, and its mean of 7 is not 0.1: rounding must not pass for a difference between images.
+def test_linear_cka_of_equal_images_is_zero_without_gradient(value: float, wide: bool) -> None:
+    # 0.1 is no binary number, and its mean of 7 is not 0.1: rounding must not pass for a difference
+    # between images.
     n, d = (7, 50) if wide else (7, 2)
     constant = torch.full((n, d), value, requires_grad=True)
     for other in (
@@ -139,7 +146,7 @@ def test_the_same_for_all_images_is_like_nothing(value: float, wide: bool) -> No
             assert all((gradient == 0.0).all() for gradient in gradients)
 
 
-def test_one_image_is_like_nothing_and_two_are_alike() -> None:
+def test_linear_cka_of_one_or_two_images_has_no_gradient() -> None:
     for n in (1, 2):
         x = torch.randn(n, 3, 2, 2, dtype=torch.float64, requires_grad=True)
         loss = linear_cka(x, torch.randn(n, 5, dtype=torch.float64))
@@ -148,15 +155,15 @@ def test_one_image_is_like_nothing_and_two_are_alike() -> None:
         torch.testing.assert_close(x.grad, torch.zeros_like(x))
 
 
-def test_few_images_of_many_features_look_alike() -> None:
-    # What the docstring warns of: unrelated, and yet near 1; with more images than features it is near 0.
+def test_linear_cka_of_few_images_with_many_features_is_near_one() -> None:
+    # The docstring warns of it: near 1 for unrelated features, near 0 with more images.
     assert linear_cka(torch.randn(8, 2000), torch.randn(8, 2000)).item() > 0.95
     assert linear_cka(torch.randn(2000, 8), torch.randn(2000, 8)).item() < 0.05
 
 
 @pytest.mark.parametrize('shapes', SHAPES)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_narrow_inputs_are_computed_in_float32(
+def test_linear_cka_of_half_precision_is_computed_in_float32(
     dtype: torch.dtype, shapes: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> None:
     # Autocast would multiply the matrices in bfloat16.
@@ -169,26 +176,33 @@ def test_narrow_inputs_are_computed_in_float32(
     assert x.grad is not None and x.grad.dtype == dtype and x.grad.isfinite().all()
 
 
-def test_nan_is_not_hidden() -> None:
-    x = torch.randn(4, 3)
-    x[2, 1] = math.nan
-    assert linear_cka(x, torch.randn(4, 3)).isnan()
+@pytest.mark.parametrize('shapes', SHAPES)
+def test_cka_loss_is_one_minus_the_similarity(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
+    student, teacher = (torch.randn(shape, dtype=torch.float64) + 2.0 for shape in shapes)
+    expected = 1.0 - reference(student, teacher)
+    assert cka_loss(student, teacher).item() == pytest.approx(expected, rel=1e-10)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: cka_loss(s, teacher), (student,))
 
 
-@pytest.mark.parametrize(('x', 'y'), [((4, 3), (5, 3)), ((4,), (4, 3)), ((4, 3), (4,))])
-def test_shapes_are_named_in_the_error(x: tuple[int, ...], y: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r'^linear_cka compares') as error:
-        linear_cka(torch.randn(x), torch.randn(y))
-    assert str(error.value).endswith(f'of the same N: got x {x}, y {y}')
+def test_cka_loss_of_one_or_two_images_has_no_gradient() -> None:
+    for n in (1, 2):
+        student = torch.randn(n, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+        loss = cka_loss(student, torch.randn(n, 5, dtype=torch.float64))
+        loss.backward()
+        assert loss.item() == pytest.approx(2.0 - n)
+        torch.testing.assert_close(student.grad, torch.zeros_like(student))
 
 
-@pytest.mark.parametrize('loss_weight', [-1.0, math.nan])
-def test_a_negative_weight_is_refused(loss_weight: float) -> None:
-    with pytest.raises(ValueError, match='loss_weight: expected a number >= 0, got'):
-        LinearCKA(loss_weight=loss_weight)
-
-
-def test_module_is_the_weighted_function() -> None:
-    x, y = torch.randn(4, 3), torch.randn(4, 2)
-    module = MODELS.build(dict(type='LinearCKA', loss_weight=2.5))
-    torch.testing.assert_close(module(x, y), 2.5 * linear_cka(x, y))
+def test_cka_loss_by_descent_reaches_the_teachers_representation() -> None:
+    teacher = torch.randn(12, 3, dtype=torch.float64)
+    student = torch.randn(12, 4, dtype=torch.float64)
+    start = cka_loss(student, teacher).item()
+    for step in range(150):
+        student = student.detach().requires_grad_()
+        loss = cka_loss(student, teacher)
+        (gradient,) = torch.autograd.grad(loss, student)
+        student = student - 0.97**step * gradient / gradient.norm()
+    assert loss.item() < 0.05 * start

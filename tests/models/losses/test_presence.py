@@ -4,20 +4,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmkd_plugin.models.losses import PresenceLoss, presence_loss
+from mmkd_plugin.models.losses import presence_loss
 
 
-def test_value_derived_by_hand() -> None:
-    # Image 0 has places (1/2, 1/4) and (1/8, 3/4): surest 1/2 and 3/4. It holds the first class alone:
-    # -log(1/2) - log(1 - 3/4) = log 2 + log 4 = 3 log 2. Image 1 has no place and counts nothing.
-    # Image 2 has (1/2, 1/2) and holds neither: 2 log 2. The mean of 2 images and 2 classes is 5/4 log 2.
+def test_presence_loss_has_the_value_derived_by_hand() -> None:
+    # Image 0 has locations (1/2, 1/4) and (1/8, 3/4), maxima 1/2 and 3/4. It has the first class
+    # alone: -log(1/2) - log(1 - 3/4) = log 2 + log 4 = 3 log 2. Image 1 has no location: no term.
+    # Image 2 has (1/2, 1/2) and no class: 2 log 2. The mean of 2 images and 2 classes: 5/4 log 2.
     probs = torch.tensor([[0.5, 0.25], [0.125, 0.75], [0.5, 0.5]])
     present = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
     loss = presence_loss(probs, torch.tensor([0, 0, 2]), present)
     assert loss.item() == pytest.approx(1.25 * math.log(2))
 
 
-def test_agrees_with_a_loop_in_float64() -> None:
+def test_presence_loss_equals_a_loop_in_float64() -> None:
     probs, images = torch.rand(9, 3, dtype=torch.float64), torch.randint(0, 4, (9,))
     present = (torch.rand(4, 3) > 0.5).double()
     terms = []
@@ -32,7 +32,7 @@ def test_agrees_with_a_loop_in_float64() -> None:
     )
 
 
-def test_only_the_surest_place_learns() -> None:
+def test_presence_loss_gradient_reaches_the_largest_probabilities_alone() -> None:
     images, present = torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     probs = torch.tensor(
         [[0.5, 0.2], [0.3, 0.6], [0.4, 0.9]], dtype=torch.float64, requires_grad=True
@@ -46,14 +46,14 @@ def test_only_the_surest_place_learns() -> None:
     assert (probs.grad != 0).tolist() == [[True, False], [False, True], [True, True]]
 
 
-def test_the_order_of_places_does_not_matter() -> None:
+def test_presence_loss_is_invariant_to_the_order_of_locations() -> None:
     probs, images, order = torch.rand(6, 2), torch.tensor([0, 0, 1, 1, 1, 2]), torch.randperm(6)
     present = torch.eye(3)[:, :2]
     one = presence_loss(probs, images, present)
     torch.testing.assert_close(one, presence_loss(probs[order], images[order], present))
 
 
-def test_no_place_and_certainty_are_finite() -> None:
+def test_presence_loss_without_locations_is_zero_and_of_certainty_finite() -> None:
     empty = torch.zeros(0, 2, requires_grad=True)
     loss = presence_loss(empty, torch.zeros(0, dtype=torch.long), torch.ones(2, 2))
     loss.backward()
@@ -63,17 +63,3 @@ def test_no_place_and_certainty_are_finite() -> None:
     loss.backward()
     assert loss.dtype == torch.float32 and loss.isfinite()
     assert certain.grad is not None and certain.grad.isfinite().all()
-
-
-def test_shapes_and_numbers_that_do_not_fit_are_named() -> None:
-    with pytest.raises(ValueError, match=r'got \(3, 2\), \(2,\) and \(4, 2\)'):
-        presence_loss(torch.rand(3, 2), torch.zeros(2, dtype=torch.long), torch.ones(4, 2))
-    with pytest.raises(ValueError, match=r'got \(3, 2\), \(3,\) and \(4, 5\)'):
-        presence_loss(torch.rand(3, 2), torch.zeros(3, dtype=torch.long), torch.ones(4, 5))
-    with pytest.raises(ValueError, match=r'^loss_weight: expected a number >= 0, got -2'):
-        PresenceLoss(-2)
-
-
-def test_the_module_multiplies_by_its_weight() -> None:
-    args = torch.rand(3, 2), torch.tensor([0, 1, 1]), torch.ones(2, 2)
-    torch.testing.assert_close(PresenceLoss(0.3)(*args), 0.3 * presence_loss(*args))

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from helpers.errors import raises_config_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,8 +13,8 @@ from mmkd_plugin.models.weightings import (
     RandomTeacherWeighting,
     TeacherWeighting,
     UniformTeacherWeighting,
-    build_weighting,
 )
+from mmkd_plugin.registry import build_part
 
 RULES = [
     ConfidenceTeacherWeighting,
@@ -28,7 +29,7 @@ RULES = [
 @pytest.mark.parametrize('count', [1, 3])
 @pytest.mark.parametrize('n', [1, 6])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_rows_are_distributions_over_teachers(
+def test_weighting_gives_each_image_a_distribution_over_teachers(
     rule: type[TeacherWeighting], count: int, n: int, dtype: torch.dtype
 ) -> None:
     weights = rule(count, 8)(
@@ -40,8 +41,9 @@ def test_rows_are_distributions_over_teachers(
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(n))
 
 
-def test_latent_score_by_hand() -> None:
-    # v = (1, 2), theta = (1, 0), (0, 1), A = (3, 1): scores v . (theta * A) = 3 and 2, so w_0 = 1 / (1 + e^-1).
+def test_latent_weighting_equals_the_value_by_hand() -> None:
+    # v = (1, 2), theta = (1, 0), (0, 1), A = (3, 1): scores v . (theta * A) = 3 and 2. So w_0 is
+    # 1 / (1 + e^-1).
     rule = LatentTeacherWeighting(2, 2)
     rule.load_state_dict(
         {**rule.state_dict(), 'factors': torch.eye(2), 'direction': torch.tensor([1.0, 2.0])}
@@ -50,8 +52,8 @@ def test_latent_score_by_hand() -> None:
 
 
 @pytest.mark.parametrize('dims', [64, 2048])
-def test_latent_weights_start_unsaturated_but_not_uniform(dims: int) -> None:
-    # Of three weights the largest is at least 1/3; with unit variance it is hardly below 1.
+def test_latent_weighting_starts_unsaturated_but_not_uniform(dims: int) -> None:
+    # The largest of three weights is at least 1/3; with unit variance it is nearly 1.
     embedding = torch.randn(256, dims).relu()  # maps after ReLU
     largest = torch.cat([LatentTeacherWeighting(3, dims)(embedding).amax(dim=1) for _ in range(10)])
     assert 0.34 < largest.mean() < 0.6
@@ -62,7 +64,7 @@ def test_latent_weights_start_unsaturated_but_not_uniform(dims: int) -> None:
     assert unit.mean() > 0.85
 
 
-def test_latent_weights_differ_between_images_and_learn() -> None:
+def test_latent_weighting_differs_between_images_and_learns() -> None:
     rule, embedding = LatentTeacherWeighting(3, 64), torch.randn(8, 64)
     weights = rule(embedding)
     assert weights.std(dim=0).min() > 1e-3
@@ -71,7 +73,7 @@ def test_latent_weights_differ_between_images_and_learn() -> None:
     assert rule.direction.grad.abs().min() > 0
 
 
-def test_latent_zero_is_a_stationary_point_so_the_start_is_not_zero() -> None:
+def test_latent_weighting_at_zero_is_stationary_and_does_not_start_there() -> None:
     rule, embedding = LatentTeacherWeighting(3, 8, init_std=1e-30), torch.randn(8, 8)
     rule(embedding)[:, 0].sum().backward()
     assert rule.factors.grad.abs().max() < 1e-20
@@ -80,14 +82,14 @@ def test_latent_zero_is_a_stationary_point_so_the_start_is_not_zero() -> None:
     assert fresh.direction.std() > 0.1
 
 
-def test_latent_stays_in_float32_under_autocast() -> None:
+def test_latent_weighting_under_autocast_stays_in_float32() -> None:
     rule, embedding = LatentTeacherWeighting(3, 64), torch.randn(8, 64)
     with torch.autocast('cpu', torch.bfloat16):
         inside = rule(embedding)
     torch.testing.assert_close(inside, rule.double()(embedding.double()).float())
 
 
-def test_frozen_weights_do_not_move_though_the_optimizer_pushes() -> None:
+def test_latent_weighting_when_frozen_ignores_the_optimizer() -> None:
     rule, embedding = LatentTeacherWeighting(2, 4), torch.randn(6, 4)
     optimizer = torch.optim.SGD(rule.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1)
 
@@ -113,12 +115,13 @@ def test_frozen_weights_do_not_move_though_the_optimizer_pushes() -> None:
     assert torch.equal(resumed(embedding), frozen[0])
 
 
-def test_uniform() -> None:
+def test_uniform_weighting_gives_equal_weights() -> None:
     assert UniformTeacherWeighting(4)(torch.randn(2, 3)).tolist() == [[0.25] * 4] * 2
 
 
-def test_random_is_uniform_on_average_and_fresh_for_each_image_each_time() -> None:
-    # The Dirichlet of ones: mean 1/T, variance (T - 1) / (T^2 (T + 1)) = 2/36 for T = 3; 20,000 draws tell both within 0.005.
+def test_random_weighting_is_uniform_on_average_and_fresh_in_every_step() -> None:
+    # The Dirichlet of ones: mean 1/T, variance (T - 1) / (T^2 (T + 1)) = 2/36 for T = 3. 20,000
+    # draws determine both to 0.005.
     rule, embedding = RandomTeacherWeighting(3), torch.zeros(20_000, 2)
     weights = rule(embedding)
     torch.testing.assert_close(weights.mean(dim=0), torch.full((3,), 1 / 3), rtol=0, atol=5e-3)
@@ -126,9 +129,9 @@ def test_random_is_uniform_on_average_and_fresh_for_each_image_each_time() -> No
     assert not torch.equal(weights, rule(embedding))
 
 
-def test_confidence_by_hand() -> None:
-    # Probabilities of the label: 0.8, 0.5, 0.1. softmax of CE = -ln p is (1/p) / sum: 1.25, 2, 10 over 13.25.
-    # w = (1 - that) / 2.
+def test_confidence_weighting_equals_the_value_by_hand() -> None:
+    # Probabilities of the label: 0.8, 0.5, 0.1. The softmax of CE = -ln p is (1/p) / sum: 1.25, 2
+    # and 10 over 13.25. w = (1 - that) / 2.
     probabilities = torch.tensor([[[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]]])
     weights = ConfidenceTeacherWeighting(3)(
         torch.zeros(1, 2), probabilities.log(), torch.tensor([0])
@@ -137,7 +140,7 @@ def test_confidence_by_hand() -> None:
     assert weights[0].tolist() == pytest.approx(expected)
 
 
-def test_confidence_of_mixed_labels_is_the_mixed_cross_entropy() -> None:
+def test_confidence_weighting_of_mixed_labels_uses_the_mixed_cross_entropy() -> None:
     rule, logits = ConfidenceTeacherWeighting(3), torch.randn(5, 3, 4)
     labels = torch.arange(5) % 4
     torch.testing.assert_close(
@@ -149,16 +152,13 @@ def test_confidence_of_mixed_labels_is_the_mixed_cross_entropy() -> None:
     torch.testing.assert_close(half[0], (1 - entropy.softmax(0)) / 2)
 
 
-def test_confidence_needs_labels() -> None:
+def test_confidence_weighting_without_labels_is_refused() -> None:
     assert ConfidenceTeacherWeighting.needs_labels
-    with pytest.raises(
-        ValueError,
-        match=r'^labels: expected labels, which ConfidenceTeacherWeighting needs, got none',
-    ):
+    with raises_config_error('weighting', None, 'labels', fix='another weighting'):
         ConfidenceTeacherWeighting(3)(torch.zeros(1, 2), torch.zeros(1, 3, 4))
 
 
-def test_entropy_by_hand() -> None:
+def test_entropy_weighting_equals_the_value_by_hand() -> None:
     # Entropies ln 2 and 0 (a certain teacher, right or wrong): weights e^-ln2 : 1 = 1/2 : 1.
     logits = torch.tensor([[[0.0, 0.0], [200.0, 0.0]]])
     assert EntropyTeacherWeighting(2)(torch.zeros(1, 2), logits)[0].tolist() == pytest.approx(
@@ -166,50 +166,77 @@ def test_entropy_by_hand() -> None:
     )
 
 
-@pytest.mark.parametrize('rule', [ConfidenceTeacherWeighting, EntropyTeacherWeighting])
-def test_scores_of_other_teachers(rule: type[TeacherWeighting]) -> None:
-    with pytest.raises(ValueError, match=r'^teacher_logits: expected \(N, 3, C\), got \(2, 4, 5\)'):
-        rule(3)(torch.zeros(2, 2), torch.zeros(2, 4, 5), torch.tensor([0, 1]))
+@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('shape', [(2, 4, 5), (2, 3), None])
+def test_weighting_that_needs_logits_refuses_those_of_other_teachers(
+    rule: type[TeacherWeighting], shape: tuple[int, ...] | None
+) -> None:
+    logits = None if shape is None else torch.zeros(shape)
+    built, rest = rule(3, 2), (torch.zeros(2, 2), logits, torch.tensor([0, 1]))
+    if not rule.needs_logits:
+        assert built(*rest).shape == (2, 3)
+        return
+    with raises_config_error('num_teachers', shape, '(N, 3, C)'):
+        built(*rest)
 
 
-def test_an_embedding_of_another_length() -> None:
-    with pytest.raises(
-        ValueError, match=r'^embed_dims: expected an embedding \(N, 4\), got \(2, 5\)'
-    ):
-        LatentTeacherWeighting(2, 4)(torch.zeros(2, 5))
+@pytest.mark.parametrize('shape', [(2, 5), (4,), (2, 4, 1)])
+def test_latent_weighting_refuses_an_embedding_of_another_length(shape: tuple[int, ...]) -> None:
+    with raises_config_error('embed_dims', shape, '(N, 4)'):
+        LatentTeacherWeighting(2, 4)(torch.zeros(shape))
+
+
+def built(config: object) -> TeacherWeighting:
+    return build_part(
+        config,
+        TeacherWeighting,
+        'weighting',
+        default='LatentTeacherWeighting',
+        num_teachers=3,
+        embed_dims=8,
+    )
 
 
 @pytest.mark.parametrize(
-    ('config', 'message'),
+    ('config', 'key', 'found'),
     [
-        ('Latent', r"^weighting: expected dict\(type='LatentTeacherWeighting', …\), got 'Latent'"),
-        (dict(init_std=1), r'^weighting: expected dict\(type='),
-        (
-            dict(type='NoRule'),
-            r"^weighting: expected a registered rule .* got \{'type': 'NoRule'\}",
-        ),
-        (
-            dict(type='HintLoss'),
-            r"^weighting: expected a registered rule and its arguments, got \{'type': 'HintLoss'\}",
-        ),
-        (
-            dict(type='LatentTeacherWeighting', init_std=0),
-            r'^weighting\.init_std: expected a number > 0, got 0',
-        ),
-        (
-            dict(type='LatentTeacherWeighting', decay=1),
-            r'^weighting: expected a registered rule and its arguments',
-        ),
+        ('Latent', 'weighting', 'Latent'),
+        (dict(type='NoRule'), 'weighting.type', 'NoRule'),
+        (dict(type='CifarResNet'), 'weighting.type', 'CifarResNet'),
+        (dict(type='TeacherWeighting'), 'weighting.type', 'TeacherWeighting'),
+        (dict(type='LatentTeacherWeighting', init_std=0), 'weighting.init_std', 0),
+        (dict(type='LatentTeacherWeighting', embed_dims=0), 'weighting.embed_dims', 0),
+        (dict(type='UniformTeacherWeighting', num_teachers=1.5), 'weighting.num_teachers', 1.5),
+        (dict(type='LatentTeacherWeighting', decay=1), 'weighting.decay', 1),
     ],
 )
-def test_what_is_no_rule(config: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build_weighting(config, 2, 4)
+def test_weighting_from_a_wrong_config_is_refused(config: object, key: str, found: object) -> None:
+    with raises_config_error(key, found):
+        built(config)
+
+
+@pytest.mark.parametrize('config', [None, {}, dict(init_std=0.5)])
+def test_weighting_without_a_type_is_the_latent_one(config: object) -> None:
+    weighting = built(config)
+    assert isinstance(weighting, LatentTeacherWeighting)
+    assert weighting.factors.shape == (3, 8)
 
 
 @pytest.mark.parametrize('rule', RULES)
-def test_only_the_latent_rule_has_something_to_learn(rule: type[TeacherWeighting]) -> None:
-    built = build_weighting(dict(type=rule.__name__), 3, 8)
-    assert isinstance(built, nn.Module)
-    assert built.learns == bool(list(built.parameters())) == (rule is LatentTeacherWeighting)
-    built.freeze()
+def test_weighting_has_parameters_only_if_it_learns(rule: type[TeacherWeighting]) -> None:
+    weighting = built(dict(type=rule.__name__))
+    assert type(weighting) is rule and isinstance(weighting, nn.Module)
+    assert weighting.learns == bool(list(weighting.parameters()))
+    assert weighting.learns == (rule is LatentTeacherWeighting)
+    weighting.freeze()
+
+
+def test_weightings_say_what_they_need_before_they_are_built() -> None:
+    needs = {rule: (rule.needs_labels, rule.needs_logits) for rule in RULES}
+    assert needs == {
+        ConfidenceTeacherWeighting: (True, True),
+        EntropyTeacherWeighting: (False, True),
+        LatentTeacherWeighting: (False, False),
+        RandomTeacherWeighting: (False, False),
+        UniformTeacherWeighting: (False, False),
+    }

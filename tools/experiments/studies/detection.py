@@ -25,7 +25,7 @@ baseline = dict(
 seeds = list(range(5))
 tune_seeds = [100]
 
-_here = '../../../configs/detection/digit_scenes/'
+_here = '../../../configs/digit_scenes/'
 config = _here + 'student_gfl_r18.py'
 options = {
     'train_cfg.val_interval': 100000,

@@ -14,7 +14,7 @@ baseline = 'alone'
 seeds = list(range(5))
 tune_seeds = [100]
 
-config = '../../../configs/detection/digit_scenes/ie_dml_gfl_r18.py'
+config = '../../../configs/digit_scenes/ie_dml_gfl_r18.py'
 options = {
     'train_cfg.val_interval': 100000,
     'custom_hooks': [],

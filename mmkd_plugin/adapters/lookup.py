@@ -1,0 +1,32 @@
+"""Choice of the adapter for a model."""
+
+import sys
+
+from torch import nn
+
+from mmkd_plugin.adapters.base import Adapter
+from mmkd_plugin.adapters.classifier import ClassifierAdapter
+from mmkd_plugin.adapters.dense_detector import DenseDetectorAdapter
+from mmkd_plugin.adapters.detector import DetectorAdapter, QueryDetectorAdapter
+from mmkd_plugin.adapters.roi_detector import RoIDetectorAdapter
+
+
+def get_adapter(model: nn.Module) -> Adapter:
+    """Return the adapter that knows ``model``, or else a plain :class:`Adapter`.
+
+    No framework is imported: an instance of its class exists only after its import.
+    """
+    classifiers = sys.modules.get('mmpretrain.models.classifiers')
+    if classifiers is not None and isinstance(model, classifiers.BaseClassifier):
+        return ClassifierAdapter(model)
+    detectors = sys.modules.get('mmdet.models.detectors')
+    if detectors is not None and isinstance(model, detectors.BaseDetector):
+        if isinstance(model, detectors.DetectionTransformer):
+            return QueryDetectorAdapter(model)
+        if isinstance(model, detectors.SingleStageDetector):
+            return DenseDetectorAdapter(model)
+        if isinstance(model, detectors.TwoStageDetector):
+            return RoIDetectorAdapter(model)
+        if hasattr(model, 'backbone'):
+            return DetectorAdapter()
+    return Adapter()

@@ -1,0 +1,91 @@
+"""Score readers: functions that find the class scores in what a head returns.
+
+MMPretrain's and MMDet's heads are registered beside their adapters. A head of another project
+becomes known by registering its reader.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+Read = Callable[[nn.Module, Any], list[Tensor]]
+F = TypeVar('F', bound=Read)
+
+
+@dataclass(frozen=True)
+class ScoreReader:
+    """How the class scores of a kind of head are read.
+
+    Args:
+        read: Maps the head and its output to the logits: for a dense head a list with one tensor
+            (N, anchors * C, H, W) a level; for a classifier's head a list of one tensor (N, C).
+        overrides: Methods that decide what the head returns.
+        activation: ``'sigmoid'`` or ``'softmax'``; None: the head's own ``use_sigmoid_cls``.
+    """
+
+    read: Read
+    overrides: tuple[str, ...]
+    activation: str | None = None
+
+
+_READERS: dict[str | type, ScoreReader] = {}
+
+
+def register_score_reader(
+    *heads: str | type,
+    overrides: Sequence[str] = ('forward', 'forward_single'),
+    activation: str | None = None,
+) -> Callable[[F], F]:
+    """Register a function that reads the class scores of heads.
+
+    A subclass of a registered head is known too, unless it overrides one of ``overrides``: then
+    its output may mean something else.
+
+    Args:
+        heads: Classes, or names such as ``'mmdet.RetinaHead'``: the top-level package and the
+            class. A name does not import the package.
+        overrides: Methods that decide what the head returns.
+        activation: ``'sigmoid'`` or ``'softmax'``, if the head has no ``use_sigmoid_cls``.
+
+    Example:
+        >>> from torch import nn
+        >>> class MyHead(nn.Module):
+        ...     def forward(self, x):
+        ...         return dict(scores=[x], boxes=[x])
+        >>> @register_score_reader(MyHead, activation='sigmoid')
+        ... def read_my_head(head, output):
+        ...     return output['scores']
+        >>> find_score_reader(MyHead()).activation
+        'sigmoid'
+    """
+
+    def register(read: F) -> F:
+        for head in heads:
+            _READERS[head] = ScoreReader(read, tuple(overrides), activation)
+        return read
+
+    return register
+
+
+def find_score_reader(head: object) -> ScoreReader | None:
+    """Return the reader of a head, by the nearest of its classes that decides what it returns."""
+    deciding = {name for reader in _READERS.values() for name in reader.overrides}
+    for cls in type(head).__mro__:
+        reader = _READERS.get(cls) or _READERS.get(_name(cls))
+        if reader is not None:
+            return reader
+        if deciding & vars(cls).keys():
+            return None
+    return None
+
+
+def registered_heads(project: str) -> list[str]:
+    """Return the names of the heads that are registered for a project, for messages."""
+    names = [head if isinstance(head, str) else _name(head) for head in _READERS]
+    return [name.partition('.')[2] for name in names if name.startswith(f'{project}.')]
+
+
+def _name(cls: type) -> str:
+    return f'{cls.__module__.partition(".")[0]}.{cls.__name__}'

@@ -1,0 +1,254 @@
+"""A network that is run and read: students, teachers, peers and analysed networks."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from mmkd_plugin.adapters.base import Adapter
+from mmkd_plugin.adapters.lookup import get_adapter
+from mmkd_plugin.adapters.taps import Tap
+from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.outputs import NetworkOutput
+
+Pick = Callable[[nn.Module, Any], list[Tensor]]
+Points = dict[str, tuple[Tap, Pick]]
+
+
+class TappedModel:
+    """A framework's model with its adapter and the taps that methods requested.
+
+    It is no ``nn.Module``: the model belongs to the caller.
+
+    Args:
+        model: The network.
+        key: The config key of the network, for messages.
+
+    Example:
+        >>> from torch import nn
+        >>> net = TappedModel(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), 'student')
+        >>> net.request(['0'])
+        >>> with net.recording(None) as recording:
+        ...     _ = net.model(torch.ones(2, 4))
+        >>> recording.output.feature('0').shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, model: nn.Module, key: str) -> None:
+        self.model = model
+        self.key = key
+        self.adapter: Adapter = get_adapter(model)
+        self.needs_scores = False
+        self._recorded: Points = {}
+        self._observed: Points = {}
+        self._scores: Points = {}
+
+    @property
+    def observed_taps(self) -> frozenset[str]:
+        """Taps of :meth:`observe`, without those of the class scores."""
+        return frozenset(self._observed)
+
+    def parse(self, taps: Sequence[str], key: str) -> dict[str, Tap]:
+        """Parse taps and check that the model has their modules.
+
+        Raises:
+            ConfigError: If one is not a tap, or names no module; the error is about ``key``.
+        """
+        parsed = [Tap.parse(tap, key) for tap in taps]
+        for tap in parsed:
+            tap.require_module(self.model, self.key, key)
+        return {tap.text: tap for tap in parsed}
+
+    def request(
+        self, taps: Sequence[str], scores: bool = False, observed: Sequence[str] | None = None
+    ) -> None:
+        """Set what is recorded from now on.
+
+        Args:
+            taps: Taps of :meth:`recording`.
+            scores: Whether class scores are read.
+            observed: Taps of :meth:`observe`; ``taps`` by default.
+
+        Raises:
+            ConfigError: If a tap names no module, or the class scores of the model are unknown.
+        """
+        if scores and not self.adapter.score_taps:
+            raise ConfigError(
+                self.key,
+                f'class scores of {type(self.model).__name__} are not supported: '
+                f'{self.adapter.no_scores}',
+                'Use methods on taps alone, or register a score reader for the head.',
+            )
+        self.needs_scores = scores
+        self._recorded = self._points(taps)
+        self._observed = self._points(taps if observed is None else observed)
+        picks = self.adapter.score_taps if scores else {}
+        self._scores = {
+            _SCORES + tap: (Tap.parse(tap, self.key), pick) for tap, pick in picks.items()
+        }
+
+    def observe(
+        self, inputs: Any, rois: Sequence[Tensor] = (), data_samples: Any = None
+    ) -> NetworkOutput:
+        """Run the model for its taps at least cost; without scores it stops at the deepest tap.
+
+        Args:
+            inputs: The preprocessed batch, (N, C, H, W).
+            rois: Regions that the student's RoI head classified, by stage.
+            data_samples: The framework's; they mark the padding of each image.
+        """
+        if not self._observed and not self._scores:
+            return NetworkOutput()
+        with self._hooked(self._observed, stop_early=not self.needs_scores) as values:
+            self.adapter.run(self.model, inputs, self.needs_scores, rois)
+        return self._read(values, inputs, data_samples)
+
+    @contextmanager
+    def recording(self, inputs: Any, data_samples: Any = None) -> Iterator['Recording']:
+        """Record the taps while the model runs in the body, for example for its own losses.
+
+        Args:
+            inputs: The preprocessed batch, (N, C, H, W).
+            data_samples: The framework's.
+
+        Yields:
+            An object whose ``output`` is set when the body ends.
+
+        Raises:
+            ConfigError: If a tap was not reached, reached twice, returned no single tensor, or was
+                changed in place afterwards.
+        """
+        recording = Recording()
+        with self._hooked(self._recorded) as values:
+            yield recording
+        recording.output = self._read(values, inputs, data_samples)
+
+    @contextmanager
+    def replacing(self, tap: str, function: Callable[[Tensor], Tensor], key: str) -> Iterator[None]:
+        """Pass ``function(tensor)`` to the layers behind a tap while the model runs in the body.
+
+        A module that runs several times is changed in all its calls, unless the tap numbers one.
+
+        Raises:
+            ConfigError: If the tap names no module, returns no single tensor, or was not reached.
+        """
+        [parsed] = self.parse([tap], key).values()
+        calls, changed = 0, False
+
+        def replace(module: nn.Module, values: Any) -> Any:
+            nonlocal calls, changed
+            calls += 1
+            if parsed.call not in (None, calls - 1):
+                return None
+            changed = True
+            return parsed.put(values, function(parsed.pick(module, values)[0]))
+
+        handle = self._hook(parsed, replace)
+        try:
+            yield
+        finally:
+            handle.remove()
+        if not changed:
+            raise _not_reached(key, parsed, calls)
+
+    def _points(self, taps: Sequence[str]) -> Points:
+        parsed = self.parse(taps, self.key)
+        return {name: (tap, tap.pick) for name, tap in parsed.items()}
+
+    def _read(
+        self, values: Mapping[str, list[Tensor]], inputs: Any, data_samples: Any
+    ) -> NetworkOutput:
+        features: Mapping[str, Tensor] = {
+            name: found[0] for name, found in values.items() if name not in self._scores
+        }
+        if features:
+            features = self.adapter.features(self.model, features, inputs)
+        if not self._scores:
+            return NetworkOutput(features=features)
+        found = {
+            name.removeprefix(_SCORES): values[name] for name in self._scores if name in values
+        }
+        scores = self.adapter.class_scores(self.model, found, inputs, data_samples)
+        return NetworkOutput(scores, features)
+
+    @contextmanager
+    def _hooked(
+        self, points: Points, stop_early: bool = False
+    ) -> Iterator[dict[str, list[Tensor]]]:
+        """Yield a dict that hooks fill; remove the hooks and check what they recorded."""
+        points = {**points, **self._scores}
+        values: dict[str, list[Tensor]] = {}
+        versions: dict[str, list[int]] = {}
+        calls = dict.fromkeys(points, 0)
+
+        def record(name: str, tap: Tap, pick: Pick, module: nn.Module, found: Any) -> None:
+            calls[name] += 1
+            if tap.call is None and name in values:
+                raise ConfigError(
+                    self.key,
+                    'the tapped module runs several times in one forward',
+                    f'Number the call, as in {tap.numbered()!r}, or tap a module that runs once.',
+                    found=tap.text,
+                )
+            if tap.call not in (None, calls[name] - 1):
+                return
+            try:
+                values[name] = pick(module, found)
+            except ConfigError as error:
+                raise error.inside(self.key) from None
+            versions[name] = [tensor._version for tensor in values[name]]
+            if stop_early and len(values) == len(points):
+                raise _AllRecordedError
+
+        handles = [
+            self._hook(tap, partial(record, name, tap, pick))
+            for name, (tap, pick) in points.items()
+        ]
+        try:
+            yield values
+        except _AllRecordedError:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, (tap, _) in points.items():
+            if name not in values and tap.text not in self.adapter.optional_taps:
+                raise _not_reached(self.key, tap, calls[name])
+            if [tensor._version for tensor in values.get(name, ())] != versions.get(name, []):
+                raise ConfigError(
+                    self.key,
+                    'a later layer changed the tapped tensor in place, often ReLU(inplace=True)',
+                    'Tap that later layer.',
+                    found=tap.text,
+                )
+
+    def _hook(self, tap: Tap, function: Callable[[nn.Module, Any], Any]) -> RemovableHandle:
+        module = self.model.get_submodule(tap.path)
+        if tap.input:
+            return module.register_forward_pre_hook(lambda module, args: function(module, args))
+        return module.register_forward_hook(lambda module, _, output: function(module, output))
+
+
+class Recording:
+    """What :meth:`TappedModel.recording` yields: ``output`` is set when its body has ended."""
+
+    output: NetworkOutput
+
+
+#: Marks recorded class scores, so that a method may tap the same module.
+_SCORES = 'scores of '
+
+
+class _AllRecordedError(Exception):
+    """Leaves a forward whose remaining layers are not needed."""
+
+
+def _not_reached(key: str, tap: Tap, calls: int) -> ConfigError:
+    problem = 'the tapped module does not run in this forward'
+    if calls:
+        problem = f'the tapped module runs only {calls} times in a forward'
+    fix = 'Tap another module; tools/inspect_taps.py lists them.'
+    return ConfigError(key, problem, fix, found=tap.text)

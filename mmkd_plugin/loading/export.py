@@ -1,0 +1,149 @@
+"""The trained networks of a distillation run's checkpoint: list, load and export them."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmkd_plugin.errors import ConfigError, one_of
+from mmkd_plugin.loading.checkpoint import class_names_of, load_file, load_strictly, tensors_of
+from mmkd_plugin.loading.keys import network_prefixes, part_of, state_of
+from mmkd_plugin.loading.run_model import unwrap
+
+_KEPT_META = (
+    'dataset_meta',
+    'epoch',
+    'iter',
+    'seed',
+    'time',
+    'mmengine_version',
+    'experiment_name',
+)
+
+
+def trained_networks(checkpoint: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of the networks in a run's checkpoint, each with the prefix of its keys.
+
+    Args:
+        checkpoint: Its content; see :mod:`mmkd_plugin.loading.keys`.
+
+    Returns:
+        ``{'student': 'student.'}``, or an entry for each peer. It is empty for the checkpoint of a
+        single network.
+    """
+    return network_prefixes(state_of(checkpoint))
+
+
+def student_checkpoint(checkpoint: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """Return the part of a run's checkpoint that its student's own framework would have written.
+
+    Keys have no prefix, and there is no optimizer.
+
+    Args:
+        checkpoint: The content of a run's checkpoint.
+        name: The peer, if the run trained several.
+
+    Raises:
+        ConfigError: If the checkpoint holds no student, or several and ``name`` is None.
+    """
+    found = trained_networks(checkpoint)
+    if not found:
+        raise ConfigError(
+            'checkpoint',
+            "must be that of a distillation run, whose keys begin with 'student.' or 'peers.'",
+            found=list(state_of(checkpoint))[:3],
+        )
+    prefix = found[_chosen(name, found)]
+    meta = checkpoint.get('meta', {})
+    return dict(
+        meta={key: meta[key] for key in _KEPT_META if key in meta},
+        state_dict=part_of(state_of(checkpoint), prefix),
+    )
+
+
+def load_student(model: nn.Module, path: str, name: str | None = None) -> tuple[str, ...] | None:
+    """Load the checkpoint of a run, or of a student alone, strictly into a student or all peers.
+
+    Of a model with several peers the networks are loaded, since nothing else takes part in a test.
+
+    Args:
+        model: The student, or a model with all peers.
+        path: Of the checkpoint.
+        name: The peer that ``model`` is, if the checkpoint holds several.
+
+    Returns:
+        The names of the classes that it was trained on, if the checkpoint states them.
+
+    Raises:
+        ConfigError: If a key is missing, unexpected or of another shape, or if the peers differ.
+    """
+    content = load_file(path, 'checkpoint').content
+    state, saved = tensors_of(content, path, 'checkpoint'), trained_networks(content)
+    network = unwrap(model)
+    own = network_prefixes(network.state_dict())
+    if own:
+        if saved.keys() != own.keys():
+            names = ', '.join(saved) or 'one network'
+            raise ConfigError(
+                'checkpoint',
+                f'must be that of a run of {", ".join(own)}, not of {names}',
+                'Name one network with --network NAME to load it alone.',
+                found=path,
+            )
+        parts = {network.get_submodule(own[each][:-1]): saved[each] for each in own}
+    else:
+        parts = {network: saved[_chosen(name, saved)] if saved else ''}
+    for part, prefix in parts.items():
+        load_strictly(part, part_of(state, prefix), path, 'checkpoint')
+    return class_names_of(content)
+
+
+def export_student(path: str, out: Path, hashed: bool = False, name: str | None = None) -> Path:
+    """Write the student of a distillation checkpoint as a checkpoint of its own framework.
+
+    Args:
+        path: The checkpoint. If the run averaged weights (EMA), the averaged ones are in it, and
+            they are written.
+        out: The file to write.
+        hashed: End its name with the first eight digits of its SHA-256, as OpenMMLab's published
+            files do.
+        name: The peer, if the checkpoint holds several.
+
+    Returns:
+        The path of the written file.
+
+    Raises:
+        ConfigError: If the checkpoint cannot be read or holds no student.
+    """
+    student = student_checkpoint(load_file(path, 'checkpoint').content, name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return write(student, out, hashed)
+
+
+def write(checkpoint: Mapping[str, Any], out: Path, hashed: bool = False) -> Path:
+    """Write a checkpoint at once: an interrupted call leaves no half of it under its name.
+
+    Args:
+        checkpoint: The content.
+        out: The file to write.
+        hashed: End its name with the first eight digits of its SHA-256.
+
+    Returns:
+        The path of the written file.
+    """
+    unfinished = out.with_name(f'.{out.name}.tmp')
+    torch.save(checkpoint, unfinished)
+    if hashed:
+        digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
+        out = out.with_name(f'{out.stem}-{digest[:8]}{out.suffix}')
+    return unfinished.replace(out)
+
+
+def _chosen(name: str | None, found: Mapping[str, str]) -> str:
+    """Return a name out of ``found``, which may be left out if there is only one."""
+    if name is None and len(found) == 1:
+        return next(iter(found))
+    return one_of('--network', name, found)

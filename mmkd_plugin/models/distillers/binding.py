@@ -1,0 +1,128 @@
+"""Before training: taps for what the methods request, a dry run of each network, connectors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mmkd_plugin.adapters.compat import require_comparable, require_same_task
+from mmkd_plugin.adapters.probe import TeacherProbe, find_shape, probe_network
+from mmkd_plugin.adapters.tapped_model import TappedModel
+from mmkd_plugin.adapters.teacher import Teacher
+from mmkd_plugin.errors import ConfigError, config_key
+from mmkd_plugin.models.methods import Method, Requests
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """A network that learns from teachers by methods; the teachers may be peers.
+
+    Args:
+        network: The network.
+        methods: Its methods, by name.
+        teachers: Its teachers, in the order in which methods receive them.
+    """
+
+    network: TappedModel
+    methods: Mapping[str, Method]
+    teachers: Sequence[TappedModel]
+
+
+def bind(
+    learners: Sequence[Learner], probe_shape: Sequence[int] | None
+) -> list[dict[str, Requests]]:
+    """Tap every network for what all methods request of it, and build the methods' connectors.
+
+    Args:
+        learners: All networks that learn.
+        probe_shape: (channels, height, width) of an input that all networks accept; None to find
+            one.
+
+    Returns:
+        The requests of each learner's methods, by name.
+
+    Raises:
+        ConfigError: If a tap, a shape, a task or the number of classes does not fit.
+    """
+    requests = {learner.network: _requests(learner) for learner in learners}
+    scores = any(one.scores for own in requests.values() for one in own.values())
+    networks = list(dict.fromkeys(n for one in learners for n in (one.network, *one.teachers)))
+    first = networks[0]
+    for network in networks[1:]:
+        require_same_task(network.key, network.adapter, first.key, first.adapter)
+    if scores:
+        _require_same_classes(learners)
+        _require_same_regions(learners)
+    for network in networks:
+        _request(network, learners, requests, scores)
+    if any(requests.values()):
+        shape = find_shape(first, probe_shape)
+        probes = {network: _probe(network, shape) for network in networks}
+        if scores:
+            for network in networks[1:]:
+                output, other = probes[network].output, probes[first].output
+                require_comparable(network.key, output, first.key, other)
+        for learner in learners:
+            teachers = [probes[teacher] for teacher in learner.teachers]
+            for name, method in learner.methods.items():
+                with config_key(f'methods.{name}'):
+                    method.build(probes[learner.network], teachers)
+    return list(requests.values())
+
+
+def _requests(learner: Learner) -> dict[str, Requests]:
+    found = {}
+    for name, method in learner.methods.items():
+        with config_key(f'methods.{name}'):
+            one = method.requests(len(learner.teachers))
+            learner.network.parse(one.student, '')
+            for teacher, taps in zip(learner.teachers, one.teachers, strict=bool(one.teachers)):
+                teacher.parse(taps, '')
+            found[name] = one
+    return found
+
+
+def _request(
+    network: TappedModel,
+    learners: Sequence[Learner],
+    requests: Mapping[TappedModel, Mapping[str, Requests]],
+    scores: bool,
+) -> None:
+    """Request of one network what all methods need of it as a student and as a teacher."""
+    own = [tap for one in requests.get(network, {}).values() for tap in one.student]
+    observed: list[str] = []
+    for learner in learners:
+        if network in learner.teachers:
+            index = learner.teachers.index(network)
+            for one in requests[learner.network].values():
+                observed += one.teachers[index] if one.teachers else ()
+    network.request([*own, *observed], scores, observed)
+
+
+def _probe(network: TappedModel, shape: tuple[int, int, int]) -> TeacherProbe:
+    if isinstance(network, Teacher):
+        return network.probe(shape)
+    return TeacherProbe(network.key, probe_network(network, shape), network.model)
+
+
+def _require_same_classes(learners: Sequence[Learner]) -> None:
+    """Refuse detectors as teachers whose checkpoints name other classes than the first one's."""
+    for learner in learners:
+        teachers = [teacher for teacher in learner.teachers if isinstance(teacher, Teacher)]
+        for teacher in teachers:
+            if teacher.adapter.task == 'detection':
+                reference = teachers[0]
+                teacher.class_map.require_names(teacher.classes, reference.name, reference.classes)
+
+
+def _require_same_regions(learners: Sequence[Learner]) -> None:
+    """Refuse class scores of regions between peers, each of which samples its own regions."""
+    if len(learners) < 2:
+        return
+    for learner in learners:
+        if learner.network.adapter.scores_need_training:
+            raise ConfigError(
+                learner.network.key,
+                'the class scores of peers must belong to the same locations, but this detector '
+                'samples its own regions',
+                'Use methods on taps alone.',
+                found=type(learner.network.model).__name__,
+            )

@@ -1,0 +1,118 @@
+"""Hints from every teacher to its own group of student layers."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from mmkd_plugin.adapters.probe import Probe, TeacherProbe
+from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.models.connectors import HintRegressor
+from mmkd_plugin.models.losses import hint_loss
+from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.group_mapping import GroupMapping
+from mmkd_plugin.models.methods.paired import check_channels
+from mmkd_plugin.outputs import NetworkOutput
+from mmkd_plugin.registry import MODELS
+
+
+@MODELS.register_module()
+class GroupHints(Method):
+    r"""Regress every teacher's last map from one group of student layers: AMTML-KD's hints, alone.
+
+    .. math:: L = w \sum_t \lVert u_t - F_t(v_{f(t)}) \rVert^2
+
+    with one regressor :math:`F_t` a teacher, the group :math:`f(t)` of that teacher, and the mean
+    over elements for the norm.
+
+    Args:
+        student_groups: Taps of the student's layer groups, low to high.
+        teacher_taps: The last feature map of every teacher: one tap for all, or one each.
+        loss_weight: :math:`w`.
+        mapping: The group of each teacher: ``'best_high'`` (the better the teacher, the higher the
+            group), ``'best_low'``, ``'random'`` (by ``seed``), or the index of the group for each
+            teacher. The first two need the hook ``EvaluateTeachers``.
+        seed: Seed of ``mapping='random'``.
+        teacher_channels: Channels of the teachers' maps; checked if stated.
+
+    Raises:
+        ConfigError: If taps are missing, or there are fewer groups than teachers.
+
+    Reference:
+        Liu et al., AMTML-KD, Neurocomputing 415, 2020, section 3.4; Romero et al., FitNets, ICLR
+        2015, eq. 3.
+    """
+
+    loss_weight: float
+
+    def __init__(
+        self,
+        student_groups: str | Sequence[str],
+        teacher_taps: str | Sequence[str],
+        loss_weight: float = 1.0,
+        mapping: str | Sequence[int] = 'best_high',
+        seed: int = 0,
+        teacher_channels: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(loss_weight=loss_weight)
+        groups = (student_groups,) if isinstance(student_groups, str) else tuple(student_groups)
+        for key, taps in (('student_groups', groups), ('teacher_taps', teacher_taps)):
+            if not taps:
+                fix = 'Name the taps, or set the weight of the hints to 0.'
+                raise ConfigError(key, 'is missing, and hints need it', fix, found=taps)
+        self.student_groups = groups
+        self.teacher_taps = teacher_taps
+        self.teacher_channels = teacher_channels
+        self.group_mapping = GroupMapping(mapping, len(groups), seed)
+        self.regressors = nn.ModuleList()
+
+    def requests(self, num_teachers: int) -> Requests:
+        return Requests(self.student_groups, tuple((tap,) for tap in self._taps(num_teachers)))
+
+    def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
+        number = len(teachers)
+        maps = [student.feature(tap) for tap in self.student_groups]
+        channels = [check_channels('student_groups', None, found) for found in maps]
+        self.group_mapping.build(number)
+        stated = [None] * number if self.teacher_channels is None else self.teacher_channels
+        if len(stated) != number:
+            raise ConfigError(
+                'teacher_channels',
+                f'must have one number for each of {number} teachers',
+                found=stated,
+            )
+        for index, (teacher, tap) in enumerate(zip(teachers, self._taps(number), strict=True)):
+            target = teacher.feature(tap)
+            possible = self.group_mapping.possible_groups(index)
+            for group in possible:
+                if maps[group].ndim != target.ndim:
+                    raise ConfigError(
+                        f'student_groups[{group}]',
+                        f'must tap the same form as {teacher.key}, {tuple(target.shape)}',
+                        found=tuple(maps[group].shape),
+                    )
+            out_channels = check_channels(f'teacher_channels[{index}]', stated[index], target)
+            in_channels = [channels[group] for group in possible]
+            self.regressors.append(HintRegressor(in_channels, out_channels))
+
+    def forward(
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        groups = self.group_mapping.groups()
+        total = torch.zeros((), device=next(iter(student.features.values())).device)
+        for index, tap in enumerate(self._taps(len(teachers))):
+            target = teachers[index].feature(tap)
+            source = student.feature(self.student_groups[groups[index]])
+            total = total + hint_loss(self.regressors[index](source, target.shape[2:]), target)
+        return {'loss_hint': self.loss_weight * total}
+
+    def _taps(self, count: int) -> tuple[str, ...]:
+        taps = self.teacher_taps
+        if isinstance(taps, str):
+            return (taps,) * count
+        if len(taps) != count:
+            raise ConfigError(
+                'teacher_taps', f'must be one tap, or one for each of {count} teachers', found=taps
+            )
+        return cast(tuple[str, ...], tuple(taps))

@@ -1,0 +1,95 @@
+"""Any registered loss on relations between the images of a batch, as a method."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmkd_plugin.adapters.probe import Probe, TeacherProbe
+from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.paired import check_channels
+from mmkd_plugin.outputs import NetworkOutput
+from mmkd_plugin.registry import MODELS, build_part
+
+
+@MODELS.register_module()
+class RelationMethod(Method):
+    r"""Apply a loss to the embeddings of a batch, which need no equal dimensions.
+
+    .. math:: L = \frac{w}{T} \sum_t \ell(A_S, A_t)
+
+    An embedding is what the tap records, (N, D); a map (N, C, H, W) is averaged over H and W.
+
+    Args:
+        loss: Config of the loss :math:`\ell`, such as ``dict(type='DistanceLoss')``: a registered
+            module that is called with the embeddings of the student and of a teacher.
+        tap: Tap of the student, and of the teachers unless ``teacher_tap`` is set.
+        teacher_tap: One tap for all teachers, or one each.
+        loss_weight: :math:`w`.
+
+    Raises:
+        ConfigError: If the loss is unknown or refuses its arguments, or a tap records no embedding.
+
+    Example:
+        Distance-wise relational distillation in a config::
+
+            methods=dict(
+                rkd=dict(
+                    type='RelationMethod',
+                    loss=dict(type='DistanceLoss', loss_weight=25.0),
+                    tap='neck',
+                )
+            )
+    """
+
+    loss_weight: float
+
+    def __init__(
+        self,
+        loss: Mapping[str, Any],
+        tap: str,
+        teacher_tap: str | Sequence[str] | None = None,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__(loss_weight=loss_weight)
+        self.loss = build_part(loss, nn.Module, 'loss')
+        self.tap = tap
+        self.teacher_tap = tap if teacher_tap is None else teacher_tap
+
+    @property
+    def active(self) -> bool:
+        return super().active and getattr(self.loss, 'loss_weight', 1.0) > 0
+
+    def requests(self, num_teachers: int) -> Requests:
+        taps = self._teacher_taps(num_teachers)
+        return Requests((self.tap,), tuple((tap,) for tap in taps))
+
+    def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
+        check_channels('tap', None, student.feature(self.tap))
+        for teacher, tap in zip(teachers, self._teacher_taps(len(teachers)), strict=True):
+            check_channels('teacher_tap', None, teacher.feature(tap))
+
+    def forward(
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        own = _embedding(student.feature(self.tap))
+        taps = self._teacher_taps(len(teachers))
+        targets = [_embedding(one.feature(tap)) for one, tap in zip(teachers, taps, strict=True)]
+        losses = torch.stack([self.loss(own, target) for target in targets])
+        return {'loss_relation': self.loss_weight * losses.mean()}
+
+    def _teacher_taps(self, count: int) -> tuple[str, ...]:
+        taps = self.teacher_tap
+        if isinstance(taps, str):
+            return (taps,) * count
+        if len(taps) != count:
+            raise ConfigError(
+                'teacher_tap', f'must be one tap, or one for each of {count} teachers', found=taps
+            )
+        return cast(tuple[str, ...], tuple(taps))
+
+
+def _embedding(feature: Tensor) -> Tensor:
+    return feature.mean(dim=(2, 3)) if feature.ndim == 4 else feature
