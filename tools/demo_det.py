@@ -86,7 +86,7 @@ def draw(stages: Mapping[str, Stage]) -> Path:
 
 def last_checkpoint(stage: Stage) -> Path:
     """Return the checkpoint at the end of a training."""
-    finished = stage.note('finished.json')
+    finished = stage.read_status('finished.json')
     assert finished is not None
     return stage.folder / finished['last_checkpoint']
 

@@ -33,7 +33,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr(FakeRunner, 'found', {'score': 0.25, 'other': 1.0}, raising=False)
     monkeypatch.setattr(FakeRunner, 'configs', [], raising=False)
     stage = Stage(Config(dict(work_dir=str(tmp_path), resume=True, load_from='iter_1.pth')), 'abc')
-    stage.write_note('finished.json', last_checkpoint='iter_2.pth', finished='today')
+    stage.write_status('finished.json', last_checkpoint='iter_2.pth', finished='today')
     return stage
 
 
@@ -41,7 +41,7 @@ def test_train_and_test_twice_tests_the_last_checkpoint_once(stage: Stage) -> No
     assert [train_and_test(stage, 'score') for _ in range(2)] == [0.25, 0.25]
     (cfg,) = FakeRunner.configs
     assert (cfg.resume, cfg.load_from) == (False, str(stage.folder / 'iter_2.pth'))
-    note = stage.note('tested.json')
+    note = stage.read_status('tested.json')
     assert note is not None and note['metrics'] == {'score': 0.25, 'other': 1.0}
 
 
@@ -49,13 +49,15 @@ def test_train_and_test_after_another_training_tests_again(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_and_test(stage, 'score')
-    stage.write_note('finished.json', last_checkpoint='iter_2.pth', finished='tomorrow')
+    stage.write_status('finished.json', last_checkpoint='iter_2.pth', finished='tomorrow')
     monkeypatch.setattr(FakeRunner, 'found', {'score': 0.5})
     assert train_and_test(stage, 'score') == 0.5
 
 
-def test_train_and_test_note_without_the_metric_tests_again(stage: Stage) -> None:
-    stage.write_note('tested.json', finished='today', accuracy=0.75)  # a note of the first versions
+def test_train_and_test_status_without_the_metric_tests_again(stage: Stage) -> None:
+    stage.write_status(
+        'tested.json', finished='today', accuracy=0.75
+    )  # as the first versions wrote it
     assert train_and_test(stage, 'score') == 0.25
 
 

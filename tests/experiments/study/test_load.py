@@ -105,7 +105,7 @@ def test_load_study_changed_teacher_changes_only_the_arms_that_name_it(
             'found 0.1',
         ),
         ("arms['alike']['choice_of'] = 'nobody'", 'arms.alike.choice_of', "found 'nobody'"),
-        ("arms['alike']['choice_of'] = 'taught'", 'arms.taught.choice_of', ''),
+        ("arms['taught']['choice_of'] = 'alike'", 'arms.taught.choice_of', "found 'alike'"),
         ("arms['alike']['grid'] = {'model.dropout': [0.1]}", 'arms.alike.choice_of', 'grid'),
         ("prepare['teacher'] = dict(option={})", 'prepare.teacher.option', "'options'"),
         ('scale = 0', 'scale', 'found 0'),

@@ -15,7 +15,7 @@ NOT_RUN = {'detection': 5}
 @pytest.mark.slow
 @pytest.mark.parametrize('file', study_files(), ids=lambda file: file.stem)
 def test_study_configs_are_those_of_the_results(file: Path) -> None:
-    """A run is its arm, seed and resolved config: a changed config would make all its lines void."""
+    """A run is its arm, seed and resolved config: a changed config would make its lines void."""
     lines = RESULTS / f'{file.stem}.jsonl'
     assert read_lines(lines)
     counts = StudyRunner(load_study(file), lines, jobs=1).counts()

@@ -4,8 +4,9 @@ import copy
 
 from mmengine.runner import Runner
 
-from mmkd_plugin.engine.launch import own_state
+from mmkd_plugin.engine.launch import isolated_runner_state
 from mmkd_plugin.engine.stages import Stage, train_stages
+from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
 
 def train(stage: Stage) -> None:
@@ -20,7 +21,7 @@ def train_and_test(stage: Stage, key: str) -> float:
         KeyError: If the evaluator returns other metrics.
     """
     train_stages([stage])
-    finished, tested = stage.note('finished.json'), stage.note('tested.json')
+    finished, tested = stage.read_status('finished.json'), stage.read_status('tested.json')
     assert finished is not None
     if (
         tested is None
@@ -29,10 +30,10 @@ def train_and_test(stage: Stage, key: str) -> float:
     ):
         cfg = copy.deepcopy(stage.cfg)
         cfg.resume, cfg.load_from = False, str(stage.folder / finished['last_checkpoint'])
-        with own_state():
+        with isolated_runner_state(), runner_checkpoints_allowed():
             found = Runner.from_cfg(cfg).test()
         # CocoMetric returns no metric if nothing was detected: that is 0.
         metrics = {name: float(value) for name, value in found.items()} or {key: 0.0}
-        stage.write_note('tested.json', finished=finished['finished'], metrics=metrics)
+        stage.write_status('tested.json', finished=finished['finished'], metrics=metrics)
         return metrics[key]
     return float(tested['metrics'][key])

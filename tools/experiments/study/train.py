@@ -30,13 +30,13 @@ def prepare(stage: Stage) -> None:
     with (stage.folder / '.lock').open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         train_stages(
-            [stage], restart=not prepared(stage) and stage.note('finished.json') is not None
+            [stage], restart=not prepared(stage) and stage.read_status('finished.json') is not None
         )
 
 
 def prepared(stage: Stage) -> bool:
     """Return whether it is trained already, with this very config."""
-    note = stage.note('finished.json')
+    note = stage.read_status('finished.json')
     return note is not None and note['config_sha256'] == stage.sha256
 
 
