@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from experiments.study.lines import Line
 from experiments.study.plan import Run
 from mmkd_plugin.engine.stages import Stage, train_stages
+from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 from mmkd_plugin.version import __version__
 
 HOSTS = ('mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'mmdet')
@@ -53,7 +54,8 @@ def measure(run: Run, folder: Path) -> Line:
     }
     began, cpu_began = time.monotonic(), time.process_time()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    with runner_checkpoints_allowed():
+        runner.train()
     # The loops, because runner.val() would start the hooks anew, and an EMA with them.
     metrics = {
         split: {name: round(float(value), 4) for name, value in loop.run().items()}
