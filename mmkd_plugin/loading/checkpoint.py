@@ -133,7 +133,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str, key:
         missing, unexpected = sorted(own - state.keys()), sorted(state.keys() - own)
     if missing or unexpected or misshaped:
         groups = (missing, 'missing'), (unexpected, 'unexpected'), (misshaped, 'of another shape')
-        found = ', '.join(_counted(names, what) for names, what in groups)
+        found = ', '.join(_counted(names, what) for names, what in groups if names)
         problem = f'does not fit the model: {found}'
         raise ConfigError(key, problem, _remedy(unexpected, path), found=path)
 
@@ -195,7 +195,7 @@ def _remedy(unexpected: list[str], path: str) -> str:
 
 
 def _counted(names: list[str], what: str) -> str:
-    return f'{len(names)} keys {what}' + (f' ({_few(names)})' if names else '')
+    return f'{len(names)} key{"s" if len(names) > 1 else ""} {what} ({_few(names)})'
 
 
 def _few(names: Iterable[str], most: int = 3) -> str:
