@@ -184,6 +184,16 @@ def test_of_many_keys_three_are_shown(tmp_path: Path) -> None:
         load_weights(nn.Linear(2, 3), path, 'key')
 
 
+def test_an_error_of_the_model_while_loading_is_not_lost(tmp_path: Path) -> None:
+    class Refusing(nn.Linear):
+        def _load_from_state_dict(self, *args: Any) -> None:
+            raise RuntimeError('not today')
+
+    path = save(nn.Linear(2, 3).state_dict(), tmp_path / 'a.pth')
+    with raises_config_error('key', path, 'not today'):
+        load_weights(Refusing(2, 3), path, 'key')
+
+
 @pytest.mark.parametrize(
     ('content', 'keys'),
     [
