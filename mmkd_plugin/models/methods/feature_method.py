@@ -77,6 +77,7 @@ class FeatureMethod(PairedMethod):
                 'connector',
                 in_channels=source,
                 out_channels=target,
+                factor_channels=target,
             )
             self.connectors.append(connector)
 
