@@ -55,12 +55,12 @@ def test_teacher_with_its_own_preprocessing_receives_it_and_leaves_the_students_
     family: str, tmp_path: Path
 ) -> None:
     config = small.detector(family)
-    taught = [
+    teachers = [
         small.teacher(tmp_path, config, 1, data_preprocessor=OTHER),
         small.teacher(tmp_path, config, 2),
         small.teacher(tmp_path, config, 3, data_preprocessor=OTHER),
     ]
-    model = small.distiller(tmp_path, config, taught)
+    model = small.distiller(tmp_path, config, teachers)
     raw = small.batch_for(family)
     inputs, batch = inputs_of_teachers(model, raw)
     expected = alone(OTHER, raw)['inputs']
@@ -144,14 +144,14 @@ def test_teacher_with_batch_augments_in_its_config_receives_images_without_them(
     tmp_path: Path,
 ) -> None:
     student = small.detector('yolox', data_preprocessor__batch_augments=None)
-    taught = small.teacher(tmp_path, small.detector('yolox', data_preprocessor__pad_value=114))
-    model = small.distiller(tmp_path, student, [taught])
+    teacher = small.teacher(tmp_path, small.detector('yolox', data_preprocessor__pad_value=114))
+    model = small.distiller(tmp_path, student, [teacher])
     raw = small.batch_for('yolox')
     MessageHub.get_current_instance().update_info('iter', 9)
     for _ in range(3):
         inputs, _ = inputs_of_teachers(model, raw)
         assert torch.equal(
-            inputs[0], alone(taught['model'].data_preprocessor, raw, batch_augments=None)['inputs']
+            inputs[0], alone(teacher['model'].data_preprocessor, raw, batch_augments=None)['inputs']
         )
 
 
@@ -229,14 +229,14 @@ def test_distiller_step_keeps_no_tensor_of_a_teacher_but_its_targets(
 ) -> None:
     """Targets are score rows of weighted locations, and maps of hints; a view keeps all memory."""
     config = small.detector(family)
-    taught = [small.teacher(tmp_path, config, seed) for seed in range(1, number + 1)]
+    teachers = [small.teacher(tmp_path, config, seed) for seed in range(1, number + 1)]
     if 'ft' in methods:
-        trainer = dict(type='mmkd_plugin.ParaphraserTrainer', teacher=taught[0], tap='neck[1]')
+        trainer = dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teachers[0], tap='neck[1]')
         torch.save(
             dict(state_dict=ROOT_MODELS.build(trainer).state_dict()), tmp_path / 'paraphraser.pth'
         )
         monkeypatch.chdir(tmp_path)
-    model = small.distiller(tmp_path, config, taught, methods=methods)
+    model = small.distiller(tmp_path, config, teachers, methods=methods)
     kept: list[tuple[str, StorageWeakRef]] = []
     with_gradient: list[str] = []
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -65,9 +66,9 @@ def method(name: str, folder: Path, teacher: dict[str, Any], **changes: Any) -> 
 @pytest.mark.parametrize('name', METHODS)
 def test_method_on_maps_trains_a_detector(name: str, tmp_path: Path) -> None:
     config = small.detector('retinanet')
-    taught = small.teacher(tmp_path, config)
+    teacher = small.teacher(tmp_path, config)
     model = small.distiller(
-        tmp_path, config, [taught], methods=dict(maps=method(name, tmp_path, taught))
+        tmp_path, config, [teacher], methods=dict(maps=method(name, tmp_path, teacher))
     )
     losses = small.losses_of(model, small.batch_for('retinanet'))
     parts = [value for key, value in losses.items() if key.startswith('maps.loss')]
@@ -85,12 +86,12 @@ def test_method_on_maps_trains_a_detector(name: str, tmp_path: Path) -> None:
 def test_ie_kd_with_size_invariant_reduction_does_not_shrink_as_images_grow(tmp_path: Path) -> None:
     """With the mean of the paper, maps with four times the locations have half the loss."""
     config = small.detector('retinanet')
-    taught = small.teacher(tmp_path, config)
+    teacher = small.teacher(tmp_path, config)
     losses: dict[tuple[str, int], Tensor] = {}
-    made = method('ie_ft', tmp_path, taught)
+    made = method('ie_ft', tmp_path, teacher)
     for reduction in ('mean', 'size_invariant'):
         model = small.distiller(
-            tmp_path, config, [taught], methods=dict(ie=dict(made, reduction=reduction))
+            tmp_path, config, [teacher], methods=dict(ie=dict(made, reduction=reduction))
         )
         model.eval()  # encoders without batch statistics: the same function of every size
         for side in (128, 256):
@@ -131,6 +132,20 @@ def test_methods_under_bfloat16_autocast_compute_losses_in_float32(
     small.total(model, losses).backward()
     torch.optim.SGD(model.parameters(), lr=1e-5).step()
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(('objective', 'read'), [('paper', 1), ('label', 1), (None, 0)])
+def test_distiller_of_detectors_makes_labels_only_if_a_method_requests_them(
+    objective: str | None, read: int, tmp_path: Path
+) -> None:
+    methods: dict[str, Any] = dict(kd=dict(type='SoftTarget'))
+    if objective is not None:
+        methods['amtml'] = dict(type='AMTMLKD', objective=objective, hint_weight=0.0)
+    model = small.distiller(tmp_path, small.detector('gfl'), methods=methods)
+    adapter = model.tapped.adapter
+    with patch.object(adapter, 'labels', wraps=adapter.labels) as labels:
+        small.losses_of(model, small.batch_for('gfl'))
+    assert labels.call_count == read
 
 
 def mutual(family: str, order: str = 'alternating', **methods: Any) -> Any:

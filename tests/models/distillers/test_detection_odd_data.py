@@ -59,8 +59,8 @@ def test_distiller_on_batches_with_few_or_no_objects_has_finite_losses(
     family: str, tmp_path: Path
 ) -> None:
     config = small.detector(family)
-    taught = [small.teacher(tmp_path, config, seed) for seed in (1, 2)]
-    model: Any = small.distiller(tmp_path, config, taught, methods=EVERYTHING).train()
+    teachers = [small.teacher(tmp_path, config, seed) for seed in (1, 2)]
+    model: Any = small.distiller(tmp_path, config, teachers, methods=EVERYTHING).train()
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-5))
     nothing = small.sample([], [], (75, 91))
     crowd = small.sample([[4, 4, 60, 60]], [1], (97, 53), crowd=True)

@@ -55,10 +55,10 @@ def run(folder: Path, model: dict[str, Any], iters: int = 2, **changes: Any) -> 
 def config(folder: Path, family: str = 'gfl', **changes: Any) -> dict[str, Any]:
     """Return the config of a student with two teachers of its family, unless changed."""
     detector = detectable(family)
-    taught = [small.teacher(folder, detector, seed) for seed in (1, 2)]
+    teachers = [small.teacher(folder, detector, seed) for seed in (1, 2)]
     methods = dict(kd=dict(type='SoftTarget', temperature=2.0))
     return {
-        **dict(type='mmkd_plugin.Distiller', student=detector, teachers=taught, methods=methods),
+        **dict(type='mmkd_plugin.Distiller', student=detector, teachers=teachers, methods=methods),
         **changes,
     }
 
@@ -110,8 +110,8 @@ def test_runner_with_a_distiller_trains_evaluates_and_saves_the_student_alone(
 def test_evaluate_teachers_that_detect_nothing_score_zero(tmp_path: Path) -> None:
     """CocoMetric returns no bbox_mAP then."""
     detector = small.detector('gfl', test_cfg__score_thr=0.999)
-    taught = [small.teacher(tmp_path, detector, seed) for seed in (1, 2)]
-    model = config(tmp_path, student=detector, teachers=taught)
+    teachers = [small.teacher(tmp_path, detector, seed) for seed in (1, 2)]
+    model = config(tmp_path, student=detector, teachers=teachers)
     for metric in (METRIC, None):
         hook = dict(type='mmkd_plugin.EvaluateTeachers', metric=metric)
         runner = run(tmp_path, model, iters=1, custom_hooks=[hook])
@@ -121,12 +121,12 @@ def test_evaluate_teachers_that_detect_nothing_score_zero(tmp_path: Path) -> Non
 
 def test_evaluate_teachers_with_other_class_names_raise_unless_mapped(tmp_path: Path) -> None:
     detector = small.detector('gfl')
-    taught = [named(small.teacher(tmp_path, detector), ('green', 'red', 'blue'))]
+    teachers = [named(small.teacher(tmp_path, detector), ('green', 'red', 'blue'))]
     hooks = [dict(type='mmkd_plugin.EvaluateTeachers')]
-    runner = run(tmp_path, config(tmp_path, teachers=taught), custom_hooks=hooks)
+    runner = run(tmp_path, config(tmp_path, teachers=teachers), custom_hooks=hooks)
     with raises_config_error('teachers[0] (t1).class_map', ANY, *OTHER_NAMES, fix='student class'):
         runner.call_hook('before_train')
-    mapped = [dict(taught[0], class_map=[1, 0, 2])]
+    mapped = [dict(teachers[0], class_map=[1, 0, 2])]
     runner = run(tmp_path, config(tmp_path, teachers=mapped), custom_hooks=hooks)
     runner.call_hook('before_train')
     assert runner.model.teacher_scores.isfinite().all()
@@ -136,8 +136,8 @@ def test_distiller_with_teachers_of_other_class_names_raises_before_the_first_st
     tmp_path: Path,
 ) -> None:
     detector = small.detector('gfl')
-    taught = [named(small.teacher(tmp_path, detector), ('green', 'red', 'blue'))]
-    runner = run(tmp_path, config(tmp_path, teachers=taught), iters=1)
+    teachers = [named(small.teacher(tmp_path, detector), ('green', 'red', 'blue'))]
+    runner = run(tmp_path, config(tmp_path, teachers=teachers), iters=1)
     runner.model.init_weights = lambda: None
     before = tiny.weights_of(runner.model.student)
     with raises_config_error('teachers[0] (t1).class_map', ANY, *OTHER_NAMES, fix='student class'):
@@ -147,11 +147,11 @@ def test_distiller_with_teachers_of_other_class_names_raises_before_the_first_st
         for name, value in runner.model.student.state_dict().items()
     )
     pairs = [dict(student='neck[0]', teacher='neck[0]')]
-    mapped = [dict(taught[0], class_map=[1, 0, 2])]
+    mapped = [dict(teachers[0], class_map=[1, 0, 2])]
     maps = dict(hint=dict(type='Hint', pairs=pairs))  # maps have no classes
     for allowed in (
         small.distiller(tmp_path, detector, mapped),
-        small.distiller(tmp_path, detector, taught, methods=maps),
+        small.distiller(tmp_path, detector, teachers, methods=maps),
     ):
         assert small.total(allowed, small.losses_of(allowed, small.batch_for('gfl'))).isfinite()
 
@@ -161,11 +161,11 @@ def test_distiller_with_teachers_that_disagree_on_class_names_raises_when_built(
 ) -> None:
     detector = small.detector('gfl')
     one, other = small.teacher(tmp_path, detector, 1), small.teacher(tmp_path, detector, 2)
-    taught = [named(one, ('a', 'b', 'c')), named(other, ('a', 'c', 'b'))]
+    teachers = [named(one, ('a', 'b', 'c')), named(other, ('a', 'c', 'b'))]
     mentions = 't1', "class 1 is 'b' there and 'c' here"
     with raises_config_error('teachers[1] (t2).class_map', ANY, *mentions):
-        small.distiller(tmp_path, detector, taught)
-    small.distiller(tmp_path, detector, [taught[0], dict(taught[1], class_map=[0, 2, 1])])
+        small.distiller(tmp_path, detector, teachers)
+    small.distiller(tmp_path, detector, [teachers[0], dict(teachers[1], class_map=[0, 2, 1])])
 
 
 @pytest.mark.parametrize('task_weight', [0, 1])
