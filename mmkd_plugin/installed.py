@@ -11,7 +11,8 @@ MMCV = (
     "`pip install 'setuptools<81' wheel ninja psutil && "
     "MMCV_WITH_OPS=1 pip install --no-build-isolation 'mmcv>=2.0,<2.2'`"
 )
-HOSTS = "`pip install 'mmpretrain>=1.2'` to classify or `pip install 'mmdet>=3.3'` to detect"
+MMPRETRAIN = "`pip install 'mmpretrain>=1.2'`"
+MMDET = "`pip install 'mmdet>=3.3'`"
 CLONE = (
     'In a clone of mmkd_plugin, all but mmcv comes with '
     "`pip install -c constraints.txt -e '.[classification]'` or "
@@ -44,7 +45,10 @@ def require_hosts() -> None:
         if not has(name)
     ]
     if not has('mmpretrain') and not has('mmdet'):
-        lines.append(f'mmkd_plugin needs mmpretrain or mmdet; neither is installed. Run: {HOSTS}')
+        lines.append(
+            'mmkd_plugin needs mmpretrain or mmdet; neither is installed. '
+            f'Run: {MMPRETRAIN} for classifiers or {MMDET} for detectors'
+        )
     if has('torch') and (found := _torch_version()) < OLDEST_TORCH:
         oldest = '.'.join(map(str, OLDEST_TORCH))
         shown = '.'.join(map(str, found))

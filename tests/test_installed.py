@@ -39,7 +39,8 @@ def test_require_hosts_one_host_is_enough(monkeypatch: pytest.MonkeyPatch, host:
 def test_require_hosts_without_host_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing(monkeypatch, EVERYTHING - {'mmpretrain', 'mmdet'}) == [
         'mmkd_plugin needs mmpretrain or mmdet; neither is installed. '
-        "Run: `pip install 'mmpretrain>=1.2'` to classify or `pip install 'mmdet>=3.3'` to detect"
+        "Run: `pip install 'mmpretrain>=1.2'` for classifiers "
+        "or `pip install 'mmdet>=3.3'` for detectors"
     ]
 
 
