@@ -95,6 +95,7 @@ python tools/train.py \\
         ('tools/train.py CONFIG --nothing', 'no option --nothing'),
         ('python tools/study.py walk detection', 'no command walk'),
         ('python tools/study.py report --dry-run', 'no option --dry-run'),
+        ('python tools/study.py run detecton', 'is neither a file nor a study'),
         ('python tools/train.py configs/nothing.py', 'configs/nothing.py does not exist'),
         ('.venv/bin/python -m pytest tests/nothing.py', 'tests/nothing.py does not exist'),
         ('mim nothing', 'no command'),

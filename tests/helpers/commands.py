@@ -12,7 +12,10 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
+from experiments.study.load import find_study
 from packaging.requirements import InvalidRequirement, Requirement
+
+from mmkd_plugin.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 STARTS = ('pip', 'make', 'mim', 'python', 'bash', '.venv/bin/python', 'tools/')
@@ -131,7 +134,13 @@ def _script(script: str, arguments: list[str]) -> str:
         if (commands := re.search(r'\{([\w,]+)\} \.\.\.', text)) and arguments:
             if arguments[0] not in commands[1].split(','):
                 return f'{script} has no command {arguments[0]}'
-            text = help_of(path, arguments.pop(0))
+            command = arguments.pop(0)
+            text = help_of(path, command)
+            if script == 'tools/study.py' and arguments[:1] and arguments[0].islower():
+                try:
+                    find_study(arguments[0])
+                except ConfigError as error:
+                    return str(error)
         options = set(re.findall(r'(?<![\w-])--?[\w-]+', text))
         for word in arguments:
             if re.fullmatch(r'--?[a-zA-Z][\w-]*', word) and word not in options:
