@@ -136,7 +136,7 @@ def _script(script: str, arguments: list[str]) -> str:
                 return f'{script} has no command {arguments[0]}'
             command = arguments.pop(0)
             text = help_of(path, command)
-            if script == 'tools/study.py' and arguments[:1] and arguments[0].islower():
+            if script == 'tools/study.py' and re.match('[a-z]', ' '.join(arguments)):
                 try:
                     find_study(arguments[0])
                 except ConfigError as error:
