@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from helpers.machine import Machine
 
-#: What each target prints when it does its work.
+#: Lines of a target that does its work.
 WORK = {
     'lint': ['ruff ran check .', 'codespell ran', 'check_words.py ran'],
     'format': ['ruff ran format .'],
