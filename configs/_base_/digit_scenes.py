@@ -1,4 +1,5 @@
-# Scenes of real digits in COCO's format, and how runs of minutes are trained: one process, AdamW, the last iteration counts.
+# Scenes of real digits in COCO's format, and a schedule of minutes: one process, AdamW. The last
+# iteration counts.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 data_root = 'data/digit_scenes'  # written at first use: 20 seconds, 135 MB
@@ -19,9 +20,8 @@ train_dataloader = dict(
 )
 pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(
-        type='Resize', scale=(96, 96), keep_ratio=True
-    ),  # changes nothing; the metric asks for its scale_factor
+    # It changes nothing: the metric needs its scale_factor.
+    dict(type='Resize', scale=(96, 96), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',

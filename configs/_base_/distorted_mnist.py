@@ -1,4 +1,5 @@
-# Distorted MNIST, and how runs of seconds are trained: one process, warm-up and cosine, the last epoch counts.
+# Distorted MNIST, and a schedule of seconds: one process, warm-up and cosine. The last epoch
+# counts.
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 data_preprocessor = dict(num_classes=10, mean=[42.0], std=[64.0], to_rgb=False)

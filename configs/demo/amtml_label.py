@@ -1,4 +1,5 @@
-# AMTML-KD whose teacher weights learn from the labels: cross-entropy of the mixed teachers, apart from the student.
+# AMTML-KD. The teachers' weights are learned from labels: cross-entropy of the mixed teachers'
+# probabilities.
 _base_ = 'amtml_paper.py'
 
 model = dict(methods=dict(amtml=dict(objective='label')))

@@ -1,4 +1,5 @@
-# AMTML-KD from three specialists; the teachers' weights follow the paper's objective, which sees no label.
+# AMTML-KD from three specialists. The teachers' weights are learned by the paper's objective, which
+# takes no labels.
 _base_ = 'student_alone.py'
 
 specialist = dict(
@@ -19,7 +20,7 @@ work_root = '{{$MMKD_WORK_DIR:work_dirs}}'
 model = dict(
     _delete_=True,
     type='mmkd_plugin.Distiller',
-    student={{_base_.model}},
+    student=_base_.model,
     teachers=[
         dict(
             name=f'knows {digits}',
@@ -40,6 +41,7 @@ model = dict(
     ),
     task_weight=0.1,
 )
+# Weight decay would make all teachers' weights equal.
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'.weighting.': dict(decay_mult=0.0)}))
 custom_hooks = [
     dict(type='mmkd_plugin.EvaluateTeachers', min_score=50.0),

@@ -1,5 +1,6 @@
-# Stage 2 of IE-KD: half of the student's last map inherits the teacher's factor, the other half explores what it lacks.
-# Train its stages in a row: tools/train.py teacher_resnet14.py paraphraser.py ie_kd.py
+# Stage 2 of IE-KD: half of the student's last map inherits the teacher's factor, the other half
+# explores what this factor lacks.
+# Train first: teacher_resnet14.py and then paraphraser.py
 _base_ = 'student_alone.py'
 
 here = '{{fileDirname}}'
@@ -9,7 +10,7 @@ last_map = 'backbone.layer3'
 model = dict(
     _delete_=True,
     type='mmkd_plugin.Distiller',
-    student={{_base_.model}},
+    student=_base_.model,
     teachers=[
         dict(
             name='resnet14',

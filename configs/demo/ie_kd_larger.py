@@ -1,5 +1,6 @@
-# A student four times as large as its teacher: it inherits what 19,810 parameters know, and has room to explore.
-# Train its stages in a row: tools/train.py student_alone.py paraphraser_small.py ie_kd_larger.py; compare with larger_alone.py.
+# IE-KD from a teacher of 19,810 parameters to a student of four times as many. Compare with
+# larger_alone.py.
+# Train first: student_alone.py and then paraphraser_small.py
 _base_ = 'ie_kd.py'
 
 here = '{{fileDirname}}'

@@ -1,4 +1,4 @@
-# Stage 1 of IE-KD where the small network of student_alone.py is the teacher.
+# Stage 1 of IE-KD with the small network of student_alone.py as the teacher.
 _base_ = 'paraphraser.py'
 
 model = dict(

@@ -1,4 +1,5 @@
-# A specialist: ResNet-8, twice as wide, that saw all images of 0-4 and 6% of the others, distorted anew each time.
+# A specialist: ResNet-8, twice as wide, trained on all images of 0-4 and on 6% of the others. The
+# images are distorted anew each time.
 _base_ = 'student_alone.py'
 
 model = dict(backbone=dict(base_channels=16), head=dict(in_channels=64))

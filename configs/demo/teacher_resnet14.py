@@ -1,4 +1,5 @@
-# The teacher of IE-KD: ResNet-14, twice as wide as the student, that saw every image distorted anew each time.
+# The teacher of IE-KD: ResNet-14, twice as wide as the student, trained on images that are
+# distorted anew each time.
 _base_ = 'student_alone.py'
 
 model = dict(backbone=dict(depth=14, base_channels=16), head=dict(in_channels=64))

@@ -1,4 +1,4 @@
-"""How a framework's model is run and read; this adapter serves models that no other adapter knows."""
+"""How a framework's model is run and read; this adapter serves models that no other one knows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -79,5 +79,5 @@ class Adapter:
         raise TypeError(f'{type(self).__name__} cannot average predictions')
 
     def in_classes(self, predictions: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
-        """Rename the classes of predictions: class i becomes what the model calls ``indices[i]``."""
+        """Rename the classes of predictions: class i is what the model calls ``indices[i]``."""
         return predictions

@@ -14,13 +14,14 @@ from mmkd_plugin.outputs import ClassScores
 
 
 class ClassifierAdapter(Adapter):
-    """``ImageClassifier`` (backbone, neck, head) and ``TimmClassifier`` (a network under ``model``).
+    """``ImageClassifier`` (backbone, neck, head) and ``TimmClassifier`` (one network, ``model``).
 
     The head runs as a module in training and in tensor mode alike, so a tap on it records the
     scores (N, C).
     """
 
     task = 'classification'
+    no_scores = 'it has no head'
 
     def __init__(self, model: nn.Module) -> None:
         head = getattr(model, 'head', None)
@@ -32,10 +33,7 @@ class ClassifierAdapter(Adapter):
         self.can_average = isinstance(head, cls_head) or (head is None and bool(tap))
 
     def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
-        if scores or not hasattr(model, 'backbone'):
-            model(inputs, mode='tensor')
-        else:
-            model.extract_feat(inputs)  # type: ignore[operator]
+        model(inputs, mode='tensor')  # a run for taps alone stops at the deepest, maybe in the head
 
     def class_scores(
         self,

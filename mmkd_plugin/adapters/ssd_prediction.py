@@ -1,6 +1,7 @@
 """Imported by a config with SSD (``custom_imports``): lets MMDet 3.3's ``SSDHead`` predict.
 
-Its prediction asks the head for ``loss_cls``, which this one head does not have. Nothing is changed where it has it.
+Its prediction reads the attribute ``loss_cls`` of the head, which this one head lacks. Where the
+attribute exists, nothing is changed.
 """
 
 from mmdet.models.dense_heads import SSDHead

@@ -28,7 +28,7 @@ class TappedModel:
         key: The config key of the network, for messages.
 
     Example:
-        >>> from torch import nn
+        >>> import torch
         >>> net = TappedModel(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), 'student')
         >>> net.request(['0'])
         >>> with net.recording(None) as recording:
@@ -45,6 +45,11 @@ class TappedModel:
         self._recorded: Points = {}
         self._observed: Points = {}
         self._scores: Points = {}
+
+    @property
+    def observed_taps(self) -> frozenset[str]:
+        """Taps of :meth:`observe`, without those of the class scores."""
+        return frozenset(self._observed)
 
     def parse(self, taps: Sequence[str], key: str) -> dict[str, Tap]:
         """Parse taps and check that the model has their modules.
@@ -139,7 +144,11 @@ class TappedModel:
             if parsed.call not in (None, calls - 1):
                 return None
             changed = True
-            return parsed.put(values, function(parsed.pick(module, values)[0]))
+            try:
+                [tensor] = parsed.pick(module, values)
+            except ConfigError as error:
+                raise error.inside(key) from None
+            return parsed.put(values, function(tensor))
 
         handle = self._hook(parsed, replace)
         try:
@@ -173,7 +182,7 @@ class TappedModel:
     def _hooked(
         self, points: Points, stop_early: bool = False
     ) -> Iterator[dict[str, list[Tensor]]]:
-        """Yield a dict that hooks fill; at the end remove the hooks and check what they recorded."""
+        """Yield a dict that hooks fill; remove the hooks and check what they recorded."""
         points = {**points, **self._scores}
         values: dict[str, list[Tensor]] = {}
         versions: dict[str, list[int]] = {}

@@ -33,23 +33,23 @@ def moments(image: np.ndarray) -> tuple[float, float, float]:
     return mass, (rows * image).sum() / mass, (columns * image).sum() / mass
 
 
-def test_nothing_on_changes_nothing(calm: pytest.MonkeyPatch) -> None:
+def test_distort_with_everything_off_changes_nothing(calm: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(distort(digit(), BLACK, np.random.default_rng(0)), digit())
 
 
-def test_shift_is_at_most_its_part_of_the_side(calm: pytest.MonkeyPatch) -> None:
+def test_distort_shifts_at_most_by_its_share_of_the_side(calm: pytest.MonkeyPatch) -> None:
     calm.setattr(distortion, 'SHIFT', 0.15)
     _, row, column = moments(digit())
     shifts = []
     for seed in range(200):
         _, y, x = moments(distort(digit(), BLACK, np.random.default_rng(seed)))
         shifts.append((y - row, x - column))
-    # Uniform within 0.15 * 28 = 4.2 pixels, so the extremes of 200 come near it on either side.
+    # Uniform within 0.15 * 28 = 4.2 pixels, so the extremes of 200 are near it on either side.
     assert np.abs(shifts).max() <= 4.2 + 0.1
     assert np.min(shifts) < -4.0 and np.max(shifts) > 4.0
 
 
-def test_scale_acts_on_the_area(calm: pytest.MonkeyPatch) -> None:
+def test_distort_scales_about_the_centre(calm: pytest.MonkeyPatch) -> None:
     calm.setattr(distortion, 'SCALE', (0.5, 0.5))
     mass, row, column = moments(digit())
     smaller = moments(distort(digit(), BLACK, np.random.default_rng(0)))
@@ -58,7 +58,7 @@ def test_scale_acts_on_the_area(calm: pytest.MonkeyPatch) -> None:
     assert smaller[1:] == pytest.approx(((row + 13.5) / 2, (column + 13.5) / 2), abs=0.3)
 
 
-def test_rotation_keeps_centre_and_area_and_turns_the_axis(calm: pytest.MonkeyPatch) -> None:
+def test_distort_turns_the_axis_and_keeps_centre_and_area(calm: pytest.MonkeyPatch) -> None:
     bar = np.zeros((28, 28), dtype=np.uint8)
     bar[4:24, 12:16] = 200  # upright, about the centre
     calm.setattr(distortion, 'ROTATION', 25.0)
@@ -78,7 +78,7 @@ def test_rotation_keeps_centre_and_area_and_turns_the_axis(calm: pytest.MonkeyPa
     assert -26 < min(turns) < -20 and 20 < max(turns) < 26
 
 
-def test_clutter_is_two_patches_and_the_brighter_wins(calm: pytest.MonkeyPatch) -> None:
+def test_distort_adds_two_patches_where_they_are_brighter(calm: pytest.MonkeyPatch) -> None:
     for seed in range(20):
         image = distort(digit(), WHITE, np.random.default_rng(seed))
         white = int((image == 255).sum())
@@ -90,13 +90,13 @@ def test_clutter_is_two_patches_and_the_brighter_wins(calm: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(distort(digit(), BLACK, np.random.default_rng(0)), digit())
 
 
-def test_contrast_dims(calm: pytest.MonkeyPatch) -> None:
+def test_distort_dims_within_its_contrast(calm: pytest.MonkeyPatch) -> None:
     calm.setattr(distortion, 'CONTRAST', (0.6, 1.0))
     peaks = [int(distort(digit(), BLACK, np.random.default_rng(seed)).max()) for seed in range(100)]
     assert 120 <= min(peaks) < 125 and 195 < max(peaks) <= 200
 
 
-def test_noise_has_its_deviation(calm: pytest.MonkeyPatch) -> None:
+def test_distort_adds_noise_of_its_deviation(calm: pytest.MonkeyPatch) -> None:
     calm.setattr(distortion, 'NOISE', 0.15)
     grey = np.full((28, 28), 128, dtype=np.uint8)
     noisy = distort(grey, BLACK, np.random.default_rng(0)).astype(float)
@@ -105,7 +105,7 @@ def test_noise_has_its_deviation(calm: pytest.MonkeyPatch) -> None:
     assert noisy.mean() == pytest.approx(127.5, abs=4)
 
 
-def test_source_is_not_changed_and_chance_is_the_generators() -> None:
+def test_distort_depends_on_its_generator_and_changes_no_input() -> None:
     image, clutter = digit(), WHITE.copy()
     first = distort(image, clutter, np.random.default_rng(5))
     np.testing.assert_array_equal(image, digit())

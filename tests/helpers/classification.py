@@ -91,22 +91,6 @@ def classifier(
     )
 
 
-def stock_resnet(**extra: Any) -> dict[str, Any]:
-    """Return the config of MMPretrain's own ResNet, whose blocks call one ReLU twice, in place."""
-    return dict(
-        type='ImageClassifier',
-        backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=8, stem_channels=8),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=CLASSES,
-            in_channels=64,
-            loss=dict(type='CrossEntropyLoss'),
-        ),
-        **extra,
-    )
-
-
 def network(config: Any, seed: int = 0) -> nn.Module:
     """Build a network whose statistics and scores differ from those of other seeds."""
     with torch.random.fork_rng():
@@ -265,12 +249,6 @@ def validation(batch: int = 8, **changes: Any) -> dict[str, Any]:
     return {**settings, **changes}
 
 
-def saved_state(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a checkpoint of a Runner."""
-    with runner_checkpoints_allowed():
-        return torch.load(path, weights_only=True)['state_dict']
-
-
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the state dict."""
     return {name: value.clone() for name, value in model.state_dict().items()}
@@ -296,10 +274,25 @@ def output(logits: Tensor | None = None, **features: Tensor) -> NetworkOutput:
     return NetworkOutput(None if logits is None else ClassScores.of_images(logits), features)
 
 
-def built(method: Any, student: NetworkOutput, teachers: Sequence[NetworkOutput]) -> Any:
-    """Return the method, built for the shapes of these outputs; teachers are frozen."""
+def built(
+    method: Any,
+    student: NetworkOutput,
+    teachers: Sequence[NetworkOutput],
+    frozen: bool = True,
+    network: nn.Module | None = None,
+) -> Any:
+    """Return the method, built for the shapes of these outputs.
+
+    Args:
+        method: The method.
+        student: Outputs of the student.
+        teachers: Outputs of each teacher.
+        frozen: Whether the teachers are frozen; peers are not.
+        network: The network of every teacher, if the method reads its layers.
+    """
+    known = dict(sha256='0' * 64, checkpoint='t.pth') if frozen else {}
     probes = [
-        TeacherProbe(f'teachers[{n}]', one, nn.Identity(), sha256='0' * 64, checkpoint='t.pth')
+        TeacherProbe(f'teachers[{n}]', one, network or nn.Identity(), **known)
         for n, one in enumerate(teachers)
     ]
     method.requests(len(teachers))

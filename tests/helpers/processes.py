@@ -17,6 +17,7 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from helpers import classification as tiny
+from helpers.checkpoints import state_of
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.run_model import unwrap
 
@@ -268,7 +269,7 @@ def train_peers(
         wrapper=type(run.model).__name__,
         metrics=found,
         state=tiny.weights_of(unwrap(run.model)),
-        saved=sorted(tiny.saved_state(folder / 'run' / f'iter_{iters}.pth')),
+        saved=sorted(state_of(folder / 'run' / f'iter_{iters}.pth')),
     )
 
 

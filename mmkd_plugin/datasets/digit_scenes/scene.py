@@ -79,13 +79,13 @@ def compose(
             for row, side, turn in zip(chosen, sides, turns, strict=True)
         ]
         layout = _lay_out(stamps, size, rng)
-    places, boxes = layout
+    positions, boxes = layout
     canvas = _background(size, rng)
     for _ in range(rng.integers(CLUTTER[0], CLUTTER[1] + 1)):
         piece = _piece(images[rng.integers(len(images))], rng)
         left, top = rng.integers((size - piece.shape[1] + 1, size - piece.shape[0] + 1)).tolist()
         _press(canvas, piece, left, top, rng)
-    for stamp, (left, top) in zip(stamps, places, strict=True):
+    for stamp, (left, top) in zip(stamps, positions, strict=True):
         _press(canvas, stamp, left, top, rng)
     canvas += rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(NOISE)
     return Scene(canvas.round().clip(0, 255).astype(np.uint8), boxes, labels[chosen])
@@ -117,7 +117,7 @@ def _lay_out(
     """Return the corner of each digit and the boxes of all; None if one finds no position."""
     owner = np.full((size, size), -1)  # the digit whose ink is visible in a pixel
     boxes = np.zeros((0, 4), dtype=np.int64)
-    places: list[tuple[int, int]] = []
+    positions: list[tuple[int, int]] = []
     ink = np.array([(stamp >= INK).sum() for stamp in stamps])
     for number, stamp in enumerate(stamps):
         height, width = stamp.shape
@@ -132,11 +132,11 @@ def _lay_out(
             seen = np.array([tight_box(trial == other) for other in range(number + 1)])
             if np.tril(shares(seen, seen), -1).max() <= OVERLAP:
                 owner, boxes = trial, seen
-                places.append((left, top))
+                positions.append((left, top))
                 break
         else:
             return None
-    return places, boxes
+    return positions, boxes
 
 
 def _background(size: int, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -20,8 +20,8 @@ class EvaluateTeachers(Hook):
     """Evaluate every teacher on the validation set, by the run's own evaluator, before training.
 
     A teacher at chance level does not show in a loss curve: wrong weights, wrong normalisation,
-    another order of classes. Scores are logged as ``teacher/<name>/<metric>``, and rank the teachers
-    for methods that map them by quality. A resumed run keeps the scores that it began with.
+    another order of classes. Scores are logged as ``teacher/<name>/<metric>``. They rank the
+    teachers for methods that map them by quality. A resumed run keeps the scores of its beginning.
 
     Args:
         metric: The metric that ranks, by the evaluator's name. Default: its first.
@@ -89,7 +89,7 @@ class EvaluateTeachers(Hook):
         return metrics
 
     def _scores(self, measured: Sequence[Mapping[str, float]]) -> list[float]:
-        """Return each teacher's score; CocoMetric returns none if nothing was detected: that is 0."""
+        """Return each teacher's score: 0 if nothing was detected, where CocoMetric returns none."""
         names = list(dict.fromkeys(name for metrics in measured for name in metrics))
         if self.metric is None and names:
             self.metric = names[0]

@@ -125,5 +125,6 @@ def _over_ranks(value: Tensor) -> Tensor:
 def _class_names(runner: Runner, count: int) -> list[str]:
     dataset: Any = runner.train_dataloader.dataset
     names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    known = names is not None and len(names) == count
-    return [str(name) for name in names] if known else [str(index) for index in range(count)]
+    if names is None or len(names) != count:
+        names = range(count)
+    return [str(name) for name in names]

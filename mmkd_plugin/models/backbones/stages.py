@@ -1,4 +1,4 @@
-"""What the networks for small images share: numbered stages, some of whose maps are returned."""
+"""The base of networks for small images: numbered stages, some of whose maps are returned."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,7 +59,7 @@ class StagedBackbone(BaseModule):
 
         Args:
             x: The input of the first stage.
-            between: What happens to a map on its way to the next stage.
+            between: A function that is applied to each map on its way to the next stage.
         """
         maps = []
         for index in range(self.num_built):

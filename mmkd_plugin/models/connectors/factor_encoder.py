@@ -1,4 +1,4 @@
-"""Stacks of 3x3 convolutions: the encoder to a teacher's factor, and what paraphrasers share."""
+"""The encoder to a teacher's factor, and the stacks of 3x3 convolutions of paraphrasers."""
 
 import itertools
 import math

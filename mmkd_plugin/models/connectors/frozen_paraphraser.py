@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.checkpoint import load_file
+from mmkd_plugin.loading.keys import state_of
 from mmkd_plugin.loading.run_record import read_record
 from mmkd_plugin.models.connectors.factor_encoder import FactorEncoder
 from mmkd_plugin.models.connectors.paraphraser import Paraphraser
@@ -55,7 +56,7 @@ class FrozenParaphraser(nn.Module):
     ) -> Self:
         """Read the checkpoint of a run of ``ParaphraserTrainer``.
 
-        Its record says how to build the encoder. Loading draws no number from the run's generators.
+        Its record determines the encoder. Loading draws no number from the run's generators.
 
         Args:
             path: Path or URL.
@@ -67,8 +68,8 @@ class FrozenParaphraser(nn.Module):
             ConfigError: If the file is another model's checkpoint or incomplete, or holds a
                 paraphraser of another map or for other channels.
         """
-        state, facts = _read(path, key)
-        trained_tap, arguments = facts['tap'], facts['paraphraser']
+        state, settings = _read(path, key)
+        trained_tap, arguments = settings['tap'], settings['paraphraser']
         if tap is not None and tap != trained_tap:
             raise ConfigError(
                 key,
@@ -95,7 +96,7 @@ class FrozenParaphraser(nn.Module):
                 f'{path} was trained on another map. Train one on this teacher.',
                 found=paraphraser.in_channels,
             )
-        return cls(paraphraser.encoder, trained_tap, facts['teacher']['sha256'])
+        return cls(paraphraser.encoder, trained_tap, settings['teacher']['sha256'])
 
     @property
     def in_channels(self) -> int:
@@ -126,14 +127,13 @@ def _read(path: Any, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ConfigError(
             key, "must be the path or URL of a paraphraser's checkpoint", _TRAIN, found=path
         )
-    content = load_file(path, key).content
-    state = content.get('state_dict', content)
+    state = state_of(load_file(path, key).content)
     names = [str(name) for name in state] if isinstance(state, Mapping) else []
     weights = {
         name.removeprefix(_PREFIX): state[name] for name in names if name.startswith(_PREFIX)
     }
     try:
-        facts = _facts(state) if weights else None
+        settings = _recorded(state) if weights else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
             key,
@@ -141,7 +141,7 @@ def _read(path: Any, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f'Reading it failed with {error!r}. Train the paraphraser again.',
             found=path,
         ) from error
-    if facts is None:
+    if settings is None:
         held = ', '.join(map(repr, names[:3])) or 'nothing'
         raise ConfigError(
             key,
@@ -149,20 +149,22 @@ def _read(path: Any, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f'The file holds {held}. {_TRAIN}',
             found=path,
         )
-    return weights, facts
+    return weights, settings
 
 
-def _facts(state: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the tap, the arguments and the teacher's hash; None if there is no record."""
-    facts = read_record(state, 'record')
-    if facts is None and {'record', 'teacher_sha256'} <= state.keys():  # written by version 0.1
+def _recorded(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the tap, the arguments and the teacher's hash; None without a record."""
+    settings = read_record(state, 'record')
+    if settings is None and {'record', 'teacher_sha256'} <= state.keys():  # written by version 0.1
         first = json.loads(bytes(state['record'].tolist()))
         sha256 = bytes(state['teacher_sha256'].flatten().tolist()).hex()
-        facts = dict(tap=first['tap'], paraphraser=first['arguments'], teacher=dict(sha256=sha256))
-    if facts is None:
+        settings = dict(
+            tap=first['tap'], paraphraser=first['arguments'], teacher=dict(sha256=sha256)
+        )
+    if settings is None:
         return None
     return dict(
-        tap=str(facts['tap']),
-        paraphraser=dict(facts['paraphraser']),
-        teacher=dict(sha256=str(facts['teacher']['sha256'])),
+        tap=str(settings['tap']),
+        paraphraser=dict(settings['paraphraser']),
+        teacher=dict(sha256=str(settings['teacher']['sha256'])),
     )

@@ -88,7 +88,7 @@ def _request(
 ) -> None:
     """Request of one network what all methods need of it as a student and as a teacher."""
     own = [tap for one in requests.get(network, {}).values() for tap in one.student]
-    observed = []
+    observed: list[str] = []
     for learner in learners:
         if network in learner.teachers:
             index = learner.teachers.index(network)

@@ -111,15 +111,15 @@ class Distiller(BaseModel):
     def _bind(self, probe_shape: Sequence[int] | None) -> None:
         learner = Learner(self.tapped, dict(self.methods.named()), self.teachers)
         [self._requests] = bind([learner], probe_shape)
-        if not self.task_weight and self.tapped.needs_scores:
-            if self.tapped.adapter.scores_need_training:
-                raise ConfigError(
-                    'task_weight',
-                    'must be a number > 0 where class scores of regions are compared: the '
-                    "student's own losses sample the regions",
-                    'Use methods on taps alone, or a weight as small as you like.',
-                    found=self.task_weight,
-                )
+        regions = self.tapped.needs_scores and self.tapped.adapter.scores_need_training
+        if regions and not self.task_weight:
+            raise ConfigError(
+                'task_weight',
+                'must be a number > 0 where class scores of regions are compared: the '
+                "student's own losses sample the regions",
+                'Use methods on taps alone, or a weight as small as you like.',
+                found=self.task_weight,
+            )
         preprocessors = [teacher.data_preprocessor for teacher in self.teachers]
         shared = share_inputs(self.data_preprocessor, preprocessors)
         self.data_preprocessor, self._input_of = shared

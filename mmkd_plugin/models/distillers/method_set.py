@@ -34,7 +34,7 @@ class MethodSet(nn.ModuleDict):
         for name, config in configs.items():
             key = f'methods.{name}'
             _check_name(key, name)
-            method = build_part(config, cast(type[Method], Method), key)
+            method = build_part(config, Method, key)
             if method.active:
                 self[name] = method
             else:

@@ -17,8 +17,7 @@ from mmkd_plugin.registry import MODELS, build_part
 
 @MODELS.register_module()
 class ParaphraserTrainer(BaseModel):
-    r"""Train a paraphraser R on a map f of a teacher, as an ordinary run; stage 2 takes its
-    checkpoint.
+    r"""Train a paraphraser R on a map f of a teacher, as an ordinary run: stage 1 of IE-KD.
 
     .. math:: L_{rec} = \lVert f - R(f) \rVert
 

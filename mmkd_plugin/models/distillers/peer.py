@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import torch
 from mmengine import Config, ConfigDict
@@ -121,11 +121,13 @@ def build_peers(
     peers = []
     with torch.random.fork_rng(devices=[]):
         for entry, (key, network) in zip(entries, networks, strict=True):
+            if 'methods' in dict(network.named_children()):  # trained_together needs the name
+                raise ConfigError(f'{key}.model', "must have no child module called 'methods'")
             own = _methods(methods, entry.get('methods') or {}, key)
             if not own and not task_weight:
                 raise ConfigError(
                     'task_weight',
-                    f'must be a number > 0 where no method has a weight: {key} would not be trained',
+                    f'must be a number > 0 where no method has a weight: nothing trains {key}',
                     found=task_weight,
                 )
             peers.append(Peer(entry['name'], key, network, own))
@@ -196,8 +198,4 @@ def _require_separate(networks: Sequence[tuple[str, nn.Module]]) -> None:
 
 def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
     tensors = [*network.named_parameters(), *network.named_buffers()]
-    return [
-        (path, cast(Tensor, tensor))
-        for path, tensor in tensors
-        if not path.startswith('data_preprocessor.')
-    ]
+    return [(path, tensor) for path, tensor in tensors if not path.startswith('data_preprocessor.')]

@@ -38,7 +38,7 @@ class Paraphrasers(nn.Module):
             reconstruction = paraphraser(target)
             losses.append(reconstruction_loss(reconstruction, target))
             errors.append(relative_error(reconstruction, target))
-        total = cast(Tensor, sum(losses[1:], losses[0]))
+        total = sum(losses[1:], losses[0])
         return {'loss_rec': total, 'relative_error': torch.stack(errors).mean()}
 
 

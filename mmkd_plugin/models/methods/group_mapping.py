@@ -47,7 +47,7 @@ class GroupMapping(nn.Module):
         self.seed = seed
         # Derived from `order`; spares a device-to-host copy every step.
         self._groups: tuple[int, ...] | None = None
-        self.register_load_state_dict_pre_hook(_forget)
+        self.register_load_state_dict_pre_hook(_forget)  # type: ignore[no-untyped-call]
 
     @property
     def needs_order(self) -> bool:

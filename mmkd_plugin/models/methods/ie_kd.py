@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,14 @@ KINDS = ('factor', 'attention', 'overhaul')
 
 @MODELS.register_module()
 class IEKD(PairedMethod):
-    r"""Split the student's map along its channels: pull one part to the teacher's factor, push the
-    other part away from it.
+    r"""Split the student's map: one part inherits the teacher's factor, the other explores.
 
-    .. math:: L = \lambda_{inh} \sum_p d(F_{inh}^p, F_T^p) - \lambda_{exp} \sum_p d(F_{exp}^p, F_T^p)
+    .. math:: L = \lambda_{inh} \sum_p d(F_{inh}^p, F_T^p)
+              - \lambda_{exp} \sum_p d(F_{exp}^p, F_T^p)
 
-    with one encoder for each part, :math:`F_T` from the frozen encoder of a paraphraser, and
-    :math:`d` the mean absolute difference of factors that have norm 1 in each image.
+    The channels are split. One part is pulled to the factor, the other is pushed away from it. Each
+    part has an encoder, and :math:`F_T` comes from the frozen encoder of a paraphraser. The
+    distance :math:`d` is the mean absolute difference of factors that have norm 1 in each image.
 
     Metrics that are logged:
 
@@ -60,8 +61,8 @@ class IEKD(PairedMethod):
             ``dict(norm='bn')``.
         paraphraser: Arguments of paraphrasers that learn with the peers (IE-DML), where pairs have
             no checkpoint: ``dict(factor_rate=0.5, norm='bn')``.
-        inherit_distance: ``'l1'``, ``'l2'``, ``'cosine'`` or ``'partial_l2'``. Default: ``'l1'`` for
-            factors, ``'l2'`` for attention, overhaul's own for overhaul.
+        inherit_distance: ``'l1'``, ``'l2'``, ``'cosine'`` or ``'partial_l2'``. Default: ``'l1'``
+            for factors, ``'l2'`` for attention, overhaul's own for overhaul.
         explore_distance: One of these, ``'orthogonal'`` or ``'cka'``. Default: ``'l1'``, ``'l2'``
             and ``'partial_l2'``.
         reduction: ``'mean'``, the paper's, shrinks with the size of the factor;
@@ -75,6 +76,18 @@ class IEKD(PairedMethod):
     Raises:
         ConfigError: If a number or a word is out of range, a tap records no map, a part has no
             channel, or a paraphraser does not fit its pair.
+
+    Example:
+        >>> from mmkd_plugin.adapters import Probe
+        >>> student = NetworkOutput(features={'layer3': torch.rand(2, 8, 4, 4)})
+        >>> teacher = NetworkOutput(features={'layer3': torch.rand(2, 32, 4, 4)})
+        >>> method = IEKD([dict(student='layer3', teacher='layer3')], knowledge='attention')
+        >>> probe = TeacherProbe('teacher', teacher, nn.Identity())
+        >>> method.build(Probe('student', student), [probe])
+        >>> [name for name in method(student, [teacher], None) if 'loss' in name]
+        ['loss_inherit', 'loss_explore']
+        >>> method.splits[0].inherit_index.shape, method.splits[0].explore_index.shape
+        (torch.Size([4]), torch.Size([4]))
 
     Reference:
         Huang et al., Revisiting Knowledge Distillation: An Inheritance and Exploration Framework,
@@ -148,9 +161,7 @@ class IEKD(PairedMethod):
             for name, value in self._compare(number, source, target).items():
                 found.setdefault(name, []).append(value)
         return {
-            name: cast(Tensor, sum(values[1:], values[0]))
-            if 'loss' in name
-            else torch.stack(values).mean()
+            name: sum(values[1:], values[0]) if 'loss' in name else torch.stack(values).mean()
             for name, values in found.items()
         }
 

@@ -44,8 +44,8 @@ class PairedMethod(Method):
     A subclass implements :meth:`pair_loss`, and :meth:`build_connectors` if it has connectors.
 
     Args:
-        pairs: ``dict(student='backbone.layer2', teacher='backbone.layer2')`` each; ``index`` chooses
-            the teacher (0). ``student_channels`` and ``teacher_channels`` are inferred, and
+        pairs: ``dict(student='backbone.layer2', teacher='backbone.layer2')`` each; ``index``
+            chooses the teacher (0). ``student_channels`` and ``teacher_channels`` are inferred, and
             checked if they are stated.
         weights: See :class:`~mmkd_plugin.models.methods.Method`.
 

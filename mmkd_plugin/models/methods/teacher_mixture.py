@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +105,11 @@ class TeacherMixture(nn.Module):
         self._config = weighting
         self._rule = class_of(weighting, TeacherWeighting, 'weighting', 'LatentTeacherWeighting')
 
+    @property
+    def learns(self) -> bool:
+        """Whether the rule has trainable parameters."""
+        return self._rule.learns
+
     def requests(self, num_teachers: int) -> Requests:
         """Return what the mixture needs; see :meth:`Method.requests`."""
         by_label = self._rule.learns and self.objective == 'label'
@@ -123,7 +128,7 @@ class TeacherMixture(nn.Module):
         embed_dims = check_channels('embedding_tap', None, student.feature(self.embedding_tap))
         self.weighting = build_part(
             self._config,
-            cast(type[TeacherWeighting], TeacherWeighting),
+            TeacherWeighting,
             'weighting',
             'LatentTeacherWeighting',
             num_teachers=len(teachers),

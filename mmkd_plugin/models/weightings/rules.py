@@ -1,137 +1,12 @@
-"""Rules that weigh several teachers for each image, exchangeable in a config."""
-
-from abc import ABC, abstractmethod
+"""Weightings without parameters: constant, random, or computed from the teachers' outputs."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmkd_plugin.errors import ConfigError, positive_integer, positive_number
+from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.models.losses.functional import at_least_float32
+from mmkd_plugin.models.weightings.base import TeacherWeighting
 from mmkd_plugin.registry import MODELS
-
-
-class TeacherWeighting(nn.Module, ABC):
-    """Give each image a distribution over the teachers.
-
-    The class attributes can be read before a rule is built.
-
-    Args:
-        num_teachers: T.
-        embed_dims: d, the length of the student's embedding.
-
-    Attributes:
-        learns: Whether the rule has trainable parameters.
-        needs_labels: Whether the rule needs labels.
-        needs_logits: Whether the rule needs class scores of whole images, which detectors lack.
-
-    Raises:
-        ConfigError: If ``num_teachers`` is not a positive integer.
-    """
-
-    learns: bool = False
-    needs_labels: bool = False
-    needs_logits: bool = False
-
-    def __init__(self, num_teachers: int, embed_dims: int | None = None) -> None:
-        super().__init__()
-        self.num_teachers = positive_integer('num_teachers', num_teachers)
-
-    @abstractmethod
-    def forward(
-        self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
-    ) -> Tensor:
-        """Return the weight of each teacher for each image.
-
-        Args:
-            embedding: The student's embedding of each image, (N, d).
-            teacher_logits: Class scores of all teachers, (N, T, C).
-            labels: Class indices (N,) or class probabilities (N, C).
-
-        Returns:
-            Weights (N, T), each row non-negative with sum 1, in at least float32.
-        """
-
-    def freeze(self) -> None:
-        """Keep the rule as it is from now on; only a learned rule changes at all."""
-
-
-@MODELS.register_module()
-class LatentTeacherWeighting(TeacherWeighting):
-    r"""Weigh teachers by learned factors that are compared with the image's embedding (AMTML-KD).
-
-    .. math:: \gamma_{t,i} = v^\top (\theta_t \odot A_i), \qquad
-              w_{t,i} = \mathrm{softmax}_t\, \gamma_{t,i}
-
-    with the embedding :math:`A_i` of image i, a factor :math:`\theta_t` for each teacher, and a
-    direction :math:`v`.
-
-    Entries of :math:`\theta` and :math:`v` start normal with standard deviation
-    :math:`d^{-1/4}/2`. Scores then begin at a quarter of the size of the entries of :math:`A_i`,
-    whatever d. Unit variance saturates the softmax, and all zeros is a stationary point.
-
-    Weight decay pulls both to zero, which makes the weights uniform. Exclude them:
-    ``paramwise_cfg=dict(custom_keys={'weighting': dict(decay_mult=0.)})``.
-
-    Args:
-        num_teachers: T.
-        embed_dims: d.
-        init_std: Standard deviation at the start. Default: :math:`d^{-1/4}/2`.
-
-    Shape:
-        An embedding (N, d) gives weights (N, T).
-
-    Raises:
-        ConfigError: If a number is out of range, or if an embedding has another length than d.
-
-    Example:
-        >>> weighting = LatentTeacherWeighting(num_teachers=3, embed_dims=64)
-        >>> weights = weighting(torch.rand(8, 64))
-        >>> weights.shape
-        torch.Size([8, 3])
-        >>> torch.allclose(weights.sum(dim=1), torch.ones(8))
-        True
-
-    Reference:
-        Liu et al., AMTML-KD, 2020, eq. 5-6. The authors' code draws both from a standard normal
-        distribution and decays them by 0.1.
-    """
-
-    learns = True
-    frozen: Tensor
-    frozen_factors: Tensor
-    frozen_direction: Tensor
-
-    def __init__(self, num_teachers: int, embed_dims: int, init_std: float | None = None) -> None:
-        super().__init__(num_teachers)
-        positive_integer('embed_dims', embed_dims)
-        std = 0.5 * embed_dims**-0.25 if init_std is None else positive_number('init_std', init_std)
-        self.factors = nn.Parameter(torch.randn(num_teachers, embed_dims) * std)
-        self.direction = nn.Parameter(torch.randn(embed_dims) * std)
-        # Frozen values are buffers beside the parameters: DDP stops at a parameter that leaves the
-        # graph, and momentum or decay moves a parameter even without gradient.
-        self.register_buffer('frozen', torch.tensor(False))
-        self.register_buffer('frozen_factors', torch.zeros(num_teachers, embed_dims))
-        self.register_buffer('frozen_direction', torch.zeros(embed_dims))
-
-    def freeze(self) -> None:
-        """Keep the present factors and direction from now on; a second call changes nothing."""
-        if not self.frozen:
-            self.frozen_factors.copy_(self.factors.detach())
-            self.frozen_direction.copy_(self.direction.detach())
-            self.frozen.fill_(True)
-
-    def forward(
-        self, embedding: Tensor, teacher_logits: Tensor | None = None, labels: Tensor | None = None
-    ) -> Tensor:
-        dims = self.direction.numel()
-        if embedding.ndim != 2 or embedding.shape[1] != dims:
-            raise ConfigError(
-                'embed_dims', f'needs an embedding (N, {dims})', found=tuple(embedding.shape)
-            )
-        wide = _at_least_float32(embedding)
-        with torch.autocast(wide.device.type, enabled=False):
-            factors = torch.where(self.frozen, self.frozen_factors, self.factors)
-            direction = torch.where(self.frozen, self.frozen_direction, self.direction)
-            return (wide @ (factors * direction).T).softmax(dim=1)
 
 
 @MODELS.register_module()
@@ -294,8 +169,4 @@ def _wide_logits(teacher_logits: Tensor | None, num_teachers: int) -> Tensor:
     ):
         found = None if teacher_logits is None else tuple(teacher_logits.shape)
         raise ConfigError('num_teachers', f'needs logits (N, {num_teachers}, C)', found=found)
-    return _at_least_float32(teacher_logits)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return at_least_float32(teacher_logits)

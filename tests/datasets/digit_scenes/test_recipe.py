@@ -2,18 +2,19 @@ import json
 from typing import Any
 
 import pytest
+from helpers.errors import raises_config_error
 
 from mmkd_plugin.datasets.digit_scenes import scene
 from mmkd_plugin.datasets.digit_scenes.recipe import SceneRecipe
 
 
-def test_numbers_left_out_are_the_usual_ones() -> None:
+def test_recipe_without_numbers_has_the_default_ones() -> None:
     assert SceneRecipe().scenes == dict(train=4000, val=400, test=400)
     assert SceneRecipe(dict(val=7)).scenes == dict(train=4000, val=7, test=400)
     assert SceneRecipe(dict(val=400)).sha256 == SceneRecipe().sha256
 
 
-def test_whatever_decides_changes_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_hash_changes_with_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = {
         SceneRecipe().sha256,
         SceneRecipe(dict(test=1)).sha256,
@@ -31,28 +32,35 @@ def test_whatever_decides_changes_the_hash(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(hashes) == 4 + len(decide)
 
 
-def test_facts_are_json() -> None:
+def test_recipe_facts_are_json() -> None:
     facts = SceneRecipe(seed=3).facts()
     assert json.loads(json.dumps(facts)) == facts
     assert (facts['seed'], facts['digits'], facts['noise']) == (3, [2, 6], 18.0)
 
 
+def test_recipe_hash_is_that_of_existing_folders() -> None:
+    """Users' folders are recognised by these hashes: only a new VERSION may change them."""
+    assert [SceneRecipe().sha256, SceneRecipe(dict(train=6), 72, seed=1).sha256] == [
+        'e6397ae3f08fadfe5b77eca8c735f2f6ef5aec056403901e703ffd5290210e9f',
+        'c15e63b2fbcac93d30e9fcd4950075081dbc3c1bf314fce084aad17c4d59a02f',
+    ]
+
+
 @pytest.mark.parametrize(
-    ('options', 'message'),
+    ('options', 'key', 'found', 'mention'),
     [
-        (
-            dict(scenes=dict(trial=3)),
-            r"scenes: expected numbers for some of .*'test'\), got \{'trial': 3\}",
-        ),
-        (dict(scenes=300), r'scenes: expected numbers for some of .*, got 300'),
-        (dict(scenes=dict(val=0)), r'scenes.val: expected a whole number >= 1, got 0'),
-        (dict(scenes=dict(train=2.5)), r'scenes.train: expected a whole number >= 1, got 2.5'),
-        (dict(image_size=63), r'image_size: expected a whole number >= 64, got 63'),
-        (dict(image_size='96'), r"image_size: expected a whole number >= 64, got '96'"),
-        (dict(seed=-1), r'seed: expected a whole number >= 0, got -1'),
-        (dict(seed=True), r'seed: expected a whole number >= 0, got True'),
+        (dict(scenes=dict(trial=3)), 'scenes', {'trial': 3}, "'train', 'val', 'test'"),
+        (dict(scenes=300), 'scenes', 300, "'train', 'val', 'test'"),
+        (dict(scenes=dict(val=0)), 'scenes.val', 0, 'an integer >= 1'),
+        (dict(scenes=dict(train=2.5)), 'scenes.train', 2.5, 'an integer >= 1'),
+        (dict(image_size=63), 'image_size', 63, 'an integer >= 64'),
+        (dict(image_size='96'), 'image_size', '96', 'an integer >= 64'),
+        (dict(seed=-1), 'seed', -1, 'an integer >= 0'),
+        (dict(seed=True), 'seed', True, 'an integer >= 0'),
     ],
 )
-def test_options_are_checked(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f'^DigitScenes.{message}'):
+def test_recipe_with_an_option_out_of_range_is_refused(
+    options: dict[str, Any], key: str, found: Any, mention: str
+) -> None:
+    with raises_config_error(f'DigitScenes.{key}', found, mention):
         SceneRecipe(**options)

@@ -14,27 +14,28 @@ def bar(height: int = 20, width: int = 6) -> np.ndarray:
     return image
 
 
-def test_neither_turned_nor_scaled_it_is_the_image_without_its_margin() -> None:
+def test_stamp_neither_turned_nor_scaled_is_the_image_without_margin() -> None:
     np.testing.assert_array_equal(
         stamp_of(bar(), 20, 0.0), bar()[4:24, 9:15].astype(np.float32) / np.float32(255)
     )
 
 
-def test_a_quarter_turn_is_numpys_own() -> None:
+def test_stamp_turned_by_a_quarter_equals_numpys_turn() -> None:
     # Axes point right and down, so that a positive turn is clockwise.
     turned = stamp_of(bar(), 20, math.pi / 2)
     np.testing.assert_allclose(turned, np.rot90(bar()[4:24, 9:15], -1) / 255, atol=1e-6)
 
 
-def test_half_as_long_is_a_quarter_of_the_area() -> None:
+def test_stamp_half_as_long_has_a_quarter_of_the_area() -> None:
     half = stamp_of(bar(), 10, 0.0)
     assert half.shape == (10, 3)
-    # Each pixel of the half lies on the corner of four of the whole, and bilinear reading is their mean.
+    # Each pixel of the half lies on the corner of four of the whole; bilinear reading is their
+    # mean.
     whole = bar()[4:24, 9:15].astype(float) / 255
     np.testing.assert_allclose(half, whole.reshape(10, 2, 3, 2).mean((1, 3)), atol=1e-6)
 
 
-def test_longer_side_is_about_as_wanted_and_no_margin_remains() -> None:
+def test_stamp_has_about_the_wanted_length_and_no_margin() -> None:
     images, _ = read_mnist('test')
     chance = np.random.default_rng(0)
     errors = []
@@ -48,7 +49,7 @@ def test_longer_side_is_about_as_wanted_and_no_margin_remains() -> None:
     assert abs(np.mean(errors)) < 0.3 and np.abs(errors).max() < 3
 
 
-def test_ink_at_the_images_border_is_kept() -> None:
+def test_stamp_keeps_ink_at_the_border_of_the_image() -> None:
     full = np.full((7, 7), 255, dtype=np.uint8)
     np.testing.assert_array_equal(stamp_of(full, 7, 0.0), np.ones((7, 7), dtype=np.float32))
 
@@ -61,7 +62,7 @@ def test_ink_at_the_images_border_is_kept() -> None:
         ((3, 4), (6, 7), (6, 3, 7, 4)),
     ],
 )
-def test_tight_box(
+def test_tight_box_encloses_all_that_is_true(
     rows: tuple[int, int], columns: tuple[int, int], box: tuple[int, int, int, int]
 ) -> None:
     mask = np.zeros((8, 9), dtype=bool)

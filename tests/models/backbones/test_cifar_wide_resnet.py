@@ -26,8 +26,9 @@ def derived(depth: int, k: int) -> int:
     return total + 2 * widths[-1] + 10 * widths[-1] + 10
 
 
-# In millions: Zagoruyko & Komodakis, Attention Transfer, table 1 (the first four), and Wide Residual
-# Networks, table 4. Neither lists WRN-46-4, the pair of Huang et al.; it follows from the same sum.
+# In millions, by Zagoruyko & Komodakis: Attention Transfer, table 1 (the first four), and Wide
+# Residual Networks, table 4. Neither lists WRN-46-4, the pair of Huang et al.; it follows from the
+# same sum.
 @pytest.mark.parametrize(
     ('depth', 'k', 'exact', 'papers'),
     [

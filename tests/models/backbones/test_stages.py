@@ -1,4 +1,4 @@
-"""What all backbones for small images have in common. A new one needs a line in each table."""
+"""The behaviour that all backbones for small images share. A new one needs a line in each table."""
 
 from typing import Any
 

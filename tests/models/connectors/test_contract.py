@@ -1,4 +1,4 @@
-"""What all connectors have in common. A new connector needs one line in ``CONNECTORS``."""
+"""The behaviour that all connectors share. A new connector needs one line in ``CONNECTORS``."""
 
 from typing import Any
 

@@ -25,9 +25,9 @@ def trained(**changes: Any) -> Paraphraser:
 
 
 def record(**changes: Any) -> dict[str, Tensor]:
-    """Return the record in the state of a ``ParaphraserTrainer``; None leaves a fact out."""
-    facts = dict(tap=TAP, teacher=dict(name='resnet', sha256=SHA256), **changes)
-    kept = {name: value for name, value in facts.items() if value is not None}
+    """Return the record in the state of a ``ParaphraserTrainer``; None leaves an entry out."""
+    settings = dict(tap=TAP, teacher=dict(name='resnet', sha256=SHA256), **changes)
+    kept = {name: value for name, value in settings.items() if value is not None}
     return {f'record.{name}': value for name, value in RunRecord(kept, '').state_dict().items()}
 
 
@@ -170,8 +170,8 @@ def raw(text: bytes) -> dict[str, Tensor]:
             ['the weights that its record describes', 'in_channels'],
         ),
         (lambda s: {**s, **record()}, ['a readable record', "KeyError('paraphraser')"]),
-        (lambda s: {**s, **raw(b'{"tap"')}, ['a readable record', 'JSONDecodeError']),
-        (lambda s: {**s, **raw(b'[3]')}, ['a readable record', 'is not a record']),
+        (lambda s: {**s, **raw(b'{"tap"')}, ['a readable record']),
+        (lambda s: {**s, **raw(b'[3]')}, ['a readable record']),
         (lambda s: {**s, 'record.began': torch.ones(3)}, ['a readable record']),
     ],
 )

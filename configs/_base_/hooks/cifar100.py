@@ -1,0 +1,5 @@
+# Hooks of a run with teachers on CIFAR-100. A teacher with accuracy below min_score stops the run.
+custom_hooks = [
+    dict(type='mmkd_plugin.EvaluateTeachers', min_score=60.0),
+    dict(type='mmkd_plugin.SaveStudent'),
+]

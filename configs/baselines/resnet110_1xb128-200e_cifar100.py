@@ -1,0 +1,7 @@
+_base_ = [
+    '../_base_/models/cifar_resnet20.py',
+    '../_base_/datasets/cifar100_bs128.py',
+    '../_base_/schedules/cifar_200e_warmup.py',
+]
+
+model = dict(backbone=dict(depth=110), head=dict(num_classes=100))

@@ -1,4 +1,0 @@
-# AMTML-KD whose teacher weights learn from the labels: cross-entropy of the mixed teachers, apart from the student.
-_base_ = 'amtml_resnet20_cifar100.py'
-
-model = dict(methods=dict(amtml=dict(objective='label')))

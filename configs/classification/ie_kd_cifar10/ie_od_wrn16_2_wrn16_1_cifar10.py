@@ -1,4 +1,0 @@
-# After wrn16_2_160e_cifar10.py.
-_base_ = '_base_/wrn16_2_wrn16_1.py'
-
-model = dict(methods=dict(ie=dict(pairs=_base_.pairs.before_relu, **_base_.methods.ie_od)))

@@ -1,4 +1,0 @@
-# After resnet56_160e_cifar10.py.
-_base_ = ['_base_/paraphraser.py', '_base_/teacher_resnet56.py']
-
-model = dict(teacher=_base_.teacher, tap=_base_.teacher_map)

@@ -1,4 +1,0 @@
-# After wrn40_1_160e_cifar10.py.
-_base_ = ['_base_/paraphraser.py', '_base_/teacher_wrn40_1.py']
-
-model = dict(teacher=_base_.teacher, tap=_base_.teacher_map)

@@ -1,3 +1,0 @@
-_base_ = '_base_/paraphraser_retinanet_r101.py'
-
-model = dict(tap='neck[0]')

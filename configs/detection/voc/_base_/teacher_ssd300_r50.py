@@ -1,8 +1,0 @@
-# SSD300-R50 as a teacher, its last stage, and the paraphraser of that.
-teacher = dict(
-    name='r50',
-    model='{{fileDirname}}/../ssd300_r50_voc0712.py',
-    checkpoint='{{$MMKD_WORK_DIR:work_dirs}}/ssd300_r50_voc0712/epoch_24.pth',
-)
-teacher_map = 'backbone[2]'
-paraphraser = '{{$MMKD_WORK_DIR:work_dirs}}/paraphraser_ssd300_r50_voc0712/epoch_2.pth'

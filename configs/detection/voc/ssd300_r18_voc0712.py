@@ -1,2 +1,0 @@
-# The student alone.
-_base_ = '_base_/ssd300_resnet18.py'

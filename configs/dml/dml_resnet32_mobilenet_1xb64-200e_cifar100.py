@@ -1,0 +1,8 @@
+_base_ = '../_base_/dml_cifar100.py'
+
+model = dict(
+    peers=[
+        dict(name='resnet32', model=_base_.resnet32),
+        dict(name='mobilenet', model=_base_.mobilenet),
+    ]
+)

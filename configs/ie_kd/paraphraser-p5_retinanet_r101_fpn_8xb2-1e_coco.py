@@ -1,0 +1,3 @@
+_base_ = '../_base_/paraphraser_retinanet_coco.py'
+
+model = dict(tap='neck[2]')

@@ -1,0 +1,4 @@
+# Train first: baselines/resnet56_1xb128-160e_cifar10.py
+_base_ = ['../_base_/paraphraser_cifar10.py', '../_base_/teachers/resnet56_cifar10.py']
+
+model = dict(teacher=_base_.teacher, tap=_base_.teacher_map)

@@ -1,0 +1,4 @@
+# Train first: baselines/wrn-16-2_1xb128-160e_cifar10.py
+_base_ = '../_base_/pairs/wrn-16-2_wrn-16-1_cifar10.py'
+
+model = dict(methods=dict(kd=_base_.methods.kd), task_weight=0.05)
