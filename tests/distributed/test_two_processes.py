@@ -1,6 +1,7 @@
 """Two gloo processes train what one process trains."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,109 +12,150 @@ from helpers import processes
 
 pytestmark = pytest.mark.slow
 OBJECTIVES = ('paper', 'label')
+#: Of losses (rtol), and of gradients (rtol, atol); rounding errors take up 1/20 of them at most.
+LOSSES, GRADIENTS = 1e-5, (2e-5, 2e-7)
+OFF_BY_A_THOUSANDTH = partial(processes.scale_gradients, part='', scale=1.001)
 
 
 @pytest.fixture(scope='module')
-def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The configs, and what both processes answered; they are started once for all the tests."""
-    folder = tmp_path_factory.mktemp('two')
-    taught = tiny.teachers(folder)
+def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the configs by name."""
+    folder = tmp_path_factory.mktemp('configs')
+    teachers = tiny.teachers(folder)
 
-    def config(**amtml: Any) -> dict[str, Any]:
+    def distiller(**amtml: Any) -> dict[str, Any]:
         methods = dict(amtml=tiny.amtml(**amtml), kd=dict(type='SoftTarget'))
-        return tiny.distiller_config(folder, teachers=taught, methods=methods)
+        return tiny.distiller_config(folder, teachers=teachers, methods=methods)
 
-    gathered = {
-        objective: config(objective=objective, gather_angles=True) for objective in OBJECTIVES
-    }
-    local = config()
     stage_1 = dict(
         type='mmkd_plugin.ParaphraserTrainer',
-        teacher=taught[0],
+        teacher=teachers[0],
         tap='backbone.layer2',
         data_preprocessor=dict(tiny.PREPROCESSOR),
     )
-    ranks = processes.in_two(
-        folder,
-        {
-            'local': (processes.gradients, local),
-            **{f'gathered {o}': (processes.gradients, made) for o, made in gathered.items()},
-            **{f'run {o}': (processes.train, made, 3) for o, made in gathered.items()},
-            'run local': (processes.train, local),
-            'stage 1': (processes.gradients, stage_1),
-        },
-    )
-    return dict(gathered=gathered, local=local, stage_1=stage_1, ranks=ranks)
+    gathered = {one: distiller(objective=one, gather_angles=True) for one in OBJECTIVES}
+    return {**gathered, 'local': distiller(), 'stage 1': stage_1}
 
 
-@pytest.mark.parametrize('objective', OBJECTIVES)
-def test_gathered_angles_equal_one_process_with_the_whole_batch(
-    asked: dict[str, Any], tmp_path: Path, objective: str
-) -> None:
-    logged, alone = processes.gradients(tmp_path, asked['gathered'][objective])
-    for rank in asked['ranks']:
-        rank_logged, gradients = rank[f'gathered {objective}']
-        assert rank_logged['amtml.loss_angle'] == pytest.approx(
-            logged['amtml.loss_angle'], rel=1e-5
-        )
-        assert gradients.keys() == alone.keys()
-        for name, value in alone.items():
-            torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-6)
+@pytest.fixture(scope='module')
+def ranks(
+    configs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """Return the results of both processes, which are started once for all tests."""
+    calls: processes.Calls = {}
+    for name, config in configs.items():
+        calls[name] = (processes.gradients, config)
+        calls[f'{name}, control'] = (processes.gradients, config, OFF_BY_A_THOUSANDTH)
+    for objective in OBJECTIVES:
+        calls[f'run {objective}'] = (processes.train, configs[objective], 3)
+    calls['run local'] = (processes.train, configs['local'])
+    return processes.in_two(tmp_path_factory.mktemp('two'), calls)
 
 
-def test_local_angles_are_the_mean_of_the_halves(asked: dict[str, Any], tmp_path: Path) -> None:
-    model = processes.build(asked['local'])
+@pytest.fixture(scope='module')
+def expected(configs: dict[str, Any]) -> dict[str, Any]:
+    """Return losses and gradients of one process.
+
+    Angles without ``gather_angles`` are compared within each half of the batch, so the two halves
+    are the reference there.
+    """
+    found = {name: processes.gradients(Path(), config) for name, config in configs.items()}
+    model = processes.build(configs['local'])
     halves = []
     for rank in range(2):
         raw = {name: value[rank::2] for name, value in tiny.batch_of(8).items()}
         halves.append(model.parse_losses(tiny.losses_of(model, raw)))
     (sum(total for total, _ in halves) / 2).backward()
-    ranks = [rank['local'] for rank in asked['ranks']]
-    for (logged, gradients), (_, expected) in zip(ranks, halves, strict=True):
-        assert logged == pytest.approx(
-            {name: value.item() for name, value in expected.items()}, rel=1e-5
-        )
-        for name, parameter in model.named_parameters():
-            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)
-    whole, _ = processes.gradients(tmp_path, asked['local'])
-    mean = {name: sum(logged[name] for logged, _ in ranks) / 2 for name in whole}
-    assert whole['amtml.loss_angle'] != pytest.approx(mean['amtml.loss_angle'], rel=1e-3)
-    for part in ('task.loss', 'amtml.loss_kd', 'amtml.loss_hint', 'kd.loss_kd'):
-        assert whole[part] == pytest.approx(mean[part], rel=1e-5), (
-            'all others are means over images'
-        )
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    losses = [{name: value.item() for name, value in logged.items()} for _, logged in halves]
+    return {**found, 'halves': losses, 'local': (found['local'][0], gradients)}
 
 
-@pytest.mark.parametrize('run', ['paper', 'label', 'local'])
-def test_a_run_of_all_parts_keeps_the_ranks_alike(asked: dict[str, Any], run: str) -> None:
-    one, other = (rank[f'run {run}'] for rank in asked['ranks'])
-    assert one['wrapper'] == other['wrapper'] == 'MMDistributedDataParallel'
-    for name, value in one['state'].items():
-        if 'running' not in name:  # BatchNorm's statistics are each rank's own
-            assert torch.equal(value.nan_to_num(), other['state'][name].nan_to_num()), name
+@pytest.mark.parametrize('case', [*OBJECTIVES, 'local', 'stage 1'])
+def test_gradients_of_two_processes_equal_those_of_one(
+    ranks: list[dict[str, Any]], expected: dict[str, Any], case: str
+) -> None:
+    _, alone = expected[case]
+    for rank in ranks:
+        _, gradients = rank[case]
+        assert processes.excess(gradients, alone, *GRADIENTS) <= 1
+        if case == 'stage 1':
+            assert all(name.startswith('paraphraser.') for name in gradients)
+
+
+@pytest.mark.parametrize('case', [*OBJECTIVES, 'local', 'stage 1'])
+def test_gradients_that_are_a_thousandth_off_in_one_process_fail_the_comparison(
+    ranks: list[dict[str, Any]], expected: dict[str, Any], case: str
+) -> None:
+    """The control."""
+    _, alone = expected[case]
+    for rank in ranks:
+        _, gradients = rank[f'{case}, control']
+        assert processes.excess(gradients, alone, *GRADIENTS) > 10
+
+
+@pytest.mark.parametrize('case', [*OBJECTIVES, 'local', 'stage 1'])
+def test_compared_gradients_let_noise_stay_small(configs: dict[str, Any], case: str) -> None:
+    """Noise is ten times as large as rounding errors: a comparison fails by it on no machine."""
+    _, gradients = processes.gradients(Path(), configs[case])
+    change = partial(processes.add_noise, noise=1e-6)
+    _, noisy = processes.gradients(Path(), configs[case], change)
+    assert 0 < processes.excess(noisy, gradients, rtol=1e-3, atol=1e-5) <= 1
 
 
 @pytest.mark.parametrize('objective', OBJECTIVES)
-def test_a_weighting_frozen_in_mid_run_stays_and_stops_nobody(
-    asked: dict[str, Any], objective: str
+def test_gathered_angles_of_each_process_are_those_of_the_whole_batch(
+    ranks: list[dict[str, Any]], expected: dict[str, Any], objective: str
 ) -> None:
-    for rank in asked['ranks']:
-        answers = rank[f'run {objective}']['answers']
-        moved = [not torch.equal(a, b) for a, b in itertools.pairwise(answers)]
+    whole, _ = expected[objective]
+    for rank in ranks:
+        logged, _ = rank[objective]
+        assert logged['amtml.loss_angle'] == pytest.approx(whole['amtml.loss_angle'], rel=LOSSES)
+
+
+def test_local_losses_are_those_of_each_half(
+    ranks: list[dict[str, Any]], expected: dict[str, Any]
+) -> None:
+    for rank, half in zip(ranks, expected['halves'], strict=True):
+        logged, _ = rank['local']
+        assert logged == pytest.approx(half, rel=LOSSES)
+
+
+def test_losses_other_than_angles_are_means_over_images(
+    ranks: list[dict[str, Any]], expected: dict[str, Any]
+) -> None:
+    whole, _ = expected['local']
+    mean = {name: sum(rank['local'][0][name] for rank in ranks) / 2 for name in whole}
+    for part in ('task.loss', 'amtml.loss_kd', 'amtml.loss_hint', 'kd.loss_kd'):
+        assert mean[part] == pytest.approx(whole[part], rel=LOSSES)
+    assert mean['amtml.loss_angle'] != pytest.approx(whole['amtml.loss_angle'], rel=1e-3)
+
+
+def test_reconstruction_losses_are_means_over_images(
+    ranks: list[dict[str, Any]], expected: dict[str, Any]
+) -> None:
+    whole, _ = expected['stage 1']
+    mean = sum(rank['stage 1'][0]['loss_rec'] for rank in ranks) / 2
+    assert mean == pytest.approx(whole['loss_rec'], rel=LOSSES)
+
+
+@pytest.mark.parametrize('run', ['paper', 'label', 'local'])
+def test_ranks_end_a_run_of_all_parts_with_equal_weights(
+    ranks: list[dict[str, Any]], run: str
+) -> None:
+    one, other = (rank[f'run {run}'] for rank in ranks)
+    assert one['wrapper'] == other['wrapper'] == 'MMDistributedDataParallel'
+    names = tiny.differing(one['state'], other['state'])
+    assert all('running' in name for name in names), 'each rank has its own statistics'
+
+
+@pytest.mark.parametrize('objective', OBJECTIVES)
+def test_weighting_frozen_in_mid_run_stays_as_it_is(
+    ranks: list[dict[str, Any]], objective: str
+) -> None:
+    """DDP waits for no gradient of it either."""
+    for rank in ranks:
+        run = rank[f'run {objective}']
+        moved = [not torch.equal(a, b) for a, b in itertools.pairwise(run['weights'])]
         assert moved == [True, True, True, False], 'frozen before the fourth step'
-        assert rank[f'run {objective}']['state']['methods.amtml.weighting.frozen']
-
-
-def test_a_paraphraser_learns_as_in_one_process_with_the_whole_batch(
-    asked: dict[str, Any], tmp_path: Path
-) -> None:
-    logged, alone = processes.gradients(tmp_path, asked['stage_1'])
-    ranks = [rank['stage 1'] for rank in asked['ranks']]
-    assert sum(losses['loss_rec'] for losses, _ in ranks) / 2 == pytest.approx(
-        logged['loss_rec'], rel=1e-5
-    )
-    for _, gradients in ranks:
-        assert gradients.keys() == alone.keys()
-        assert all(name.startswith('paraphraser.') for name in gradients)
-        for name, value in alone.items():
-            torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-6)
+        assert run['state']['methods.amtml.mixture.weighting.frozen']

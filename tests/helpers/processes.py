@@ -110,42 +110,46 @@ def scale_gradients(model: nn.Module, part: str, scale: float) -> None:
 
 
 def add_noise(model: nn.Module, noise: float) -> None:
-    """Add relative noise to all initial weights, and to all gradients as they are computed.
+    """Add relative noise to all weights, now and when initialised, and to all gradients.
 
     It is larger than rounding errors, and the same in every run. A comparison of two runs proves
     something only if such noise stays as small as it is: no value may lie so near a kink (of ReLU,
     of the absolute value) that it changes sides.
     """
     generator = torch.Generator().manual_seed(1)
+    initialise = model.init_weights
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def noisy(values: Tensor) -> Tensor:
         return values * (1 + noise * torch.randn(values.shape, generator=generator))
 
-    initialise = model.init_weights
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-    def initialise_with_noise() -> None:
-        initialise()
+    def add_to_weights() -> None:
         for parameter in trained:
             parameter.data = noisy(parameter.data)
 
+    def initialise_with_noise() -> None:
+        initialise()
+        add_to_weights()
+
+    add_to_weights()
     model.init_weights = initialise_with_noise
     for parameter in trained:
         parameter.register_hook(noisy)
 
 
 def gradients(
-    folder: Path, config: dict[str, Any], scale: float = 1.0
+    folder: Path, config: dict[str, Any], change: Callable[[nn.Module], None] | None = None
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Return the losses and gradients of one batch of 8, divided among the processes.
 
     Args:
         folder: Not used.
         config: Of the model.
-        scale: Factor on the second process's gradients, for controls.
+        change: Changes the model before the batch, for controls.
     """
     model = build(config)
-    scale_gradients(model, '', scale)
+    if change is not None:
+        change(model)
     called = model
     if dist.get_world_size() > 1:
         called = MMDistributedDataParallel(model, broadcast_buffers=False)
