@@ -10,6 +10,7 @@ from mmkd_plugin.adapters.probe import TeacherProbe
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.connectors import OverhaulConnector
 from mmkd_plugin.models.losses import overhaul_loss, overhaul_margin
+from mmkd_plugin.models.losses.functional import at_least_float32
 from mmkd_plugin.models.methods.paired import Pair, PairedMethod
 from mmkd_plugin.registry import MODELS
 
@@ -34,6 +35,18 @@ class Overhaul(PairedMethod):
     Raises:
         ConfigError: If a pair lacks a tap or its ``norm``, or the norm has other channels than the
             teacher's map.
+
+    Example:
+        >>> from mmkd_plugin.adapters import Probe
+        >>> from mmkd_plugin.outputs import NetworkOutput
+        >>> network = nn.ModuleDict({'bn': nn.BatchNorm2d(32)})
+        >>> student = NetworkOutput(features={'relu:input': torch.rand(2, 8, 4, 4)})
+        >>> teacher = NetworkOutput(features={'relu:input': torch.rand(2, 32, 4, 4)})
+        >>> method = Overhaul([dict(student='relu:input', teacher='relu:input', norm='bn')])
+        >>> probe = TeacherProbe('teacher', teacher, network, sha256='0' * 64)
+        >>> method.build(Probe('student', student), [probe])
+        >>> round(method.margins.of(0)[0].item(), 4)  # of a standard normal: -sqrt(2 / pi)
+        -0.7979
 
     Reference:
         Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, eq. 2-4; the
@@ -120,4 +133,5 @@ class Margins(nn.Module):
 
     def target(self, number: int, feature: Tensor) -> Tensor:
         """Return the teacher's map (N, C, H, W) cut off at the margin."""
-        return torch.maximum(feature.detach().float(), self.of(number).view(1, -1, 1, 1))
+        margin = self.of(number).view(1, -1, 1, 1)
+        return torch.maximum(*at_least_float32(feature.detach(), margin))
