@@ -1,4 +1,4 @@
-"""The smallest real runs: ResNet-8 of 4 channels in MMPretrain's classifier, on 8x8 images in memory."""
+"""The smallest real runs: a ResNet-8 classifier of 4 channels, on 8x8 images in memory."""
 
 import itertools
 import warnings
@@ -33,7 +33,7 @@ _RUNS = itertools.count()
 
 @DATASETS.register_module(force=True)
 class TinyImages(Dataset):
-    """Noise with one bright quarter a class, as uint8 (3, 8, 8); without labels if told so."""
+    """Noise with one bright quarter for each class, as uint8 (3, 8, 8); labels are optional."""
 
     def __init__(self, length: int = 16, labels: bool = True, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -76,7 +76,7 @@ def classifier(
 
 
 def network(config: Any, seed: int = 0) -> nn.Module:
-    """Build and initialise what ``config`` says, with statistics and scores that tell networks apart."""
+    """Build and initialise a network, with statistics and scores that differ by ``seed``."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build_network(
@@ -99,7 +99,7 @@ def checkpoint(folder: Path, config: Any = None, seed: int = 0) -> str:
 
 
 def teachers(folder: Path, count: int = 2, **extra: Any) -> list[dict[str, Any]]:
-    """Teachers of 6 channels, t0, t1, …, each with weights of its own."""
+    """Teachers of 6 channels, t0, t1, …, each with other weights."""
     config = classifier(base_channels=6)
     return [
         dict(
@@ -124,7 +124,7 @@ def amtml(**changes: Any) -> dict[str, Any]:
 
 
 def distiller_config(folder: Path, **changes: Any) -> dict[str, Any]:
-    """A student taught by two teachers' mean, unless changed."""
+    """A student that learns from the mean of two teachers, unless changed."""
     config = dict(
         type='mmkd_plugin.Distiller', student=classifier(), methods=dict(kd=dict(type='SoftTarget'))
     )
@@ -139,7 +139,7 @@ def distiller(folder: Path, **changes: Any) -> Distiller:
 
 
 def mutual_config(*names: str, **changes: Any) -> dict[str, Any]:
-    """Peers a and b, or those named, of different depths, in deep mutual learning unless changed."""
+    """Peers of different depths in deep mutual learning, a and b unless named or changed."""
     peers = [
         dict(name=name, model=classifier(depth=8 + 6 * (index % 2)))
         for index, name in enumerate(names or 'ab')
@@ -176,7 +176,8 @@ def runner(
     model: Any, folder: Path, iters: int = 2, batch: int = 8, dataset: Any = None, **changes: Any
 ) -> Runner:
     """A Runner that trains ``iters`` steps and writes a checkpoint at the last."""
-    # Where data end in a run by iterations, MMEngine sleeps for two seconds; a run by epochs must have an end of its data.
+    # At the end of the data MMEngine sleeps for two seconds in a run by iterations, so there the
+    # sampler is infinite. A run by epochs needs an end.
     by_epoch = changes.get('train_cfg', {}).get('by_epoch', False)
     loader = dict(
         batch_size=batch,

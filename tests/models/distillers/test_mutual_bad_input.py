@@ -152,6 +152,21 @@ class Scoreless(nn.Module):
         self.fc = nn.Linear(2, 2)
 
 
+@ROOT_MODELS.register_module(force=True)
+class WithMethods(Scoreless):
+    """A model with a child module called ``methods``."""
+
+    def __init__(self, data_preprocessor: Any = None) -> None:
+        super().__init__()
+        self.methods = nn.Linear(2, 2)
+
+
+def test_peer_with_a_child_module_called_methods_is_refused() -> None:
+    """One optimizer trains a network and its methods, under this name."""
+    peers = [A, dict(name='b', model=dict(type='WithMethods'))]
+    refused('peers[1] (b).model', ANY, "'methods'", peers=peers, methods=hint())
+
+
 def test_class_scores_of_an_unknown_peer_are_refused() -> None:
     peers = [A, dict(name='b', model=dict(type='Scoreless'))]
     refused('peers[1] (b)', ANY, 'Scoreless', fix='taps', peers=peers)
