@@ -46,6 +46,11 @@ class TappedModel:
         self._observed: Points = {}
         self._scores: Points = {}
 
+    @property
+    def observed_taps(self) -> frozenset[str]:
+        """Taps of :meth:`observe`, without those of the class scores."""
+        return frozenset(self._observed)
+
     def parse(self, taps: Sequence[str], key: str) -> dict[str, Tap]:
         """Parse taps and check that the model has their modules.
 

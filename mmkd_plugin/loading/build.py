@@ -130,7 +130,9 @@ def build_network(config: ConfigDict, key: str) -> nn.Module:
         words = ' '.join(str(error.args[0] if error.args else error).split())
         if unregistered := _UNREGISTERED.match(words):
             raise _unregistered(config, key, *unregistered.groups()) from error
-        raise ConfigError(key, f'cannot be built by its framework: {words}') from error
+        raise ConfigError(
+            key, f'cannot be built by its framework: {words}', found=config.get('type')
+        ) from error
     return network
 
 
@@ -192,18 +194,18 @@ def _missing_config(package: str, inner: str, path: str, key: str, error: Except
 
 def _unregistered(config: Any, key: str, name: str, scope: str, registry: str) -> ConfigError:
     """Return the error for a ``type`` that its framework does not have."""
-    if '.' in name:  # the name has a prefix of its own
-        scope = name.partition('.')[0]
+    scopes = [name.partition('.')[0] if '.' in name else scope]  # the name can have a prefix
+    if scopes == ['mmengine']:  # no framework has it
+        scopes += HOSTS
     known: set[str] = set()
     for root in vars(mmengine.registry).values():
         if isinstance(root, Registry) and root.name == registry:
-            known |= root.module_dict.keys()
-            if scope in root.children:
-                known |= root.children[scope].module_dict.keys()
+            found = [root, *(child for child in root.children.values() if child.scope in scopes)]
+            known = known.union(*(one.module_dict for one in found))
     inner = next(_paths_of(config, name), 'type')
     return ConfigError(
         f'{key}.{inner}',
-        f'is not registered in {scope}',
+        f'is not registered in {", ".join(scopes)}',
         f'The nearest names are {nearest_names(name.rpartition(".")[2], known)}.',
         found=name,
     )

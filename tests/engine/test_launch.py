@@ -1,12 +1,15 @@
-"""How the model is wrapped for several processes, and what one run leaves to the next."""
+"""The wrapper of the model in several processes, and the state that a run leaves behind."""
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.visualization import Visualizer
 
 from mmkd_plugin.engine import launch
+from mmkd_plugin.models.distillers import MutualDistiller
 
 ORDINARY, MUTUAL = dict(type='mmkd_plugin.Distiller'), dict(type='mmkd_plugin.MutualDistiller')
 
@@ -17,10 +20,11 @@ ORDINARY, MUTUAL = dict(type='mmkd_plugin.Distiller'), dict(type='mmkd_plugin.Mu
         ('cpu', ORDINARY, dict(type='MMDistributedDataParallel', device_ids=None)),
         ('cpu', MUTUAL, dict(type='mmkd_plugin.PeerDataParallel', device_ids=None)),
         ('cuda', MUTUAL, dict(type='mmkd_plugin.PeerDataParallel')),
+        ('cuda', dict(type=MutualDistiller), dict(type='mmkd_plugin.PeerDataParallel')),
         ('cuda', ORDINARY, None),
     ],
 )
-def test_networks_that_learn_from_each_other_have_their_own_wrapper(
+def test_join_process_group_chooses_the_wrapper_by_device_and_model(
     monkeypatch: pytest.MonkeyPatch,
     device: str,
     model: dict[str, Any],
@@ -35,7 +39,9 @@ def test_networks_that_learn_from_each_other_have_their_own_wrapper(
     assert cfg.get('model_wrapper_cfg') == (expected and {**expected, **common})
 
 
-def test_what_the_config_says_of_the_wrapper_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_join_process_group_keeps_the_wrapper_settings_of_the_config(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
     monkeypatch.setattr(launch, 'is_distributed', lambda: True)
     cfg = Config(dict(model=MUTUAL, model_wrapper_cfg=dict(find_unused_parameters=True)))
@@ -51,8 +57,32 @@ class HostVisualizer(Visualizer):
 
 
 @pytest.mark.parametrize('kind', [Visualizer, HostVisualizer])
-def test_the_visualizer_of_a_run_is_not_that_of_the_next(kind: type[Visualizer]) -> None:
-    with launch.own_state():
+def test_isolated_runner_state_removes_the_visualizer_of_a_run(kind: type[Visualizer]) -> None:
+    with launch.isolated_runner_state():
         first = kind.get_instance('visualizer', save_dir='first')
         assert kind.get_instance('visualizer') is first
     assert kind.get_instance('visualizer', save_dir='second') is not first
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_isolated_runner_state_restores_the_flags_of_torch(fails: bool) -> None:
+    before = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    try:
+        with launch.isolated_runner_state():
+            torch.backends.cudnn.benchmark = not before[0]
+            torch.use_deterministic_algorithms(not before[1])
+            if fails:
+                raise KeyError
+    except KeyError:
+        assert fails
+    now = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    assert now == before
+
+
+def test_isolated_runner_state_gives_numpy_a_fresh_seed() -> None:
+    drawn = []
+    for _ in range(2):
+        np.random.seed(7)
+        with launch.isolated_runner_state():
+            drawn.append(np.random.randint(2**31))
+    assert drawn[0] != drawn[1]

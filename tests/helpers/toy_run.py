@@ -63,7 +63,7 @@ class ToyAccuracy(BaseMetric):
 
 
 CONFIG = """
-custom_imports = dict(imports=['toys'])
+custom_imports = dict(imports=['helpers.toy_run'])
 model = dict(type='ToyLinear')
 _data = dict(batch_size=16, num_workers=0, collate_fn=dict(type='default_collate'))
 _seen, _unseen = dict(type='DefaultSampler', shuffle=True), dict(type='DefaultSampler', shuffle=False)

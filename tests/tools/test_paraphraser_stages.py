@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import classification as tiny  # noqa: F401  it imports the host, whose warnings are not ours
+from helpers.checkpoints import state_of
 
 from mmkd_plugin.engine.stages import load_stages, train_stages, work_root
 
@@ -58,10 +59,7 @@ def test_three_stages_of_one_job(tmp_path: Path) -> None:
         path.write_text(f'{COMMON}\n{model}\n')
     train_stages(load_stages(paths))
     root = work_root()
-    states = {
-        name: torch.load(root / name / 'epoch_1.pth', weights_only=True)['state_dict']
-        for name in ('paraphraser', 'ie_kd')
-    }
+    states = {name: state_of(root / name / 'epoch_1.pth') for name in ('paraphraser', 'ie_kd')}
     inner = 'encoder.layers.0.weight'
     kept = [value for name, value in states['ie_kd'].items() if name.endswith(f'trained.0.{inner}')]
     assert [

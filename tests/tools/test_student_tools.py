@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.errors import raises_config_error
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
 from mmkd_plugin.adapters.inspect_taps import tap_points
 from mmkd_plugin.loading.build import build_network, network_config
-from mmkd_plugin.loading.student import as_student, export_student, load_student, network_of
+from mmkd_plugin.loading.export import export_student, load_student, student_checkpoint
+from mmkd_plugin.loading.student import as_student, network_of
 
 REPOSITORY = Path(__file__).parents[2]
 NETWORK = """
@@ -104,15 +106,13 @@ def test_both_kinds_of_checkpoint_load_into_the_student(
 
 
 def test_another_networks_checkpoint_is_an_error(config: Path, checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match='checkpoint: expected the weights of this student'):
+    with raises_config_error('checkpoint', str(checkpoint), 'keys missing', fix='this model'):
         load_student(network_of(str(config), 'big'), str(checkpoint))
 
 
 def test_networks_by_name(config: Path) -> None:
     assert len(network_of(str(config), 'big').backbone.layer1) == 2
-    with pytest.raises(
-        ValueError, match=r"--network: expected one of \['student', 'big'\], got 'small'"
-    ):
+    with raises_config_error('--network', 'small', "'student', 'big'"):
         network_of(str(config), 'small')
 
 
@@ -190,12 +190,14 @@ model = dict(
     return tmp_path / 'mutual.py'
 
 
-@pytest.fixture
-def peers_checkpoint(mutual: Path, tmp_path: Path) -> Path:
-    """As a run of mutual learning writes it."""
+@pytest.fixture(params=['peers.{}.network.', 'peer_{}.'])
+def peers_checkpoint(mutual: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """As a run of mutual learning writes it, in this edition and in the first."""
     networks = {name: network_of(str(mutual), name).state_dict() for name in ('flat', 'deep')}
     state = {
-        f'peer_{name}.{key}': value for name, own in networks.items() for key, value in own.items()
+        f'{request.param.format(name)}{key}': value
+        for name, own in networks.items()
+        for key, value in own.items()
     }
     torch.save(
         {'meta': {'epoch': 3}, 'state_dict': state, 'optimizer': {}}, tmp_path / 'epoch_3.pth'
@@ -215,9 +217,7 @@ def test_a_config_of_peers_becomes_one_of_them_or_stays_for_all(mutual: Path) ->
     assert [peer.checkpoint for peer in cfg.model.peers] == [None, None], (
         'where they began is of no concern'
     )
-    with pytest.raises(
-        ValueError, match=r"^--network: expected one of \['flat', 'deep'\], got 'student'$"
-    ):
+    with raises_config_error('--network', 'student', "'flat', 'deep'"):
         as_student(Config.fromfile(mutual), 'student')
 
 
@@ -225,18 +225,14 @@ def test_peers_by_name(mutual: Path) -> None:
     assert [
         len(network_of(str(mutual), name).backbone.layer1) for name in ('flat', 'deep', 'student')
     ] == [1, 2, 2]
-    with pytest.raises(
-        ValueError, match=r"^--network: expected one of \['flat', 'deep'\], got 'small'$"
-    ):
+    with raises_config_error('--network', 'small', "'flat', 'deep'"):
         network_of(str(mutual), 'small')
 
 
 def test_a_config_of_peers_teaches_as_the_one_that_predicts(mutual: Path) -> None:
     assert network_config(str(mutual), 'teacher').backbone.depth == 14
     assert network_config(str(mutual), 'teacher', {'model.predict': 'flat'}).backbone.depth == 8
-    with pytest.raises(
-        ValueError, match=r"^teacher\.predict: expected one of \['flat', 'deep'\], got 'ensemble'$"
-    ):
+    with raises_config_error('teacher.predict', 'ensemble', "'flat', 'deep'"):
         network_config(str(mutual), 'teacher', {'model.predict': 'ensemble'})
 
 
@@ -244,18 +240,16 @@ def test_an_exported_peer_loads_into_the_stock_model(
     mutual: Path, peers_checkpoint: Path, tmp_path: Path
 ) -> None:
     out = export_student(str(peers_checkpoint), tmp_path / 'deep.pth', name='deep')
-    trained = torch.load(peers_checkpoint, weights_only=True)['state_dict']
+    trained = student_checkpoint(torch.load(peers_checkpoint, weights_only=True), 'deep')
     for path, name in ((out, None), (peers_checkpoint, 'deep')):
         stock = network_of(str(mutual), 'deep')
         load_student(stock, str(path), name)
         assert all(
-            torch.equal(value, trained[f'peer_deep.{key}'])
+            torch.equal(value, trained['state_dict'][key])
             for key, value in stock.state_dict().items()
         )
     for name in (None, 'deeper'):
-        with pytest.raises(
-            ValueError, match=rf"^--network: expected one of \['flat', 'deep'\], got {name!r}$"
-        ):
+        with raises_config_error('--network', name, "'flat', 'deep'"):
             export_student(str(peers_checkpoint), tmp_path / 'deep.pth', name=name)
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import state_of
+from helpers.errors import _ANY as ANY
+from helpers.errors import raises_config_error
 from helpers.toy_run import write_config
 from mmengine.config import Config
 
@@ -22,9 +25,7 @@ def two(tmp_path: Path) -> list[Path]:
 
 
 def weights(folder: Path, epoch: int = 2) -> torch.Tensor:
-    return torch.load(folder / f'epoch_{epoch}.pth', weights_only=True)['state_dict'][
-        'linear.weight'
-    ]
+    return state_of(folder / f'epoch_{epoch}.pth')['linear.weight']
 
 
 def edited(change: Callable[[Config], object], paths: list[Path]) -> None:
@@ -92,7 +93,8 @@ def test_a_changed_config_is_an_error_until_told_what_to_do(two: list[Path]) -> 
     train_stages(load_stages(two[:1]))
     seven = weights(work_root() / 'first')
     write_config(two[0], EIGHT)
-    with pytest.raises(ValueError, match=r'first: finished with another config\. --restart'):
+    first = str(work_root() / 'first')
+    with raises_config_error(first, ANY, 'was finished with another config', fix='--restart'):
         train_stages(load_stages(two[:1]))
     train_stages(load_stages(two[:1]), restart=True)
     assert not torch.equal(weights(work_root() / 'first'), seven)
@@ -113,7 +115,8 @@ def test_an_interrupted_stage_with_a_changed_config_is_an_error(two: list[Path])
     with pytest.raises(RuntimeError, match='told to fail'):
         train_stages(stage)
     write_config(two[0], EIGHT)
-    with pytest.raises(ValueError, match='first: interrupted with another config'):
+    first = str(work_root() / 'first')
+    with raises_config_error(first, ANY, 'was interrupted with another config', fix='--resume'):
         train_stages(load_stages(two[:1]))
 
 
@@ -127,7 +130,7 @@ def test_a_stage_that_failed_before_its_first_checkpoint_has_nothing_to_lose(
     write_config(two[0], EIGHT)
     [mended] = load_stages(two[:1])
     train_stages([mended])
-    assert mended.note('finished.json') is not None
+    assert mended.read_status('finished.json') is not None
 
 
 def test_a_stage_interrupted_between_two_checkpoints_begins_anew(two: list[Path]) -> None:
@@ -193,12 +196,12 @@ def test_a_config_that_sets_its_work_dir_keeps_it(tmp_path: Path, two: list[Path
 def test_two_stages_do_not_share_a_folder(tmp_path: Path, two: list[Path]) -> None:
     (tmp_path / 'other').mkdir()
     twin = write_config(tmp_path / 'other/first.py')
-    with pytest.raises(ValueError, match='work_dir: expected a folder for each stage'):
+    with raises_config_error('work_dir', str(work_root() / 'first'), str(twin), fix='work_dir'):
         load_stages([two[0], twin])
 
 
 def test_one_checkpoint_does_not_resume_several_stages(two: list[Path]) -> None:
-    with pytest.raises(ValueError, match='--resume: expected no path'):
+    with raises_config_error('--resume', 'epoch_1.pth', 'several stages', fix='one config'):
         train_stages(load_stages(two), resume='epoch_1.pth')
 
 

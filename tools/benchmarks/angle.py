@@ -14,7 +14,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def usual_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """The usual form: an (N, N, D) tensor of differences, normalised, and its products; mean over distinct triplets."""
+    """The usual form: normalised (N, N, D) differences and their products, mean over triplets."""
 
     def cosines(x: Tensor) -> Tensor:
         ends = F.normalize(x.unsqueeze(0) - x.unsqueeze(1), dim=2)
@@ -99,7 +99,7 @@ def _peak_on_gpu(n: int, d: int, device: torch.device) -> float:
 
 
 def _peak_of_process(n: int, d: int) -> float:
-    """MiB from what the process holds, with the inputs, to its peak: as much as the loss took, or more."""
+    """MiB between the memory with the inputs and the peak: an upper bound of the loss."""
     student, teacher = _inputs(n, d, torch.device('cpu'))
     _value_and_gradient(
         angle_loss, student[:8], teacher[:8]

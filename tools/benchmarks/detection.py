@@ -1,4 +1,4 @@
-"""A training step of distilled detectors against the sum of its parts, and what it keeps of its teachers for the backward pass."""
+"""A training step of distilled detectors against the sum of its parts, and its memory."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ from benchmarks.kept import kept_of_teachers
 from benchmarks.measure import Result, ratio, seconds_in_turns
 from benchmarks.steps import step
 
-FEATURES, SCORES = 1.05, 1.10  # what is promised of methods on maps, and on class scores
+FEATURES, SCORES = 1.05, 1.10  # bounds for methods on maps, and on class scores
 LEVELS = ('neck[0]', 'neck[1]')
 
 
 def measure_detection(device: torch.device, repeats: int, quick: bool) -> list[Result]:
-    """GFL of the project's own study, a stock RetinaNet, a Faster R-CNN."""
+    """Measure the GFL of the study `detection`, a stock RetinaNet and a Faster R-CNN."""
     init_default_scope('mmdet')
     torch.manual_seed(0)
     return [result for case in _cases(quick) for result in _measure(case, device, repeats, quick)]
@@ -101,7 +101,7 @@ def _encoders(distiller: Any, data: dict[str, Any]) -> Callable[[], object]:
     inputs = distiller.data_preprocessor(data, training=True)['inputs']
     networks = distiller.student, distiller.teachers[0].model
     levels = zip(*(network.extract_feat(inputs) for network in networks), strict=True)
-    return encoders_step(distiller.methods.method.compared, list(levels)[: len(LEVELS)])
+    return encoders_step(distiller.methods.method.transform, list(levels)[: len(LEVELS)])
 
 
 def _part(name: str, scores: bool) -> str:
@@ -109,7 +109,7 @@ def _part(name: str, scores: bool) -> str:
 
 
 def _bare(distiller: Any, teacher: Any, scores: bool, data: dict[str, Any]) -> Callable[[], object]:
-    """The teacher's backbone and neck, and the head where class scores are wanted, as by hand."""
+    """Return a bare forward of the teacher: backbone, neck, and the head for class scores."""
     batch = distiller.data_preprocessor(data, training=True)
     inputs, model = batch['inputs'], teacher.model.to(batch['inputs'].device)
     if not scores:
@@ -148,7 +148,7 @@ def _distiller(
 
 
 def _paraphraser(teacher: dict[str, Any], tap: str, folder: Path) -> str:
-    """Untrained."""
+    """Write an untrained paraphraser."""
     path = folder / f'paraphraser_{tap}.pth'
     trainer = MODELS.build(dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teacher, tap=tap))
     torch.save(dict(state_dict=trainer.state_dict()), path)

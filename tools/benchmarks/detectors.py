@@ -1,4 +1,4 @@
-"""Untrained detectors to be timed, teachers that have something to teach, and noise with boxes on it."""
+"""Untrained detectors to be timed, teachers with foreground scores, and noise with boxes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,27 +9,27 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmkd_plugin.adapters import host_of
+from mmkd_plugin.adapters import TappedModel, get_adapter
 from mmkd_plugin.loading.build import network_config
 from mmkd_plugin.outputs import ClassScores
 
 CLASSES = 10
 DIGIT_SCENES = Path(__file__).parents[2] / 'configs/digit_scenes'
-#: The share of a dense teacher's places that shall be no sure background.
-TEACHING = 0.2
+#: The share of a dense teacher's locations that are not background.
+FOREGROUND = 0.2
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed of one kind of detector.
+    """One kind of detector and what is timed.
 
     Args:
-        name: What the table calls it.
-        student: Its config.
-        teachers: Theirs.
-        batch: Images.
-        side: Of an image, in pixels.
-        methods: By name: the config, and how many teachers it has.
+        name: Its name in the table.
+        student: Config of the student.
+        teachers: Configs of the teachers.
+        batch: Number of images.
+        side: Side of an image, in pixels.
+        methods: By name: the config, and the number of teachers.
     """
 
     name: str
@@ -41,18 +41,18 @@ class Case:
 
 
 def digit_scenes(name: str) -> ConfigDict:
-    """The GFL of this project's own study."""
+    """Return a GFL of the study `detection`."""
     return network_config(str(DIGIT_SCENES / f'{name}.py'), name)
 
 
 def retinanet(depth: int) -> ConfigDict:
-    """MMDet's own, for ten classes."""
+    """Return MMDet's RetinaNet for ten classes."""
     options = {'model.backbone.init_cfg': None, 'model.bbox_head.num_classes': CLASSES}
     return network_config(f'mmdet::retinanet/retinanet_r{depth}_fpn_1x_coco.py', 'student', options)
 
 
 def faster_rcnn(depth: int, channels: int) -> ConfigDict:
-    """MMDet's own with narrower pyramid and heads, for ten classes, and a fourth of the regions."""
+    """Return MMDet's Faster R-CNN, narrower, for ten classes and a quarter of the regions."""
     base = 16 * channels // 64
     options: dict[str, Any] = {
         'model.backbone.init_cfg': None,
@@ -73,7 +73,7 @@ def faster_rcnn(depth: int, channels: int) -> ConfigDict:
 
 
 def batch_of(images: int, side: int) -> dict[str, Any]:
-    """Noise with four boxes an image, as the data loader collates it."""
+    """Return noise with four boxes an image, as the data loader collates it."""
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
@@ -98,11 +98,14 @@ def batch_of(images: int, side: int) -> dict[str, Any]:
 
 
 def teachers_of(case: Case, data: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Untrained teachers' entries; as many places teach as :data:`TEACHING` says, for methods compute there alone."""
+    """Return entries of untrained teachers whose share of foreground is :data:`FOREGROUND`.
+
+    Methods on class scores compute at foreground locations alone.
+    """
     entries = []
     for number, config in enumerate(case.teachers):
         model = MODELS.build(config).eval()
-        _let_places_teach(model, model.data_preprocessor(data, True)['inputs'])
+        _raise_scores(model, model.data_preprocessor(data, True)['inputs'])
         checkpoint = folder / f'teacher{number}.pth'
         torch.save(dict(state_dict=model.state_dict()), checkpoint)
         entries.append(dict(name=f't{number}', model=config, checkpoint=str(checkpoint)))
@@ -110,21 +113,21 @@ def teachers_of(case: Case, data: dict[str, Any], folder: Path) -> list[dict[str
 
 
 @torch.no_grad()
-def _let_places_teach(model: Any, inputs: torch.Tensor) -> None:
-    """Shift the class scores of a dense head; an untrained RoI head of ten classes is nowhere sure of background as it is."""
-    host = host_of(model)
-    if host.scores_need_training:
+def _raise_scores(model: Any, inputs: torch.Tensor) -> None:
+    """Shift the class scores of a dense head; an untrained RoI head has enough foreground."""
+    adapter = get_adapter(model)
+    if adapter.scores_need_training:
         return
-    scores = host.knowledge(
-        model, dict(zip(host.score_taps, model(inputs, None)[0], strict=True)), inputs
-    ).logits
-    assert isinstance(scores, ClassScores)
+    network = TappedModel(model, 'teacher')
+    network.request([], scores=True)
+    scores = network.observe(inputs).scores
+    assert scores is not None
     last = _last_of_classes(model.bbox_head, scores)
-    last.bias += torch.tensor(0.05).logit() - scores.logits.amax(dim=-1).quantile(1 - TEACHING)
+    last.bias += torch.tensor(0.05).logit() - scores.logits.amax(dim=-1).quantile(1 - FOREGROUND)
 
 
 def _last_of_classes(head: Any, scores: ClassScores) -> Any:
-    """The convolution that gives the class scores: the one whose name ends so in MMDet's heads."""
+    """Return the convolution of the class scores: in MMDet's heads its name ends in `_cls`."""
     found = [
         module
         for name, module in head.named_children()

@@ -1,4 +1,4 @@
-"""A training step of IE-KD against the sum of its parts, and what a teacher saves that stops after its deepest tap."""
+"""A training step of IE-KD against the sum of its parts; a teacher that stops at its tap."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ DEEP, SHALLOW = 'backbone.layer3', 'backbone.layer1'
 
 
 def measure_ie_kd(device: torch.device, repeats: int, quick: bool) -> list[Result]:
-    """At CIFAR's size, with factors; then a teacher that is tapped after its first stage alone."""
+    """Measure IE-KD on factors at CIFAR's size, then a teacher tapped after its first stage."""
     init_default_scope('mmpretrain')
     torch.manual_seed(0)
     depth, teacher_depth, batch = (8, 14, 16) if quick else (20, 56, 128)
@@ -29,7 +29,7 @@ def measure_ie_kd(device: torch.device, repeats: int, quick: bool) -> list[Resul
         student=step(MODELS.build(classifier(depth)).to(device).train(), data),
         teacher=forward(teacher.backbone, inputs),
         encoders=encoders_step(
-            distiller.methods.ie.compared, [_maps(distiller.student, teacher, inputs)]
+            distiller.methods.ie.transform, [_maps(distiller.student, teacher, inputs)]
         ),
     )
     seconds = seconds_in_turns(tasks, repeats, device)
@@ -45,9 +45,11 @@ def measure_ie_kd(device: torch.device, repeats: int, quick: bool) -> list[Resul
 def _stopping_early(
     depth: int, teacher_depth: int, inputs: torch.Tensor, device: torch.device, repeats: int
 ) -> Result:
-    """A teacher tapped after its first stage, as the distiller asks it, against its whole forward."""
+    """Measure a teacher tapped after its first stage against its whole forward."""
     teacher = _distiller(depth, teacher_depth, SHALLOW).teachers[0]
-    tasks = dict(early=lambda: teacher(inputs), whole=forward(teacher.model.to(device), inputs))
+    tasks = dict(
+        early=lambda: teacher.observe(inputs), whole=forward(teacher.model.to(device), inputs)
+    )
     seconds = seconds_in_turns(tasks, repeats, device)
     rounds = [
         early / whole for early, whole in zip(seconds['early'], seconds['whole'], strict=True)
@@ -81,17 +83,19 @@ def _maps(student: Any, teacher: Any, inputs: torch.Tensor) -> tuple[torch.Tenso
 
 
 def encoders_step(
-    compared: Any, maps: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    transform: Any, maps: Sequence[tuple[torch.Tensor, torch.Tensor]]
 ) -> Callable[[], object]:
-    """Each pair's paraphraser forward, both its student encoders forward and backward, and their optimizer's step.
+    """Return a step of the encoders alone.
+
+    It runs each pair's paraphraser, and both student encoders with backward and optimizer.
 
     Args:
-        compared: The method's connectors.
-        maps: Of each pair the student's and the teacher's.
+        transform: Connectors of the method.
+        maps: The student's and the teacher's map of each pair.
     """
-    encoders = list(zip(compared.encoders['inherit'], compared.encoders['explore'], strict=True))
+    encoders = list(zip(transform.encoders['inherit'], transform.encoders['explore'], strict=True))
     optimizer = torch.optim.SGD(
-        compared.encoders.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4
+        transform.encoders.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4
     )
     wrapper = OptimWrapper(optimizer)
     halves = [torch.randn_like(source[:, ::2], requires_grad=True) for source, _ in maps]
@@ -99,7 +103,7 @@ def encoders_step(
     def run() -> None:
         losses = []
         for number, (half, (_, target)) in enumerate(zip(halves, maps, strict=True)):
-            factor = compared.of_teacher(number, target)
+            factor = transform.encode_teacher(number, target)
             losses += [(encoder(half) * factor).mean() for encoder in encoders[number]]
         wrapper.update_params(sum(losses[1:], losses[0]))
 

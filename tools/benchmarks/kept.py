@@ -1,4 +1,4 @@
-"""What of all that teachers compute still has memory while the losses wait for their backward pass."""
+"""Memory of the teachers that is alive while the losses wait for their backward pass."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,14 +10,15 @@ from benchmarks.measure import Result
 
 
 def kept_of_teachers(name: str, distiller: Any, data: dict[str, Any]) -> Result:
-    """MiB of the outputs of the teachers' modules that are alive, of all that there were; the maps that students regress may be.
+    """Measure the MiB of outputs of the teachers' modules that are alive.
 
-    Memory counts, not tensors: a part that is a view keeps all of what it was cut from.
+    Only the maps that students regress may be. Memory counts, not tensors: a view keeps all of the
+    tensor that it was cut from.
     """
     storages: dict[int, tuple[StorageWeakRef, int]] = {}
     targets: set[int] = set()
 
-    def note(path: str, output: Any, wanted: set[str]) -> None:
+    def record(path: str, output: Any, wanted: set[str]) -> None:
         for tap, tensor in _tensors(path, output):
             storage = tensor.untyped_storage()
             reference = StorageWeakRef(storage)
@@ -27,11 +28,11 @@ def kept_of_teachers(name: str, distiller: Any, data: dict[str, Any]) -> Result:
 
     handles = []
     for teacher in distiller.teachers:
-        wanted = set(teacher.taps.taps) - set(teacher.host.score_taps)
+        wanted = teacher.observed_taps
         for path, module in teacher.model.named_modules():
             handles.append(
                 module.register_forward_hook(
-                    lambda _, __, output, path=path, wanted=wanted: note(path, output, wanted)
+                    lambda _, __, output, path=path, wanted=wanted: record(path, output, wanted)
                 )
             )
     batch = distiller.data_preprocessor(data, training=True)
@@ -50,7 +51,7 @@ def kept_of_teachers(name: str, distiller: Any, data: dict[str, Any]) -> Result:
 
 
 def _tensors(path: str, output: Any) -> Iterator[tuple[str, Tensor]]:
-    """By tap."""
+    """Yield the tensors of an output by tap."""
     if isinstance(output, Tensor):
         yield path, output
     elif isinstance(output, (tuple, list)):

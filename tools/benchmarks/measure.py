@@ -1,4 +1,4 @@
-"""Ratios within one run: what is compared takes turns, so that a machine that slows down slows all of it down."""
+"""Ratios within one run: tasks take turns, so a machine that slows down slows all of them."""
 
 import statistics
 import time
@@ -33,9 +33,10 @@ class Result:
 def seconds_in_turns(
     tasks: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of each task in each round; one round before them is not counted, and another task begins every round.
+    """Return the seconds of each task in each round.
 
-    A single thread's seconds are those that its process computes, not those in which others have the CPU.
+    One round before them is not counted, and another task begins every round. With a single thread
+    these are seconds of CPU time of the process, so other processes do not count.
     """
     alone = device.type == 'cpu' and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
@@ -61,7 +62,7 @@ def _finish(device: torch.device) -> None:
 def ratio(
     name: str, rounds: Sequence[float], at_most: float | None = None, at_least: float | None = None
 ) -> Result:
-    """The median of the rounds' ratios with the smallest and the largest, against a bound if there is one."""
+    """Return the median, smallest and largest ratio of the rounds, against a bound if any."""
     value = statistics.median(rounds)
     shown = f'{value:.3g}× ({min(rounds):.3g}–{max(rounds):.3g})'
     if at_most is not None:

@@ -1,4 +1,4 @@
-"""A step of mutual learning against the sum of its peers' plain steps; what it holds at its peak against its largest peer's."""
+"""A step of mutual learning against its peers' plain steps, in time and in peak memory."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -100,7 +100,7 @@ def _memory(
 
 
 def _peak(depths: Sequence[int], batch: int, task: str, kind: str) -> float:
-    """MiB that one step adds to what the process holds after a small one: models, momenta, libraries."""
+    """MiB that one step adds to the memory after a small one: models, momenta, libraries."""
     torch.set_num_threads(1)
     init_default_scope('mmpretrain')
     device = torch.device(kind)

@@ -1,4 +1,4 @@
-"""A training step of a distiller against the sum of its parts: a bare student's step and bare teachers' forwards."""
+"""A training step of a distiller against a bare student's step and bare teachers' forwards."""
 
 import tempfile
 from collections.abc import Callable, Sequence
