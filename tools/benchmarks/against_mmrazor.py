@@ -2,12 +2,15 @@
 
     python tools/benchmarks/against_mmrazor.py
 
-Every toolbox that is installed is measured, and the versions are printed. MMRazor 1.0.0 and this
-plugin import on no common version of torch, so the table comes from two environments:
+Every toolbox that is installed is measured, and the versions are printed. MMRazor 1.0.0 imports
+with torch 1.13.1 and fails with 2.0.1; this plugin needs torch 2.6. So the table comes from two
+environments with Python 3.11, which were made by
 
-    pip install torch==2.0.1 torchvision==0.15.2 'numpy<2' 'setuptools<81' mmengine==0.10.7 \
-        mmcv-lite==2.1.0 mmpretrain==1.2.0 mmrazor==1.0.0
-    pip install -c constraints.txt -e '.[classification]'
+    pip install 'numpy<2' 'setuptools<81' torchvision==0.15.2 mmengine==0.10.7 mmcv-lite==2.1.0 \
+        mmpretrain==1.2.0 mmrazor==1.0.0 opencv-python==4.11.0.86 joblib cloudpickle
+    pip install --no-deps torch==1.13.1
+
+and by ``make demo``.
 
 Both distil MMPretrain's ResNet-34 into ResNet-18, with random weights: what is measured does not
 depend on them.
@@ -109,6 +112,7 @@ def razor_model(checkpoint: str) -> Any:
         ),
     )
     config = dict(
+        _scope_='mmrazor',
         type='SingleTeacherDistill',
         architecture=stock_model(STUDENT),
         teacher=stock_model(TEACHER),
