@@ -103,7 +103,8 @@ class NetworkOutput:
 
     Args:
         scores: Class scores; None if no method requested them.
-        features: Recorded tensors by tap, such as ``{'backbone.layer3': (N, C, H, W)}``.
+        features: Recorded tensors by tap, such as ``{'backbone.layer3': (N, C, H, W)}``, in
+            execution order.
 
     Example:
         >>> output = NetworkOutput(features={'neck': torch.zeros(8, 64)})

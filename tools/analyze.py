@@ -1,10 +1,11 @@
-"""Look into what a student has inherited and explored: pictures, and their numbers as JSON beside them.
+"""Analyse what a student has inherited and explored: pictures, with their numbers as JSON.
 
     python tools/analyze.py cka configs/demo/ie_kd.py work_dirs/ie_kd/epoch_30.pth
-    python tools/analyze.py all CONFIG CHECKPOINT --against kd.py kd.pth 'KD student' --split test --device cuda
+    python tools/analyze.py all CONFIG CHECKPOINT --against kd.py kd.pth 'KD student' --split test
 
-cka: linear CKA between all layers. active: active neurons. relevance: pixels that the class score is owed to. noise: loss and
-accuracy with noise on all weights. How to read each picture: docs/analyze.md.
+cka: linear CKA between all layers. active: active neurons. relevance: the share of each pixel in
+the class score. noise: loss and accuracy with noise on all weights. docs/analyze.md explains how to
+read the pictures.
 """
 
 import argparse
@@ -15,21 +16,21 @@ from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 
 from mmkd_plugin.analysis.images import SPLITS, sample_images
-from mmkd_plugin.analysis.networks import load_networks
 from mmkd_plugin.analysis.noise import LEVELS
+from mmkd_plugin.analysis.parts import load_distilled
 from mmkd_plugin.analysis.relevance import RULES
 from mmkd_plugin.analysis.report import SUBJECTS
 from mmkd_plugin.engine.stages import work_root
 
 
 def parse_args() -> argparse.Namespace:
-    """What to look at, and how."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('subject', choices=['all', *SUBJECTS])
     parser.add_argument('config', help="a distillation config: a path, or 'pkg::path'")
-    parser.add_argument('checkpoint', help='that its run wrote; not the exported student')
+    parser.add_argument('checkpoint', help='of its run; not the exported student')
     parser.add_argument(
         '--against',
         nargs='+',
@@ -49,13 +50,17 @@ def parse_args() -> argparse.Namespace:
         '--depth',
         type=int,
         default=2,
-        help='cka: most parts of a layer path (default: %(default)s)',
+        help='cka: largest number of parts of a layer path (default: %(default)s)',
     )
     parser.add_argument(
-        '--rule', choices=RULES, default='lrp', help='relevance: default %(default)s'
+        '--rule', choices=RULES, default='lrp', help='relevance (default: %(default)s)'
     )
     parser.add_argument(
-        '--levels', type=float, nargs='+', default=LEVELS, help='noise: relative to the weights'
+        '--levels',
+        type=float,
+        nargs='+',
+        default=LEVELS,
+        help='noise: levels, relative to the weights',
     )
     parser.add_argument(
         '--seeds', type=int, default=5, help='noise: draws a level (default: %(default)s)'
@@ -64,12 +69,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Load, measure, draw, tell."""
+    """Load the networks, measure, draw, and print the main numbers."""
     args = parse_args()
     work_root()
     cfg = get_config(args.config) if '::' in args.config else Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
-    networks = load_networks(cfg, args.checkpoint, args.against, args.device)
+    networks = load_distilled(cfg, args.checkpoint, args.against, args.device)
     images = sample_images(cfg, args.split, args.images)
     out = args.out or Path(args.checkpoint).parent / 'analyze'
     out.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
-"""Measure what the project promises about speed and memory, as ratios within one run.
+"""Measure the speed and memory that the project promises, as ratios within one run.
 
     python tools/benchmark.py                              # everything, on a GPU if there is one
     python tools/benchmark.py angle --threads 4 --repeats 15 --json angle.json
 
-Absolute times depend on the machine and are not shown. On a CPU one thread is the default, for its own computing time can be told
-from that of other processes; with more threads the wall clock counts, and the machine should be quiet. A missed bound is marked ✗,
-and is no error: the exit code is 0.
+Absolute times depend on the machine and are not shown. On a CPU the default is one thread, because
+its own computing time can be separated from that of other processes. With more threads the wall
+clock counts, and the machine should be quiet. A missed bound is marked ✗ and is not an error: the
+exit code is 0.
 """
 
 import argparse
@@ -13,16 +14,19 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from benchmarks import measure
 from benchmarks.angle import measure_angle
 from benchmarks.detection import measure_detection
 from benchmarks.ie_kd import measure_ie_kd
 from benchmarks.measure import Result
 from benchmarks.mutual import measure_mutual
 from benchmarks.steps import measure_steps
+from experiments.progress import Heartbeat, duration
 
 SUBJECTS: dict[str, Callable[[torch.device, int, bool], list[Result]]] = dict(
     angle=measure_angle,
@@ -31,10 +35,12 @@ SUBJECTS: dict[str, Callable[[torch.device, int, bool], list[Result]]] = dict(
     mutual=measure_mutual,
     detection=measure_detection,
 )
+#: Seconds on 2 x86-64 cores with 7 repeats, for the first estimate of the time left.
+USUAL_SECONDS = dict(angle=10.0, steps=60.0, ie_kd=20.0, mutual=60.0, detection=150.0)
 
 
 def parse_args() -> argparse.Namespace:
-    """What, where, how often."""
+    """Return the subject, the device and the number of rounds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,41 +52,45 @@ def parse_args() -> argparse.Namespace:
         '--threads', type=int, default=1, help='of PyTorch on the CPU (default: %(default)s)'
     )
     parser.add_argument(
-        '--repeats', type=int, default=7, help='rounds whose median counts (default: %(default)s)'
+        '--repeats', type=int, default=7, help='rounds of the median (default: %(default)s)'
     )
     parser.add_argument(
-        '--quick', action='store_true', help='small sizes, for which no ratio is promised'
+        '--quick', action='store_true', help='small sizes, without promises about ratios'
     )
     parser.add_argument(
         '--system-allocator',
         action='store_true',
-        help='let the allocator give memory back, as it does for users',
+        help='let the allocator return memory to the system, as it does for users',
     )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there as well')
     args = parser.parse_args()
     for name in ('threads', 'repeats'):
         if getattr(args, name) < 1:
-            parser.error(f'--{name}: expected a number >= 1, got {getattr(args, name)}')
+            parser.error(f'--{name}: must be an integer >= 1 (found {getattr(args, name)})')
     if args.device == 'cuda' and not torch.cuda.is_available():
-        parser.error('--device: expected cpu where torch finds no GPU, got cuda')
+        parser.error('--device: must be cpu, because torch finds no GPU (found cuda)')
     return args
 
 
 def main() -> None:
-    """Measure, show, write."""
+    """Measure, print and write the results."""
     args = parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu'
     print(
-        f'{name}, {args.threads} thread(s), torch {torch.__version__}: median of {args.repeats} rounds (range)'
+        f'{name}, {args.threads} thread(s), torch {torch.__version__}: '
+        f'median of {args.repeats} rounds (range)'
     )
     results: list[Result] = []
-    for subject, measure in SUBJECTS.items():
-        if args.subject in ('all', subject):
-            for result in measure(device, args.repeats, args.quick):
-                show(result)
-                results.append(result)
+    subjects = list(SUBJECTS) if args.subject == 'all' else [args.subject]
+    progress = BenchmarkProgress(subjects, args.repeats)
+    measure.on_round = progress.round
+    for subject in subjects:
+        progress.begin(subject)
+        for result in SUBJECTS[subject](device, args.repeats, args.quick):
+            show(result)
+            results.append(result)
     if args.json:
         report = dict(
             device=name,
@@ -92,6 +102,53 @@ def main() -> None:
         args.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + '\n')
 
 
+class BenchmarkProgress:
+    """Prints a line a minute on standard error: the subject, the round and the time left.
+
+    Args:
+        subjects: Names of the subjects, in their order.
+        repeats: Rounds of each.
+        usual: Usual seconds of each subject with 7 repeats.
+        say: Prints a line.
+        clock: Returns seconds.
+    """
+
+    def __init__(
+        self,
+        subjects: list[str],
+        repeats: int,
+        usual: Mapping[str, float] = USUAL_SECONDS,
+        say: Callable[[str], object] = lambda line: print(line, file=sys.stderr, flush=True),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._subjects, self._clock, self._heart = subjects, clock, Heartbeat(say, clock)
+        # A round before the first is not counted.
+        self._expected = {name: usual[name] * (repeats + 1) / 8 for name in subjects}
+        self._began: list[float] = []
+
+    def begin(self, subject: str) -> None:
+        """Begin a subject; the one before has ended."""
+        assert subject == self._subjects[len(self._began)]
+        self._began.append(self._clock())
+
+    def round(self, number: int, rounds: int) -> None:
+        """Print a line if the last is a minute old; called before each round."""
+        self._heart.beat(lambda: self.line(number, rounds))
+
+    def line(self, number: int, rounds: int) -> str:
+        """Return what is done, what runs, and the time left at the pace of the ended subjects."""
+        position, now = len(self._began), self._clock()
+        expected = list(self._expected.values())
+        ended = self._began[-1] - self._began[0]
+        pace = ended / sum(expected[: position - 1]) if position > 1 else 1.0
+        left = max(0.0, pace * sum(expected[position - 1 :]) - (now - self._began[-1]))
+        return (
+            f'benchmark: {self._subjects[position - 1]}, subject {position} of {len(expected)}, '
+            f'round {number} of {rounds}, after {duration(now - self._began[0])}, '
+            f'about {duration(left)} left'
+        )
+
+
 def show(result: Result) -> None:
     """Print a line of the table."""
     mark = {True: '✓', False: '✗', None: ' '}[result.met]
@@ -99,14 +156,15 @@ def show(result: Result) -> None:
 
 
 def keep_memory() -> None:
-    """Start anew with an allocator that keeps what it has, unless told otherwise.
+    """Start anew with an allocator that keeps freed memory, unless ``--system-allocator`` is given.
 
-    glibc gives freed memory back and has it faulted in again, every step, as soon as a step's peak is high enough; a whole step has
-    a higher one than its parts, so that would be most of what is measured. PyTorch's allocator on GPUs keeps memory anyway.
+    glibc returns freed memory to the system once a step's peak is high enough, and every step
+    faults it in again. A whole step has a higher peak than its parts, so these page faults would
+    be most of the measurement. PyTorch's allocator on GPUs keeps memory anyway.
     """
     kept = {'MALLOC_TRIM_THRESHOLD_': str(2**34), 'MALLOC_MMAP_THRESHOLD_': str(2**34)}
-    asked_not_to = '--system-allocator' in sys.argv or kept.keys() & os.environ.keys()
-    if sys.platform == 'linux' and not asked_not_to:
+    unwanted = '--system-allocator' in sys.argv or kept.keys() & os.environ.keys()
+    if sys.platform == 'linux' and not unwanted:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **kept})
 
 

@@ -1,8 +1,9 @@
-"""Draw what detectors find beside the ground truth: a student alone, a distilled one, its teachers; a picture an image.
+"""Draw the boxes of detectors beside the ground truth, one picture for each image.
 
     python tools/compare_detections.py DISTIL.py DISTIL.pth --against ALONE.py ALONE.pth alone
 
-Of a distillation config the student and each teacher are shown, of mutual learning all peers, of any other its detector.
+A distillation config shows its student and each teacher. A config of mutual learning shows all
+peers, and any other its detector.
 """
 
 import argparse
@@ -17,13 +18,13 @@ from mmkd_plugin.engine.stages import work_root
 
 
 def parse_args() -> argparse.Namespace:
-    """Whose boxes, on what."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help="a path, or 'pkg::path'; the images are of its data set")
+    parser.add_argument('config', help="a path, or 'pkg::path'; its data set has the images")
     parser.add_argument(
-        'checkpoint', help="its run's, or an exported student; teachers come from their own files"
+        'checkpoint', help='of its run, or an exported student; teachers have their own files'
     )
     parser.add_argument(
         '--against',
@@ -31,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         action='append',
         default=[],
         metavar=('CONFIG', 'CHECKPOINT [NAME]'),
-        help='another network to compare with, of a distillation its student; may be repeated',
+        help='another network to compare with, such as the student of another run; may be repeated',
     )
     parser.add_argument(
         '--name', help="title of the config's own network (default: student, or the config's name)"
@@ -41,17 +42,20 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='NAME',
-        help="leave out some of the config's own",
+        help='networks of the config to leave out',
     )
     parser.add_argument('--split', choices=SPLITS, default='test', help='default: %(default)s')
     parser.add_argument(
         '--images', type=int, default=8, help='the first ones (default: %(default)s)'
     )
     parser.add_argument(
-        '--indices', type=int, nargs='+', metavar='INDEX', help='which ones, in place of the first'
+        '--indices', type=int, nargs='+', metavar='INDEX', help='images, in place of the first ones'
     )
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='draw no box below it (default: %(default)s)'
+        '--score-thr',
+        type=float,
+        default=0.3,
+        help='boxes above it are drawn (default: %(default)s)',
     )
     parser.add_argument('--out', type=Path, help="folder; default: detections, in the checkpoint's")
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
@@ -60,7 +64,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Load, draw, tell."""
+    """Load the networks, draw, and print the paths of the pictures."""
     args = parse_args()
     work_root()
     cfg = get_config(args.config) if '::' in args.config else Config.fromfile(args.config)

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Train on several processes and machines with torchrun: one GPU a process, or CPU processes where there is no GPU.
+# Train on several processes and machines with torchrun: one GPU a process, or CPU processes on a
+# machine without GPU.
 #
 #   tools/dist_train.sh CONFIG [CONFIG...] GPUS [flags of tools/train.py]
 #
-# Several machines: the same command on each, with NNODES, NODE_RANK and MASTER_ADDR set and a folder that all can see.
+# Several machines: the same command on each, with NNODES, NODE_RANK and MASTER_ADDR set, and a
+# shared folder.
 set -euo pipefail
 configs=()
 while [[ $# -gt 0 && ! $1 =~ ^[0-9]+$ ]]; do configs+=("$1"); shift; done

@@ -1,8 +1,9 @@
-"""Write the student of a distillation checkpoint as a checkpoint of its own framework: no prefix, teacher or optimizer.
+"""Write the student of a distillation checkpoint as a checkpoint of its own framework.
 
     python tools/export_student.py work_dirs/amtml_label/epoch_30.pth student.pth
 
-The stock model loads it with no missing and no unexpected key: mmpretrain.get_model(config, pretrained='student.pth').
+The file has no prefix, teacher or optimizer. The stock model loads it without a missing or an
+unexpected key: mmpretrain.get_model(config, pretrained='student.pth').
 """
 
 import argparse
@@ -14,18 +15,16 @@ from mmkd_plugin.loading.export import export_student
 
 
 def main() -> None:
-    """Export, and say what was written."""
+    """Export the student, and print the size of the file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         'checkpoint',
-        help='path or URL; where a run averages weights (EMA), the averaged ones are taken',
+        help='path or URL; the averaged weights are taken if a run averages them (EMA)',
     )
     parser.add_argument('out', type=Path)
-    parser.add_argument(
-        '--network', metavar='NAME', help='the peer, where several learned from each other'
-    )
+    parser.add_argument('--network', metavar='NAME', help='name of the peer, after mutual learning')
     parser.add_argument(
         '--hash',
         action='store_true',

@@ -1,4 +1,6 @@
-"""List what of a network can be tapped, with output shapes: the paths for student_taps, teacher_taps, student_groups.
+"""List the taps of a network with their output shapes.
+
+They are the paths for student_taps, teacher_taps and student_groups.
 
 python tools/inspect_taps.py configs/demo/amtml_label.py --network teacher_01234
 python tools/inspect_taps.py mmpretrain::resnet/resnet18_8xb16_cifar10.py --depth 2
@@ -27,9 +29,7 @@ def main() -> None:
     parser.add_argument(
         '--shape', type=int, nargs=3, metavar=('C', 'H', 'W'), help='of one input image'
     )
-    parser.add_argument(
-        '--depth', type=int, default=99, help='leave out paths with more parts than this'
-    )
+    parser.add_argument('--depth', type=int, default=99, help='longest path, in parts')
     args = parser.parse_args()
     table = Table(Column('tap', overflow='fold'), 'module', 'output', 'cannot be tapped')
     for point in tap_points(network_of(args.config, args.network), args.shape):

@@ -1,4 +1,4 @@
-"""Write the scenes of DigitScenes ahead of their first use, for data sets that read them by path.
+"""Write the scenes of DigitScenes before their first use, for data sets that read them by path.
 
 python tools/make_digit_scenes.py data/digit_scenes
 python tools/make_digit_scenes.py data/few --scenes 200 50 50 --image-size 128
@@ -12,7 +12,7 @@ from mmkd_plugin.datasets.splits import SPLITS
 
 
 def main() -> None:
-    """Write them, unless they are there."""
+    """Write the scenes, unless they exist."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,9 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     recipe = SceneRecipe(dict(zip(SPLITS, args.scenes, strict=True)), args.image_size, args.seed)
     written = write_scenes(args.root, recipe, args.overwrite)
-    print(
-        f'{args.root}: {"written" if written else "is there already"}, recipe {recipe.sha256[:12]}'
-    )
+    print(f'{args.root}: {"written" if written else "exists already"}, recipe {recipe.sha256[:12]}')
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
 """Run a study, arms by seeds, and report it.
 
-    python tools/study.py run configs/studies/adaptive_teachers.py --jobs 2
+    python tools/study.py run detection --jobs 2
     python tools/study.py report
 
-Every finished run is one line of docs/results/NAME.jsonl, and the report is made from these lines alone: a study that was
-broken off goes on where it was. How to write a study: docs/studies.md.
+Every finished run is one line of docs/results/NAME.jsonl, and the report is made from these lines
+alone. The same command continues an interrupted study. docs/studies.md shows how to write one.
 """
 
 import argparse
@@ -13,27 +13,29 @@ import signal
 import sys
 from pathlib import Path
 
-os.environ.setdefault(
-    'OMP_NUM_THREADS', '1'
-)  # read when numpy and torch are imported: a run has one core
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # before numpy and torch: a run has one core
 
-from experiments.study.load import load_study
+from experiments.pool import default_jobs
+from experiments.study.load import find_study, load_study, study_files
 from experiments.study.report import write_report
-from experiments.study.run import StudyRunner, default_jobs
+from experiments.study.run import StudyRunner
 from mmengine.logging import MMLogger
 from rich.console import Console
+
+from mmkd_plugin.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def parse_args() -> argparse.Namespace:
-    """Two commands, run and report."""
+    """Return the command, run or report, and its options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest='command', required=True)
-    run = commands.add_parser('run', help='train what has no line yet')
-    run.add_argument('study', type=Path, help='the study file')
+    names = ', '.join(path.stem for path in study_files())
+    run = commands.add_parser('run', help='train the runs that have no line yet')
+    run.add_argument('study', metavar='STUDY', help=f'{names}; or the path of a study file')
     run.add_argument(
         '--jobs', type=int, default=default_jobs(), help='trainings at once (default: one a core)'
     )
@@ -41,22 +43,20 @@ def parse_args() -> argparse.Namespace:
     run.add_argument(
         '--seeds', nargs='+', type=int, default=[], help="only these of the study's seeds"
     )
-    run.add_argument('--dry-run', action='store_true', help='only tell what would be trained')
+    run.add_argument('--dry-run', action='store_true', help='only count the missing runs')
     report = commands.add_parser('report', help='write docs/results.md and its pictures')
-    report.add_argument(
-        'studies', nargs='*', type=Path, default=sorted((ROOT / 'configs/studies').glob('*.py'))
-    )
+    report.add_argument('studies', metavar='STUDY', nargs='*', help='as above (default: all)')
     for command in (run, report):
         command.add_argument(
-            '--results', type=Path, default=ROOT / 'docs/results', help='the folder of the lines'
+            '--results', type=Path, default=ROOT / 'docs/results', help='folder of the lines'
         )
     return parser.parse_args()
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run a study; the exit code says whether all of it succeeded."""
+    """Run a study, and return 1 if a run failed, else 0."""
     console = Console()
-    study = load_study(args.study)
+    study = load_study(find_study(args.study))
     runner = StudyRunner(
         study, args.results / f'{study.name}.jsonl', args.jobs, args.arms, args.seeds
     )
@@ -66,24 +66,29 @@ def run(args: argparse.Namespace) -> int:
         return 0
     failures = runner.execute(console)
     for failure in failures:
-        console.print(f'FAILED {failure}', highlight=False, soft_wrap=True)
+        console.print(f'FAILED {failure}', highlight=False, markup=False, soft_wrap=True)
     return 1 if failures else 0
 
 
+def report(args: argparse.Namespace) -> int:
+    """Write the report, and return 0."""
+    files = [find_study(name) for name in args.studies] or study_files()
+    print(f'-> {write_report(files, args.results)}')
+    return 0
+
+
 def main() -> None:
-    """Run or report; ended from outside, it ends its trainings first."""
+    """Run or report. A signal that ends the command ends its trainings first."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = parse_args()
-    MMLogger.get_current_instance().setLevel(
-        'WARNING'
-    )  # it tells of every environment variable in a config
-    if args.command == 'report':
-        write_report(args.studies, args.results)
-    else:
-        try:
-            sys.exit(run(args))
-        except KeyboardInterrupt:
-            sys.exit('Interrupted. The finished runs are kept; the same command goes on.')
+    # At INFO it logs every environment variable in a config.
+    MMLogger.get_current_instance().setLevel('WARNING')
+    try:
+        sys.exit(report(args) if args.command == 'report' else run(args))
+    except ConfigError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit('Interrupted. The finished runs are kept, and the same command continues.')
 
 
 if __name__ == '__main__':

@@ -1,9 +1,10 @@
-"""Test a checkpoint. Of a distillation config the student is tested: no teacher is built, none of their files is needed.
+"""Test a checkpoint. A distillation config tests its student, without any teacher or its file.
 
     python tools/test.py configs/demo/amtml_label.py work_dirs/amtml_label/epoch_30.pth
 
-The checkpoint may be a distillation run's or a student's alone. Of networks that learned from each other all are tested, and their
-ensemble, or one: --network NAME. Any other config is tested as its own project would.
+The checkpoint may be that of a distillation run or an exported student. Mutual learning tests all
+peers and their ensemble, or one peer with --network NAME. Any other config is tested as its own
+project does.
 """
 
 import argparse
@@ -23,15 +24,13 @@ from mmkd_plugin.loading.student import as_student
 
 
 def parse_args() -> argparse.Namespace:
-    """OpenMMLab's usual flags."""
+    """Return OpenMMLab's usual flags, and --network."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config')
     parser.add_argument('checkpoint')
-    parser.add_argument(
-        '--network', metavar='NAME', help='one peer alone, where several learned from each other'
-    )
+    parser.add_argument('--network', metavar='NAME', help='one peer alone, after mutual learning')
     parser.add_argument(
         '--work-dir', help='where the metrics are written; default: <root>/<config name>'
     )
@@ -45,7 +44,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Test."""
+    """Test the checkpoint."""
     args = parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     root = work_root()

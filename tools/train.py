@@ -1,9 +1,10 @@
 """Train one config, or several in a row as the stages of one job: teachers first, then the student.
 
-    python tools/train.py configs/demo/teacher_a.py configs/demo/teacher_b.py configs/demo/student.py
+    python tools/train.py configs/demo/dml.py
+    python tools/train.py TEACHER.py PARAPHRASER.py STUDENT.py
 
-A finished stage is skipped, an interrupted one is resumed. Stage NAME.py lives in <root>/NAME, where <root> is
-$MMKD_WORK_DIR or work_dirs; a config that sets work_dir itself keeps it.
+A finished stage is skipped, an interrupted one is resumed. The folder of stage NAME.py is
+<root>/NAME; <root> is $MMKD_WORK_DIR or work_dirs. A config that sets work_dir itself keeps it.
 """
 
 import argparse
@@ -12,10 +13,11 @@ import os
 from mmengine.config import Config, DictAction
 
 from mmkd_plugin.engine.stages import load_stages, train_stages
+from mmkd_plugin.errors import ConfigError
 
 
 def parse_args() -> argparse.Namespace:
-    """OpenMMLab's usual flags, and --restart."""
+    """Return OpenMMLab's usual flags, and --restart."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -30,7 +32,8 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from the last checkpoint even if the config has changed, or (one config) from this checkpoint',
+        help='continue from the last checkpoint even if the config has changed, or (one config) '
+        'from this checkpoint',
     )
     parser.add_argument(
         '--restart', action='store_true', help='train again what is finished or was interrupted'
@@ -55,19 +58,21 @@ def parse_args() -> argparse.Namespace:
 
 
 def edit(cfg: Config, args: argparse.Namespace) -> None:
-    """Bring the command line into a config."""
+    """Apply the command line to a config.
+
+    Raises:
+        ConfigError: If the config cannot do what a flag asks for.
+    """
     if args.amp:
         kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
         if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise ValueError(
-                f"optim_wrapper.type: expected 'OptimWrapper' with --amp, got {kind!r}"
-            )
+            raise ConfigError('optim_wrapper.type', "must be 'OptimWrapper' with --amp", found=kind)
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise ValueError(
-                'auto_scale_lr.base_batch_size: expected a number with --auto-scale-lr, got nothing'
+            raise ConfigError(
+                'auto_scale_lr.base_batch_size', 'is missing', 'The flag --auto-scale-lr needs it.'
             )
         cfg.auto_scale_lr.enable = True
     if args.no_validate:

@@ -1,1 +1,1 @@
-"""Pictures and numbers of what a student has inherited and explored: similarity, activity, relevance, robustness to noise."""
+"""Analysis of trained networks: similarity, activity, relevance, robustness to noise, boxes."""

@@ -1,4 +1,4 @@
-"""A row of panels, which MMDet's own visualizer draws: one image, its true boxes, and what each detector says."""
+"""Rows of panels, drawn by MMDet's visualizer: one image, its true boxes, and each detector's."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,27 +8,25 @@ from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
 
-#: The shorter side of small images, which are enlarged by a whole number, and of large ones is about as many pixels.
+#: Shorter side of a drawn image in pixels, about: small images are enlarged by a whole number.
 SIDE = 480
-#: MMDet writes 6 points in boxes below 30,000 pixels: at this many dots an inch they can be read.
+#: Dots an inch: MMDet's labels of 6 points, in boxes below 30,000 pixels, stay legible.
 DPI = 150
-#: Of a panel: its title, and what a label at the right or lower edge may need beyond the image.
+#: Height of a panel's title; room for labels right of and below the image; gap between panels.
 TITLE, MARGIN, GAP = 44, 40, 8
 WHITE = 255
 
 
 class Panels:
-    """Draws panels of one data set.
+    """Draw panels for the images of one data set.
 
     Args:
-        meta: The data set's: the names of its ``classes`` and their ``palette``.
-        score_thr: What a network is not surer of is not drawn.
+        meta: Meta information of the data set: names of its ``classes``, and their ``palette``.
+        score_thr: Boxes with a score of at most this are not drawn.
     """
 
     def __init__(self, meta: Mapping[str, Any], score_thr: float) -> None:
-        from mmdet.visualization import (
-            DetLocalVisualizer,
-        )  # here: the package is there without MMDet
+        from mmdet.visualization import DetLocalVisualizer  # here, because MMDet is optional
 
         self.score_thr = score_thr
         self._visualizer = DetLocalVisualizer(line_width=2, text_color=(255, 255, 255))
@@ -36,19 +34,19 @@ class Panels:
         self._visualizer.dpi = DPI
         classes, palette = meta.get('classes'), meta.get('palette')
         if palette is not None and (classes is None or len(palette) < len(classes)):
-            palette = None  # the visualizer has one of its own
+            palette = None  # the visualizer's own
         self._visualizer.dataset_meta = dict(
             classes=classes,
             palette=None if palette is None else [tuple(colour) for colour in palette],
         )
 
     def row(self, image: Picture, found: Mapping[str, Any]) -> Picture:
-        """The panels side by side, (H, W, 3) in RGB.
+        """Draw the panels side by side, (H, W, 3) in RGB.
 
         Args:
             image: (H, W, 3) in RGB.
-            found: By title: ``InstanceData`` with ``bboxes`` (n, 4) in pixels of the image, ``labels``, and, of predictions,
-                ``scores``.
+            found: Boxes by title: ``InstanceData`` with ``bboxes`` (n, 4) in pixels of the image,
+                ``labels``, and for predictions ``scores``.
         """
         panels = [self._panel(image, title, boxes) for title, boxes in found.items()]
         gap = np.full((len(panels[0]), GAP, 3), WHITE, dtype=np.uint8)
@@ -60,9 +58,8 @@ class Panels:
         predicted = 'scores' in boxes
         if predicted:
             boxes = boxes[boxes.scores > self.score_thr]
-            boxes = boxes[
-                boxes.scores.argsort()
-            ]  # the surest on top, where labels cover each other
+            order = boxes.scores.argsort()  # the most confident label covers the others
+            boxes = boxes[order]
         shown, factor = resized(image)
         boxes = boxes.clone()
         boxes.bboxes = boxes.bboxes * factor
@@ -80,7 +77,7 @@ class Panels:
         return np.concatenate([self._title(f'{title}: {number}', drawn.shape[1]), drawn])
 
     def _title(self, title: str, width: int) -> Picture:
-        """A white strip with black letters, small enough to fit."""
+        """Draw a white strip with black letters, small enough to fit."""
         self._visualizer.set_image(np.full((TITLE, width, 3), WHITE, dtype=np.uint8))
         size = min(12.0, 72 / DPI * (width - 8) / (0.65 * len(title)))
         self._visualizer.draw_texts(
@@ -95,8 +92,14 @@ class Panels:
 
 
 def resized(image: Picture) -> tuple[Picture, float]:
-    """An image of which boxes can be seen, and by how much it was enlarged: small ones keep their pixels, as squares."""
-    from mmcv import imrescale  # here: mmcv takes a second
+    """Return an image at a legible size, and the factor; small images keep their pixels as squares.
+
+    Example:
+        >>> picture, factor = resized(np.zeros((96, 96, 3), dtype=np.uint8))
+        >>> picture.shape, factor
+        ((480, 480, 3), 5.0)
+    """
+    from mmcv import imrescale  # here, because the import takes a second
 
     side = min(image.shape[:2])
     if side > 2 * SIDE:
@@ -107,7 +110,7 @@ def resized(image: Picture) -> tuple[Picture, float]:
 
 
 def sheet(rows: Sequence[Picture]) -> Picture:
-    """Pictures below each other, the narrower ones filled up with white."""
+    """Return pictures below each other, the narrower ones padded with white."""
     width = max(row.shape[1] for row in rows)
     padded = [
         np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=WHITE)

@@ -1,4 +1,4 @@
-"""Boxes of several detectors beside the true ones, on the first images of a data set."""
+"""Boxes of several detectors beside the true ones, on images of a data set."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +12,15 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from mmkd_plugin.analysis.detection_picture import Panels, Picture, sheet
-from mmkd_plugin.analysis.detectors import Detector, load_detectors
 from mmkd_plugin.analysis.images import build_dataset, loader_settings
-from mmkd_plugin.errors import positive_integer
+from mmkd_plugin.analysis.loaded import load_networks
+from mmkd_plugin.analysis.network import LoadedNetwork
+from mmkd_plugin.errors import ConfigError, positive_integer
 from mmkd_plugin.installed import DETECTION, has
 
 SPLITS = ('val', 'test')
 TRUTH = 'ground truth'
-#: The first so many pictures are also in ``sheet.png``.
+#: Number of pictures that are also in ``sheet.png``.
 ON_SHEET = 4
 
 
@@ -37,48 +38,56 @@ def compare_detections(
     score_thr: float = 0.3,
     device: str | torch.device = 'cpu',
 ) -> list[Path]:
-    """A picture for each image: ground truth, the networks to compare with, the student, its teachers.
+    """Draw a picture for each image: ground truth, other networks, the student, its teachers.
 
-    Every network sees an image as the pipeline of ``cfg`` and then its own preprocessor make it. Boxes are drawn on the image as it
-    is in its file, true ones as the data set has them, whether or not the pipeline loads them.
+    Every network receives an image after the pipeline of ``cfg`` and its own preprocessor. Boxes
+    are drawn on the image of the file. True boxes come from the data set, whether or not the
+    pipeline loads them.
 
     Args:
-        cfg: A distillation config, one of detectors that learn from each other, or a plain detector's. The images are its own.
-        checkpoint: Of its run, or an exported student.
-        against: ``(config, checkpoint)`` or ``(config, checkpoint, name)`` each: the student of a distillation config, or the
-            detector of any other one.
-        out: Folder for the pictures; made if it is not there.
-        name: Of the student in the pictures; default ``'student'``, or a plain config's own name.
+        cfg: A distillation config, one of mutual learning between detectors, or a plain detector's.
+            Its data set has the images.
+        checkpoint: The checkpoint of its run, or an exported student.
+        against: ``(config, checkpoint)`` or ``(config, checkpoint, name)`` each: the student of a
+            distillation config, or the detector of any other one.
+        out: Folder for the pictures; created if it is missing.
+        name: Name of the student in the pictures; ``'student'``, or the name of a plain config's
+            file, by default.
         without: Names of networks of ``cfg`` to leave out.
         split: ``'val'`` or ``'test'``.
-        images: The first ones, at most as many as there are.
-        indices: Which ones, in place of the first.
-        score_thr: Boxes that a network is not surer of are not drawn.
-        device: Where the networks run.
+        images: Number of images, the first ones; all of them if there are no more.
+        indices: Indices of images, in place of the first ones.
+        score_thr: Boxes with a score of at most this are not drawn.
+        device: The device of all networks.
 
     Returns:
-        The pictures' paths, ``<index>_<name of the image>.png`` each, and last ``sheet.png``, with the first of them below each other.
+        Paths of the pictures, ``<index>_<name of the image>.png`` each. The last is ``sheet.png``,
+        with the first pictures below each other.
 
     Raises:
-        ValueError: If an argument is out of bounds, a checkpoint does not fit, or the networks do not have the data set's classes.
+        ConfigError: If an argument is out of bounds, a checkpoint does not fit, or a network has
+            other classes than the data set.
         ImportError: If MMDet is not installed.
     """
     if not has('mmdet'):
         raise ImportError(f'Pictures of detections need MMDet: {DETECTION}')
     positive_integer('--images', images)
     if not 0 <= score_thr <= 1:
-        raise ValueError(f'--score-thr: expected a number from 0 to 1, got {score_thr!r}')
+        raise ConfigError('--score-thr', 'must be a number from 0 to 1', found=score_thr)
     if out.exists() and not out.is_dir():
-        raise ValueError(f'--out: expected a folder, got the file {out}')
+        raise ConfigError('--out', 'must be a folder, but there is a file', found=str(out))
     settings = loader_settings(cfg, split, SPLITS)
-    detectors = load_detectors(cfg, checkpoint, against, name, without, device)
+    networks = load_networks(cfg, checkpoint, against, name=name, without=without, device=device)
+    detectors = [*networks.others, *networks.own, *networks.teachers]
+    for detector in detectors:
+        require_detector(detector)
     paths: list[Path] = []
     rows: list[Picture] = []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         dataset = build_dataset(settings['dataset'])
         meta = getattr(dataset, 'metainfo', None) or {}
         for detector in detectors:
-            detector.require_classes(meta.get('classes'))
+            require_classes(detector, meta.get('classes'))
         chosen = _chosen(indices, images, len(dataset))
         panels = Panels(meta, score_thr)
         out.mkdir(parents=True, exist_ok=True)
@@ -87,62 +96,104 @@ def compare_detections(
             raw = pseudo_collate([dataset[index]])
             found = {TRUTH: true_boxes(info)} if 'instances' in info else {}
             found |= {detector.name: predicted_boxes(detector, raw) for detector in detectors}
-            picture = panels.row(
-                read_image(info['img_path'], getattr(dataset, 'backend_args', None)), found
-            )
+            image = read_image(info['img_path'], getattr(dataset, 'backend_args', None))
+            picture = panels.row(image, found)
             paths.append(write(picture, out / f'{index:03}_{Path(info["img_path"]).stem}.png'))
             rows += [picture] if len(rows) < ON_SHEET else []
     return [*paths, write(sheet(rows), out / 'sheet.png')]
 
 
-def true_boxes(info: Mapping[str, Any]) -> InstanceData:
-    """What a data set says of an image: ``bboxes`` (n, 4) and ``labels`` (n,); crowds and boxes to be ignored are left out."""
-    instances = [one for one in info['instances'] if not one.get('ignore_flag')]
-    boxes = torch.tensor([one['bbox'] for one in instances], dtype=torch.float32).reshape(-1, 4)
-    return InstanceData(
-        bboxes=boxes,
-        labels=torch.tensor([one['bbox_label'] for one in instances], dtype=torch.long),
+def require_detector(network: LoadedNetwork) -> None:
+    """Refuse a network that is no detector.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if network.adapter.task != 'detection':
+        raise ConfigError(network.name, 'must be a detector', found=type(network.model).__name__)
+
+
+def require_classes(detector: LoadedNetwork, expected: Sequence[str] | None) -> None:
+    """Refuse a detector of other classes than the data set's, or in another order.
+
+    Args:
+        detector: The detector. A ``class_map`` may relate its classes to those of the data set.
+        expected: Class names of the data set; None if it has none.
+
+    Raises:
+        ConfigError: If they differ without a ``class_map``.
+    """
+    if expected is None or detector.class_map.indices is not None:
+        return
+    count = getattr(detector.adapter, 'num_classes', None)
+    names = None if detector.classes is None else list(detector.classes)
+    if names in (None, list(expected)) and count in (None, len(expected)):
+        return
+    few = ', '.join(expected[:4]) + (', …' if len(expected) > 4 else '')
+    raise ConfigError(
+        detector.name,
+        f'must be a detector of the {len(expected)} classes of the data set, {few}',
+        f'To leave a network of the config out, add --without {detector.name}.',
+        found=names or count,
     )
 
 
-def predicted_boxes(detector: Detector, raw: Any) -> InstanceData:
-    """``bboxes`` (n, 4) in pixels of the file, ``labels`` and ``scores`` (n,); of masks nothing is drawn.
+def true_boxes(info: Mapping[str, Any]) -> InstanceData:
+    """Return the true boxes of an image, ``bboxes`` (n, 4) and ``labels`` (n,).
+
+    Crowds and boxes to be ignored are left out.
+
+    Args:
+        info: The data set's annotation of the image.
+
+    Example:
+        >>> box = dict(bbox=[1, 2, 3, 4], bbox_label=0)
+        >>> crowd = dict(box, ignore_flag=1)
+        >>> true_boxes(dict(instances=[box, crowd])).bboxes.tolist()
+        [[1.0, 2.0, 3.0, 4.0]]
+    """
+    instances = [one for one in info['instances'] if not one.get('ignore_flag')]
+    boxes = torch.tensor([one['bbox'] for one in instances], dtype=torch.float32).reshape(-1, 4)
+    labels = torch.tensor([one['bbox_label'] for one in instances], dtype=torch.long)
+    return InstanceData(bboxes=boxes, labels=labels)
+
+
+def predicted_boxes(detector: LoadedNetwork, raw: Any) -> InstanceData:
+    """Return ``bboxes`` (n, 4) in pixels of the file, ``labels`` and ``scores`` (n,); no masks.
 
     Raises:
-        ValueError: If the network finds no boxes.
+        ConfigError: If the network outputs no boxes.
     """
     [sample] = detector.predict(raw)
     found = sample.get('pred_instances')
     if found is None or 'bboxes' not in found or 'scores' not in found:
-        raise ValueError(
-            f'{detector.name}: expected a detector of boxes, got {type(detector.model).__name__}'
-        )
+        model = type(detector.model).__name__
+        raise ConfigError(detector.name, 'must be a detector that outputs boxes', found=model)
     return InstanceData(bboxes=found.bboxes, labels=found.labels, scores=found.scores).cpu()
 
 
 def read_image(path: str, backend_args: Mapping[str, Any] | None) -> Picture:
-    """(H, W, 3) in RGB, turned as its EXIF says, as pipelines read it."""
-    from mmcv import imfrombytes  # here: mmcv takes a second
+    """Read (H, W, 3) in RGB, turned by its EXIF orientation, as pipelines do."""
+    from mmcv import imfrombytes  # here, because the import takes a second
 
     image: Picture = imfrombytes(fileio.get(path, backend_args=backend_args), channel_order='rgb')
     return image
 
 
 def write(picture: Picture, path: Path) -> Path:
-    """Write (H, W, 3) in RGB as a file; give its path back."""
+    """Write (H, W, 3) in RGB as a file, and return its path."""
     from mmcv import imwrite
 
     imwrite(picture[..., ::-1], str(path))
     return path
 
 
-def _chosen(indices: Sequence[int] | None, images: int, there: int) -> Sequence[int]:
-    if there == 0:
-        raise ValueError('--split: expected a data set with images, got an empty one')
+def _chosen(indices: Sequence[int] | None, images: int, size: int) -> Sequence[int]:
+    if size == 0:
+        raise ConfigError('--split', 'must hold at least one image')
     if indices is None:
-        return range(min(images, there))
-    if not indices or not all(0 <= index < there for index in indices):
-        raise ValueError(
-            f'--indices: expected numbers of images from 0 to {there - 1}, got {list(indices)}'
-        )
+        return range(min(images, size))
+    if not indices or not all(0 <= index < size for index in indices):
+        problem = f'must be indices of images from 0 to {size - 1}'
+        raise ConfigError('--indices', problem, found=list(indices))
     return indices

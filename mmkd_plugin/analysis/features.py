@@ -1,4 +1,4 @@
-"""What the layers of a network give for some images."""
+"""Outputs of the layers of a network for some images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,27 +7,29 @@ import torch
 from torch import Tensor
 
 from mmkd_plugin.adapters.inspect_taps import tap_points
-from mmkd_plugin.adapters.taps import FeatureTaps
-from mmkd_plugin.analysis.networks import Network
-from mmkd_plugin.errors import positive_integer
+from mmkd_plugin.analysis.network import LoadedNetwork
+from mmkd_plugin.errors import ConfigError, positive_integer
 
-#: More memory than this for the features of one network is refused.
+#: The features of one network may need this much memory.
 MOST_GIB = 8.0
 
 
-def layer_taps(network: Network, raw: Any, depth: int, wanted: Sequence[str] = ()) -> list[str]:
-    """Taps of the layers that can be recorded, in the order in which they run.
+@torch.no_grad()
+def layer_taps(
+    network: LoadedNetwork, raw: Any, depth: int, wanted: Sequence[str] = ()
+) -> list[str]:
+    """Return taps of the layers that can be recorded, in execution order.
 
-    Of several names for one tensor (a stage, and the last block in it) one is kept.
+    One of several names for the same tensor is kept, such as a stage and the last block in it.
 
     Args:
-        network: Whose layers.
-        raw: Some raw batch.
-        depth: The most parts of a path: 2 for ``backbone.layer1``.
-        wanted: Taps to have whatever the depth.
+        network: The network.
+        raw: Any raw batch.
+        depth: Largest number of parts of a path: 2 for ``backbone.layer1``.
+        wanted: Taps to include whatever the depth.
 
     Raises:
-        ValueError: If ``depth`` is below 1.
+        ConfigError: If ``depth`` is below 1.
     """
     positive_integer('--depth', depth)
     inputs = network.inputs(raw)
@@ -40,11 +42,9 @@ def layer_taps(network: Network, raw: Any, depth: int, wanted: Sequence[str] = (
         and len(point.shape) > 1
         and point.shape[0] == 1
     ]
-    taps = FeatureTaps(network.model, [*candidates, *wanted], network.name)
-    with torch.no_grad(), taps.record(network.model) as features:
-        network.host.run(network.model, inputs[:1], scores=True)
+    network.request([*candidates, *wanted])
     kept: dict[tuple[int, int], str] = {}
-    for tap, values in features.items():
+    for tap, values in network.record(inputs[:1]).items():
         same = (values.data_ptr(), values.numel())
         if same not in kept or tap in wanted:
             kept[same] = tap
@@ -53,36 +53,41 @@ def layer_taps(network: Network, raw: Any, depth: int, wanted: Sequence[str] = (
 
 @torch.no_grad()
 def record_features(
-    network: Network, taps: Sequence[str], batches: Sequence[Any]
+    network: LoadedNetwork, taps: Sequence[str], batches: Sequence[Any]
 ) -> dict[str, Tensor]:
-    """Of every tap the features of all images, (N, ...), on the CPU.
+    """Return the features of all images by tap, (N, …) each, on the CPU.
 
     Raises:
-        ValueError: If images differ in size, or the features need too much memory.
+        ConfigError: If images differ in size, or the features need too much memory.
     """
-    recorder = FeatureTaps(network.model, taps, network.name)
-    found: dict[str, list[Tensor]] = {tap: [] for tap in recorder.taps}
+    network.request(taps)
+    found: dict[str, list[Tensor]] = {tap: [] for tap in taps}
     for number, raw in enumerate(batches):
-        inputs = network.inputs(raw)
-        with recorder.record(network.model) as features:
-            network.host.run(network.model, inputs, scores=True)
-        seen = network.host.knowledge(network.model, features, inputs).features
+        features = network.record(network.inputs(raw))
         if number == 0:
-            needed = (
-                sum(value.numel() * value.element_size() for value in seen.values())
-                * len(batches)
-                / 2**30
-            )
+            bytes_each = sum(value.numel() * value.element_size() for value in features.values())
+            needed = bytes_each * len(batches) / 2**30
             if needed > MOST_GIB:
-                raise ValueError(
-                    f'--images: expected so few that the features of {network.name} fit into {MOST_GIB:g} GiB, '
-                    f'got {needed:.0f} GiB; take fewer, or a smaller --depth'
+                raise ConfigError(
+                    '--images',
+                    f'must be so few that the features of {network.name} fit into {MOST_GIB:g} GiB,'
+                    f' but they need {needed:.0f} GiB',
+                    'Take fewer images, or a smaller --depth.',
                 )
-        for tap, value in seen.items():
+        for tap, value in features.items():
             found[tap].append(value.float().cpu())
     try:
         return {tap: torch.cat(values) for tap, values in found.items()}
     except RuntimeError as error:
-        raise ValueError(
-            f'--split: expected images of one size after preprocessing, got several: {error}'
-        ) from error
+        problem = f'must hold images of one size after preprocessing: {error}'
+        raise ConfigError('--split', problem) from error
+
+
+def layer_name(tap: str) -> str:
+    """Return the name of a tap in pictures.
+
+    Example:
+        >>> layer_name('backbone.layer3'), layer_name('neck')
+        ('layer3', 'neck')
+    """
+    return tap.removeprefix('backbone.')

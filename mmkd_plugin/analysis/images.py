@@ -1,4 +1,4 @@
-"""Some images of a config's own data set, through its own pipeline."""
+"""Images of a config's own data set, through its own pipeline."""
 
 import copy
 from collections.abc import Sequence
@@ -12,46 +12,58 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import Subset
 
-from mmkd_plugin.errors import positive_integer
+from mmkd_plugin.errors import ConfigError, positive_integer
 
 SPLITS = ('train', 'val', 'test')
 
 
 @dataclass(frozen=True)
 class Images:
-    """Raw batches, as a data loader collates them, and the names of the classes, if the data set has them."""
+    """Raw batches of some images.
+
+    Args:
+        batches: As a data loader collates them.
+        count: Number of images.
+        classes: Class names, if the data set has any.
+
+    Example:
+        >>> images = Images([dict(inputs=[torch.zeros(3, 8, 8)])], 1, ['cat'])
+        >>> images.class_name(0), images.class_name(1), images.raw(5)[0].shape
+        ('cat', '1', torch.Size([3, 8, 8]))
+    """
 
     batches: Sequence[Any]
     count: int
     classes: Sequence[str] = ()
 
     def class_name(self, index: int) -> str:
+        """Return the name of a class, or its index if it has no name."""
         return self.classes[index] if index < len(self.classes) else str(index)
 
     def raw(self, most: int) -> list[Tensor]:
-        """The first images, (C, H, W) each."""
-        return [torch.as_tensor(image) for batch in self.batches for image in batch['inputs']][
-            :most
-        ]
+        """Return the first images, (C, H, W) each."""
+        every = [torch.as_tensor(image) for batch in self.batches for image in batch['inputs']]
+        return every[:most]
 
 
 def sample_images(cfg: Config, split: str, count: int, seed: int = 0) -> Images:
-    """Images drawn without replacement; all if there are no more.
+    """Draw images without replacement; all of them if there are no more.
 
-    They are drawn and not taken from the front: many data sets are sorted by class.
+    They are drawn, because many data sets are sorted by class.
 
     Args:
-        cfg: With ``<split>_dataloader``.
-        split: ``'train'``, ``'val'`` or ``'test'``. Training images come with the augmentations of their pipeline.
-        count: How many images.
-        seed: Of the draw.
+        cfg: A config with ``<split>_dataloader``.
+        split: ``'train'``, ``'val'`` or ``'test'``. Training images have the augmentations of their
+            pipeline.
+        count: Number of images.
+        seed: Seeds the draw.
 
     Raises:
-        ValueError: If the config has no such split, or ``count`` is below 1.
+        ConfigError: If the config has no such split, or ``count`` is below 1.
     """
     positive_integer('--images', count)
     settings = loader_settings(cfg, split)
-    if isinstance(settings.get('batch_sampler'), dict):  # of its own it says how batches are made
+    if isinstance(settings.get('batch_sampler'), dict):  # it may state the size of a batch
         settings.setdefault('batch_size', settings.pop('batch_sampler').get('batch_size', 1))
     settings.pop('num_batch_per_epoch', None)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
@@ -63,26 +75,32 @@ def sample_images(cfg: Config, split: str, count: int, seed: int = 0) -> Images:
         )
         settings |= dict(drop_last=False, persistent_workers=False)
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
-        return Images(
-            list(Runner.build_dataloader(settings)), len(chosen), tuple(map(str, classes))
-        )
+        batches = list(Runner.build_dataloader(settings))
+        return Images(batches, len(chosen), tuple(map(str, classes)))
 
 
 def loader_settings(cfg: Config, split: str, splits: Sequence[str] = SPLITS) -> dict[str, Any]:
-    """A copy of ``<split>_dataloader``.
+    """Return a copy of ``<split>_dataloader``.
 
     Raises:
-        ValueError: If the config has no such split.
+        ConfigError: If the config has no such split.
+
+    Example:
+        >>> loader_settings(Config(dict(val_dataloader=dict(batch_size=2))), 'val')
+        {'batch_size': 2}
     """
-    there = [name for name in splits if cfg.get(f'{name}_dataloader') is not None]
-    if split not in there:
-        raise ValueError(f'--split: expected one that the config has, {there}, got {split!r}')
+    present = [name for name in splits if cfg.get(f'{name}_dataloader') is not None]
+    if split not in present:
+        fix = f'It has {", ".join(present) or "none"}.'
+        raise ConfigError(
+            '--split', 'must be a split with a dataloader in the config', fix, found=split
+        )
     settings: dict[str, Any] = copy.deepcopy(cfg[f'{split}_dataloader'].to_dict())
     return settings
 
 
 def build_dataset(settings: Any) -> Any:
-    """The data set of a loader, read; in the scope of its config."""
+    """Build and read the data set of a loader, in the default scope of the moment."""
     dataset: Any = DATASETS.build(settings)
     if hasattr(dataset, 'full_init'):
         dataset.full_init()

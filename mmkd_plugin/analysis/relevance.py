@@ -1,34 +1,34 @@
-"""Which pixels a network's class score is owed to, as a whole and through one part of a map."""
+"""Relevance of pixels for a class score, of the whole network and through one part of a map."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmkd_plugin.adapters.taps import FeatureTaps, replaced
-from mmkd_plugin.analysis.networks import Network, Networks
-from mmkd_plugin.analysis.parts import Part
-from mmkd_plugin.errors import one_of
+from mmkd_plugin.analysis.network import LoadedNetwork
+from mmkd_plugin.analysis.parts import DistilledNetworks, Part
+from mmkd_plugin.errors import ConfigError, one_of
 from mmkd_plugin.installed import has
 
 RULES = ('lrp', 'gradients')
+#: Largest share of the scores that may be lost between the layers.
+MOST_LOST = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """Of one network, or of one part of the student, over all images.
+    """Relevance maps of one network, or of one part of the student, for all images.
 
     Args:
-        name: Network or part.
-        maps: (N, H, W): what each pixel adds to the score; summed over colours.
-        scores: (N,): the score of the image's own class, before the softmax.
-        labels: (N,): that class.
-        predictions: (N,): the class of the best score.
-        whole: Of a part: the name of the network that it is a part of.
+        name: Name of the network or part.
+        maps: What each pixel adds to the score, summed over colours, (N, H, W).
+        scores: Score of the image's own class, before the softmax, (N,).
+        labels: That class, (N,).
+        predictions: Class of the largest score, (N,).
+        whole: Name of the network of a part; ``''`` for a network.
     """
 
     name: str
@@ -40,67 +40,78 @@ class Relevance:
 
     @property
     def sums(self) -> Tensor:
-        """(N,): what all pixels add to the score."""
+        """What all pixels add to the score, (N,)."""
         return self.maps.sum(dim=(1, 2))
 
 
-def relevances(networks: Networks, batches: Sequence[Any], rule: str = 'lrp') -> list[Relevance]:
-    """Of teachers, other networks and the student; then of each of its parts.
+def relevances(
+    networks: DistilledNetworks, batches: Sequence[Any], rule: str = 'lrp'
+) -> list[Relevance]:
+    """Return the relevance of teachers, other networks and the student; then of each of its parts.
 
     Args:
-        networks: With class scores.
+        networks: Classifiers.
         batches: Raw batches with labels.
         rule: ``'lrp'`` or ``'gradients'``; see :func:`relevance`.
 
     Raises:
-        ValueError: See :func:`relevance`.
+        ConfigError: See :func:`relevance`.
     """
     found = [relevance(network, batches, rule) for network in networks.all]
     return [*found, *(relevance(networks.student, batches, rule, part) for part in networks.parts)]
 
 
 def relevance(
-    network: Network, batches: Sequence[Any], rule: str = 'lrp', part: Part | None = None
+    network: LoadedNetwork, batches: Sequence[Any], rule: str = 'lrp', part: Part | None = None
 ) -> Relevance:
-    r"""Relevance of pixels for the score of each image's own class.
+    r"""Return the relevance of pixels for the score of each image's own class.
 
-    ``'lrp'``: layer-wise relevance propagation. The score is handed down from layer to layer; each neuron shares what it gets among
-    its inputs, by what they contributed to it. Nothing is lost on the way: the pixels sum to the score.
+    ``'lrp'`` is layer-wise relevance propagation. The score is passed down from layer to layer.
+    Each neuron shares its relevance among its inputs, by what they contributed to it. Nothing is
+    lost on the way: the pixels sum to the score.
 
-    ``'gradients'``: integrated gradients, :math:`(x - x_0) \odot \int_0^1 \nabla s(x_0 + a (x - x_0))\,da`, from the input
-    :math:`x_0 = 0`, the mean colour. They need no rules, and sum to :math:`s(x) - s(x_0)`; they are noisier.
+    ``'gradients'`` are integrated gradients, :math:`(x - x_0) \odot \int_0^1 \nabla s(x_0 + a (x -
+    x_0))\,da`, from the input :math:`x_0 = 0`, the mean colour. They need no rules, and sum to
+    :math:`s(x) - s(x_0)`. They are noisier.
 
-    The relevance of a part of a map is what of the same relevance goes through its channels on the way down, the rest of the map
-    being set to 0 there. If every path from the image to the score leads through the map, the parts sum to the whole, pixel by pixel.
+    The relevance of a part of a map is the amount of the same relevance that passes through its
+    channels on the way down: the rest of the map is set to 0 there. If every path from the image to
+    the score leads through the map, the parts sum to the whole, pixel by pixel.
 
     Args:
-        network: With class scores.
+        network: A classifier.
         batches: Raw batches with labels.
         rule: ``'lrp'`` or ``'gradients'``.
-        part: Whose channels alone count.
+        part: Restricts the relevance to the channels of this part.
 
     Raises:
-        ValueError: If Zennit is not installed, an image has not one label, or by ``'lrp'`` the pixels do not sum to the score: the
-            network has layers (attention, gates) that its rules do not know.
+        ConfigError: If Zennit is not installed, the network is no classifier, or an image has not
+            one label. With ``'lrp'`` also if the pixels do not sum to the score: the network has
+            layers (attention, gates) without a rule.
 
-    Source: Bach et al., PLOS ONE 2015; the choice of rules: Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019.
-    Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017. Parts: Achtibat et al., From attribution maps to
-    human-understandable explanations through Concept Relevance Propagation, 2023, section 2.
+    Reference:
+        Bach et al., PLOS ONE 2015; the choice of rules: Montavon et al., Layer-Wise Relevance
+        Propagation: An Overview, 2019. Sundararajan et al., Axiomatic Attribution for Deep
+        Networks, ICML 2017. Parts: Achtibat et al., From attribution maps to human-understandable
+        explanations through Concept Relevance Propagation, 2023, section 2.
     """
     one_of('--rule', rule, RULES)
     if not has('zennit'):
-        raise ValueError(
-            "--rule: expected Zennit for relevance, it is not installed: pip install 'mmkd_plugin[analyze]'"
+        raise ConfigError(
+            '--rule', 'needs Zennit, which is not installed', 'Run: pip install zennit'
         )
     from zennit.attribution import Gradient, IntegratedGradients
 
-    from mmkd_plugin.analysis.rules import handed_down, rules_for
+    from mmkd_plugin.analysis.lrp import relevance_as_gradient, rules_for
 
-    taps = FeatureTaps(network.model, network.require_scores(), network.name)
-    scores_of = partial(network.scores, taps)
-    attribute = Gradient(scores_of) if rule == 'lrp' else IntegratedGradients(scores_of, n_iter=32)
+    network.request_scores()
+    attribute = (
+        Gradient(network.scores)
+        if rule == 'lrp'
+        else IntegratedGradients(network.scores, n_iter=32)
+    )
     every = [network.inputs(raw) for raw in batches]
-    rules = rules_for(network, taps, every) if rule == 'lrp' else None
+    rules = rules_for(network.model, network.scores, every) if rule == 'lrp' else None
     found: list[tuple[Tensor, ...]] = []
     for raw, inputs in zip(batches, every, strict=True):
         labels = network.labels(raw).to(inputs.device)
@@ -109,10 +120,11 @@ def relevance(
             own = torch.nn.functional.one_hot(labels, output.shape[1]).to(output)
             return own * output.detach() if rule == 'lrp' else own
 
-        # The part comes first: a rule bound to the tapped layer itself must see what is left of the relevance.
+        # The part comes first: a rule bound to the tapped layer itself must receive the masked
+        # relevance.
         with (
-            only(network, part, inputs),
-            handed_down(network.model, rules) if rules else nullcontext(),
+            passing_only(network, part, inputs),
+            relevance_as_gradient(network.model, rules) if rules else nullcontext(),
         ):
             output, pixels = attribute(inputs, start)
         output = output.detach()
@@ -129,28 +141,38 @@ def relevance(
     return result
 
 
-def only(network: Network, part: Part | None, inputs: Tensor) -> AbstractContextManager[None]:
-    """While the network runs inside the ``with``, let what comes back through a map go on through one part's channels alone."""
+def passing_only(
+    network: LoadedNetwork, part: Part | None, inputs: Tensor
+) -> AbstractContextManager[None]:
+    """While entered, the gradient of a map passes through the channels of one part alone.
+
+    Args:
+        network: The network, which runs in the body.
+        part: The part; None lets everything pass.
+        inputs: The preprocessed batch, (N, C, H, W).
+    """
     if part is None:
         return nullcontext()
+    adapter, model = network.adapter, network.model
 
-    def marked(output: Tensor) -> Tensor:
-        feature = network.host.knowledge(network.model, {part.tap: output}, inputs).features[
-            part.tap
-        ]
-        mask = network.host.put_back(torch.zeros_like(output), part.mask(feature))
-        own = output.clone()  # what is recorded elsewhere keeps its gradient
+    def masked(output: Tensor) -> Tensor:
+        feature = adapter.features(model, {part.tap: output}, inputs)[part.tap]
+        mask = adapter.to_module_output(torch.zeros_like(output), part.mask(feature))
+        own = output.clone()  # the gradient of other readers of the map stays whole
         if own.requires_grad:
             own.register_hook(lambda gradient: gradient * mask)
         return own
 
-    return replaced(network.model, part.tap, marked, network.name)
+    return network.replacing(part.tap, masked, network.name)
 
 
-def _require_kept(found: Relevance, most: float = 0.25) -> None:
+def _require_kept(found: Relevance) -> None:
     lost = (found.sums - found.scores).abs().sum() / found.scores.abs().sum().clamp_min(1e-12)
-    if not lost <= most:
-        raise ValueError(
-            f'--rule: expected a network of convolutions, linear layers, BatchNorm, ReLU, pooling and sums for lrp, got {found.name}, '
-            f'in which {lost:.0%} of the scores went astray between the layers; take --rule gradients'
+    if not lost <= MOST_LOST:
+        raise ConfigError(
+            '--rule',
+            f'lrp needs a network of convolutions, linear layers, BatchNorm, ReLU, pooling and '
+            f'sums, but in {found.name} {lost:.0%} of the scores are lost between the layers',
+            'Use --rule gradients.',
+            found='lrp',
         )

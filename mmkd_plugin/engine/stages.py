@@ -8,6 +8,7 @@ its last checkpoint. A changed config is an error.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,6 +45,7 @@ def work_root(root: str | Path | None = None) -> Path:
 def config_text(cfg: Config) -> str:
     """Return a resolved config on one line, without the paths of the work root and its folder."""
     text = json.dumps(cfg.to_dict(), default=repr).replace(str(work_root()), 'work_dirs')
+    text = re.sub(r'"[^"]*/(?=_base_/)', '"', text)  # fileDirname of a file in _base_
     if not cfg.filename:
         return text
     return text.replace(os.path.dirname(os.path.abspath(cfg.filename)), 'configs')  # fileDirname

@@ -68,7 +68,7 @@ def load_file(path: str, key: str) -> LoadedFile:
         raise ConfigError(
             key, 'must be a file that torch.save wrote', remedy, found=path
         ) from error
-    except Exception as error:  # a damaged file trips the reader anywhere
+    except Exception as error:  # a damaged file can raise anything
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(key, f'is damaged or truncated: {first}', remedy, found=path) from error
     if not isinstance(content, dict):
@@ -127,13 +127,13 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str, key:
     try:  # not strict=True: torch's message then lists every key
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
         misshaped = [_SIZES.sub(r'\1: \2 in the file, \3 in the model', line) for line in lines]
         own = model.state_dict().keys()
         missing, unexpected = sorted(own - state.keys()), sorted(state.keys() - own)
     if missing or unexpected or misshaped:
         groups = (missing, 'missing'), (unexpected, 'unexpected'), (misshaped, 'of another shape')
-        found = ', '.join(_counted(names, what) for names, what in groups)
+        found = ', '.join(_counted(names, what) for names, what in groups if names)
         problem = f'does not fit the model: {found}'
         raise ConfigError(key, problem, _remedy(unexpected, path), found=path)
 
@@ -166,7 +166,7 @@ def _read(path: str, key: str) -> bytes:
 
 
 def _download(url: str, key: str) -> str:
-    # everybody's file is called epoch_100.pth: the whole URL names it
+    # many files are called epoch_100.pth, so the hash of the URL begins the name
     name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{Path(urlparse(url).path).name}'
     target = Path(torch.hub.get_dir()) / 'checkpoints' / name
     failure = ''
@@ -195,7 +195,7 @@ def _remedy(unexpected: list[str], path: str) -> str:
 
 
 def _counted(names: list[str], what: str) -> str:
-    return f'{len(names)} keys {what}' + (f' ({_few(names)})' if names else '')
+    return f'{len(names)} key{"s" if len(names) > 1 else ""} {what} ({_few(names)})'
 
 
 def _few(names: Iterable[str], most: int = 3) -> str:

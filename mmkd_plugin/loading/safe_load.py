@@ -26,7 +26,8 @@ def runner_checkpoints_allowed() -> Iterator[None]:
     theirs once, when they are imported. Nested uses work.
 
     The scripts of this repository enter it around their Runner. A script of another project, such
-    as MMDetection's ``tools/train.py``, resumes if it does the same.
+    as MMDetection's ``tools/train.py``, resumes if it does the same, or if the config has the hook
+    ``mmkd_plugin.AllowRunnerCheckpoints``.
 
     Example:
         >>> from mmengine.runner import Runner

@@ -6,7 +6,8 @@ from helpers.analysis import checkpoint_of, config_of, network_of
 from mmengine.config import Config
 
 from mmkd_plugin.analysis.images import Images, sample_images
-from mmkd_plugin.analysis.networks import Network, Networks, load_networks
+from mmkd_plugin.analysis.network import LoadedNetwork
+from mmkd_plugin.analysis.parts import DistilledNetworks, load_distilled
 
 
 @pytest.fixture
@@ -20,8 +21,8 @@ def checkpoint(cfg: Config, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def networks(cfg: Config, checkpoint: str) -> Networks:
-    return load_networks(cfg, checkpoint)
+def networks(cfg: Config, checkpoint: str) -> DistilledNetworks:
+    return load_distilled(cfg, checkpoint)
 
 
 @pytest.fixture
@@ -30,6 +31,6 @@ def images(cfg: Config) -> Images:
 
 
 @pytest.fixture
-def plain() -> Network:
-    """The network of a stock config, by itself."""
+def plain() -> LoadedNetwork:
+    """The network of a stock config, not distilled."""
     return network_of(tiny.network(tiny.classifier(), seed=7))

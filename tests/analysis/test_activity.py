@@ -3,17 +3,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.analysis import config_of
-from mmengine.registry import MODELS as ROOT_MODELS
+from helpers import classification as tiny
+from helpers.analysis import checkpoint_of, config_of, network_of
+from helpers.errors import raises_config_error
 
-from mmkd_plugin.analysis.activity import Activity, activities, activity
-from mmkd_plugin.analysis.activity_picture import draw_activity
+from mmkd_plugin.analysis.activity import Activity, activities, activity, draw_activity
 from mmkd_plugin.analysis.images import Images
-from mmkd_plugin.analysis.networks import Networks, load_networks
+from mmkd_plugin.analysis.parts import DistilledNetworks, load_distilled
 
 
-def test_neurons_above_zero_are_active() -> None:
-    # Two images of three channels of two places: 1 of 6 and 3 of 6 are above 0, mean 1/3, deviation 1/6; the last channel never.
+def test_activity_counts_neurons_above_zero() -> None:
+    # Two images of three channels at two locations. 1 of 6 and 3 of 6 neurons are above 0: mean
+    # 1/3, deviation 1/6. No image activates the last channel.
     values = torch.tensor(
         [[[[1.0, 0.0]], [[-1.0, 0.0]], [[0.0, 0.0]]], [[[1.0, 2.0]], [[3.0, -1.0]], [[-5.0, 0.0]]]]
     )
@@ -24,11 +25,13 @@ def test_neurons_above_zero_are_active() -> None:
     assert found.dead_channels == pytest.approx(1 / 3)
 
 
-def test_parts_are_averages_of_their_map(networks: Networks, images: Images) -> None:
-    other = replace(networks.student, name='twin')
+def test_activities_of_parts_average_to_their_map(
+    networks: DistilledNetworks, images: Images
+) -> None:
+    twin = network_of(networks.student.model, 'twin')
     found = {
         (one.network, one.name): one
-        for one in activities(replace(networks, others=[other]), images.batches)
+        for one in activities(replace(networks, others=[twin]), images.batches)
     }
     names = ['layer3', 'f_inh', 'f_exp']
     assert list(found) == [
@@ -42,20 +45,29 @@ def test_parts_are_averages_of_their_map(networks: Networks, images: Images) -> 
     assert found['twin', 'channels of f_exp'].active == explore
 
 
-def test_without_parts_there_is_nothing_to_compare(tmp_path: Path, images: Images) -> None:
+def test_activities_of_another_width_have_no_parts(
+    networks: DistilledNetworks, images: Images
+) -> None:
+    wider = network_of(tiny.network(tiny.classifier(base_channels=6)), 'wider')
+    found = activities(replace(networks, others=[wider]), images.batches)
+    assert [one.name for one in found if one.network == 'wider'] == ['layer3']
+
+
+def test_activities_without_ie_kd_raises(tmp_path: Path, images: Images) -> None:
     cfg = config_of(tmp_path, kd=dict(type='SoftTarget'))
-    torch.save(dict(state_dict=ROOT_MODELS.build(cfg.model).state_dict()), tmp_path / 'kd.pth')
-    with pytest.raises(ValueError, match=r"^config: expected a method 'IEKD'"):
-        activities(load_networks(cfg, str(tmp_path / 'kd.pth')), images.batches)
+    networks = load_distilled(cfg, checkpoint_of(cfg, tmp_path))
+    with raises_config_error('config', fix='cka'):
+        activities(networks, images.batches)
 
 
-def test_a_bar_for_each_in_its_networks_colour() -> None:
+def test_draw_activity_draws_a_bar_for_each_map_in_its_networks_colour() -> None:
     found = [
         Activity('t', 'map', 0.5, 0.1, 0.0),
         Activity('s', 'a', 0.25, 0.1, 0.5),
         Activity('s', 'b', 0.75, 0.1, 0.0),
     ]
-    axes = draw_activity(found, 24).axes[0]
+    figure = draw_activity(found, 24)
+    axes = figure.axes[0]
     assert [bar.get_width() for bar in axes.patches] == [50.0, 25.0, 75.0]
     colours = [bar.get_facecolor() for bar in axes.patches]
     assert colours[1] == colours[2] != colours[0]
@@ -64,3 +76,4 @@ def test_a_bar_for_each_in_its_networks_colour() -> None:
         's: a, 50% of channels dead',
         's: b',
     ]
+    assert '24 images' in figure.get_supxlabel()

@@ -1,4 +1,4 @@
-"""Panels that MMDet's visualizer draws: boxes in the colour of their class, where they belong, and none that are unsure."""
+"""Panels by MMDet's visualizer: confident boxes at their locations, in the colours of classes."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ def instances(
 
 
 def panels_of(row: Picture, count: int) -> list[Picture]:
-    """Without title, gap and margin."""
+    """Return the panels without title, gap and margin."""
     width = (row.shape[1] - GAP * (count - 1)) // count
     return [
         row[TITLE:-MARGIN, start : start + width - MARGIN]
@@ -43,7 +43,7 @@ def panels_of(row: Picture, count: int) -> list[Picture]:
 
 
 def edges(panel: Picture, label: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of everything in the colour of a class, in pixels of an image of 48 × 48."""
+    """Return left, top, right and bottom of a class's colour, in pixels of a 48 x 48 image."""
     colour = np.array(META['palette'][label])
     rows, columns = np.nonzero((np.abs(panel.astype(int) - colour) < 60).all(axis=-1))
     found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / (SIDE / 48)
@@ -51,7 +51,7 @@ def edges(panel: Picture, label: int) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
-def test_perfect_predictions_look_like_the_ground_truth() -> None:
+def test_row_of_perfect_predictions_equals_the_ground_truth() -> None:
     image = np.zeros((48, 48, 3), dtype=np.uint8)
     boxes, labels = [[4.0, 6.0, 20.0, 30.0], [16.0, 8.0, 44.0, 40.0]], [0, 1]
     row = Panels(META, 0.3).row(
@@ -61,12 +61,12 @@ def test_perfect_predictions_look_like_the_ground_truth() -> None:
     for panel in (truth, net):
         assert edges(panel, 0) == (4, 6, 20, 30)
         assert edges(panel, 1) == (16, 8, 44, 40)
-    below = int(14 * SIDE / 48)  # the names, which are followed by scores in one of them
+    below = int(14 * SIDE / 48)  # below the labels, which have scores in one panel
     np.testing.assert_array_equal(truth[below:], net[below:])
     assert (truth != net).any()
 
 
-def test_boxes_that_are_unsure_are_neither_drawn_nor_counted() -> None:
+def test_row_neither_draws_nor_counts_boxes_below_the_threshold() -> None:
     image = np.full((48, 48, 3), 40, dtype=np.uint8)
     boxes = [[4.0, 6.0, 20.0, 30.0], [16.0, 8.0, 44.0, 40.0]]
     few = dict(net=instances(boxes[:1], [0], [0.9]))
@@ -77,7 +77,7 @@ def test_boxes_that_are_unsure_are_neither_drawn_nor_counted() -> None:
     assert (Panels(META, 0.2).row(image, few) != Panels(META, 0.2).row(image, both)).any()
 
 
-def test_the_surest_label_is_on_top() -> None:
+def test_row_draws_the_most_confident_label_on_top() -> None:
     image, box = np.zeros((48, 48, 3), dtype=np.uint8), [4.0, 6.0, 20.0, 30.0]
     one = dict(net=instances([box, box], [0, 1], [0.9, 0.6]))
     other = dict(net=instances([box, box], [1, 0], [0.6, 0.9]))
@@ -87,7 +87,7 @@ def test_the_surest_label_is_on_top() -> None:
 
 
 @pytest.mark.parametrize('scores', [None, []])
-def test_an_image_without_boxes_is_shown_as_it_is(scores: list[float] | None) -> None:
+def test_row_of_an_image_without_boxes_shows_its_pixels(scores: list[float] | None) -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8)
     row = Panels(META, 0.3).row(image, dict(net=instances([], [], scores)))
     factor = SIDE // 48
@@ -96,7 +96,7 @@ def test_an_image_without_boxes_is_shown_as_it_is(scores: list[float] | None) ->
     )
 
 
-def test_classes_without_palette_or_names() -> None:
+def test_row_without_palette_or_class_names_draws_boxes() -> None:
     image, found = (
         np.zeros((48, 48, 3), dtype=np.uint8),
         dict(truth=instances([[4.0, 6.0, 20.0, 30.0]], [1])),
@@ -117,14 +117,14 @@ def test_classes_without_palette_or_names() -> None:
         ((1920, 2880), (480, 720), 0.25),
     ],
 )
-def test_small_images_grow_by_whole_numbers_and_large_ones_shrink(
+def test_resized_enlarges_small_images_by_whole_numbers_and_shrinks_large_ones(
     size: tuple[int, int], shown: tuple[int, int], factor: float
 ) -> None:
     picture, found = resized(np.zeros((*size, 3), dtype=np.uint8))
     assert (picture.shape, found) == ((*shown, 3), factor)
 
 
-def test_a_sheet_has_rows_of_any_width() -> None:
+def test_sheet_pads_rows_to_one_width() -> None:
     rows = [
         np.full((height, width, 3), value, dtype=np.uint8)
         for height, width, value in ((4, 6, 1), (5, 3, 2))

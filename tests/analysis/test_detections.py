@@ -1,4 +1,4 @@
-"""Detectors beside each other: each has its own weights and its own preprocessor, and means the same classes."""
+"""Detectors beside each other: own weights, own preprocessing, and the classes of the data."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ import torch
 from helpers import classification as tiny
 from helpers import coco_files
 from helpers import detection as small
+from helpers.errors import raises_config_error
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -22,7 +23,7 @@ from mmkd_plugin.analysis import detections
 from mmkd_plugin.analysis.detection_picture import Panels, Picture
 from mmkd_plugin.analysis.detections import TRUTH, compare_detections
 from mmkd_plugin.analysis.images import build_dataset
-from mmkd_plugin.loading.student import export_student
+from mmkd_plugin.loading.export import export_student
 
 OTHER_INPUT = dict(
     type='DetDataPreprocessor',
@@ -41,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
-    """What would be drawn, a dict an image; in its place stands a picture of one colour."""
+    """Boxes that would be drawn, a dict an image; pictures of one colour replace the panels."""
     seen: Rows = []
 
     def row(self: Panels, image: Picture, found: Mapping[str, Any]) -> Picture:
@@ -68,7 +69,7 @@ def save(network: nn.Module, path: Path, classes: tuple[str, ...] | None = None)
 
 
 def distilled(folder: Path, data: Path, **teacher: Any) -> tuple[Config, str]:
-    """A config with a teacher that sees its input in its own way, and the checkpoint of its run."""
+    """Return a config whose teacher has its own preprocessing, and the checkpoint of its run."""
     taught_by = small.teacher(folder, gfl(), seed=1, data_preprocessor=OTHER_INPUT, **teacher)
     methods = dict(hint=dict(type='Hint', pairs=[dict(student='neck[0]', teacher='neck[0]')]))
     model = dict(type='mmkd_plugin.Distiller', student=gfl(), teachers=[taught_by], methods=methods)
@@ -78,7 +79,7 @@ def distilled(folder: Path, data: Path, **teacher: Any) -> tuple[Config, str]:
 
 
 def boxes_of(config: Any, seed: int, data: Path, index: int = 0) -> Tensor:
-    """What this network by itself finds: boxes, label and score, (n, 6)."""
+    """Predict with the bare network: boxes, label and score, (n, 6)."""
     network: Any = small.network(config, seed).eval()
     with torch.no_grad(), DefaultScope.overwrite_default_scope('mmdet'):
         dataset = build_dataset(config_of(config, data).test_dataloader.dataset)
@@ -91,7 +92,9 @@ def flat(found: Any) -> Tensor:
 
 
 @pytest.mark.slow
-def test_each_network_says_what_it_says_alone(tmp_path: Path, data: Path, rows: Rows) -> None:
+def test_compare_detections_draws_what_each_network_predicts_alone(
+    tmp_path: Path, data: Path, rows: Rows
+) -> None:
     cfg, run = distilled(tmp_path, data)
     Config(dict(model=gfl())).dump(tmp_path / 'alone.py')
     other = [str(tmp_path / 'alone.py'), small.checkpoint(tmp_path, gfl(), 2)]
@@ -114,13 +117,13 @@ def test_each_network_says_what_it_says_alone(tmp_path: Path, data: Path, rows: 
 
 
 @pytest.mark.slow
-def test_the_ground_truth_is_the_data_sets_also_where_the_pipeline_loads_none(
+def test_compare_detections_takes_the_truth_from_the_data_set_if_the_pipeline_loads_none(
     tmp_path: Path, data: Path, rows: Rows
 ) -> None:
     cfg = config_of(gfl(), data)
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline = [step for step in dataset.pipeline if step.type != 'LoadAnnotations']
-    dataset.pipeline[1].scale = (128, 128)  # boxes are drawn on the file, whatever the network sees
+    dataset.pipeline[1].scale = (128, 128)  # boxes are drawn on the file, whatever the input size
     compare_detections(
         cfg, small.checkpoint(tmp_path, gfl()), out=tmp_path, name='net', indices=[3, 1]
     )
@@ -135,7 +138,7 @@ def test_the_ground_truth_is_the_data_sets_also_where_the_pipeline_loads_none(
     assert one['net'].bboxes.max() <= coco_files.SIDE
 
 
-def test_crowds_are_left_out() -> None:
+def test_true_boxes_leave_out_crowds() -> None:
     box = dict(bbox=[1.0, 2.0, 3.0, 4.0], bbox_label=2)
     found = detections.true_boxes(
         dict(instances=[dict(box, ignore_flag=1), dict(box, ignore_flag=0), box])
@@ -144,7 +147,9 @@ def test_crowds_are_left_out() -> None:
 
 
 @pytest.mark.slow
-def test_an_exported_student_and_no_teacher(tmp_path: Path, data: Path, rows: Rows) -> None:
+def test_compare_detections_of_an_exported_student_without_its_teacher(
+    tmp_path: Path, data: Path, rows: Rows
+) -> None:
     cfg, run = distilled(tmp_path, data)
     cfg.model.teachers[0].checkpoint = 'nowhere.pth'
     student = export_student(run, tmp_path / 'student.pth')
@@ -154,7 +159,7 @@ def test_an_exported_student_and_no_teacher(tmp_path: Path, data: Path, rows: Ro
 
 
 @pytest.mark.slow
-def test_a_teacher_of_other_classes_is_shown_in_those_of_the_data(
+def test_compare_detections_shows_a_teacher_with_a_class_map_in_the_datas_classes(
     tmp_path: Path, data: Path, rows: Rows
 ) -> None:
     cfg, run = distilled(tmp_path, data, class_map=[2, 0, 1])
@@ -165,23 +170,23 @@ def test_a_teacher_of_other_classes_is_shown_in_those_of_the_data(
 
 
 @pytest.mark.slow
-def test_all_that_learned_from_each_other(tmp_path: Path, data: Path, rows: Rows) -> None:
+def test_compare_detections_of_mutual_learning_draws_all_peers(
+    tmp_path: Path, data: Path, rows: Rows
+) -> None:
     methods = dict(hint=dict(type='Hint', pairs=[dict(student='neck[0]', teacher='neck[0]')]))
     peers = [dict(name=name, model=gfl()) for name in ('a', 'b')]
     model = dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=methods)
     built: Any = ROOT_MODELS.build(copy.deepcopy(model))
-    for seed, peer in enumerate(('peer_a', 'peer_b')):
-        small.varied(getattr(built, peer), seed)
+    for seed, name in enumerate('ab'):
+        small.varied(built.network(name), seed)
     cfg = config_of(model, data)
     compare_detections(cfg, save(built, tmp_path / 'run.pth'), out=tmp_path, images=1)
     assert list(rows[0]) == [TRUTH, 'a', 'b']
     for seed, name in enumerate('ab'):
         torch.testing.assert_close(flat(rows[0][name]), boxes_of(gfl(), seed, data))
-    with pytest.raises(
-        ValueError,
-        match=r'^checkpoint: expected that of a run, with all peers, got one of a single',
-    ):
-        compare_detections(cfg, small.checkpoint(tmp_path, gfl()), out=tmp_path)
+    alone = small.checkpoint(tmp_path, gfl())
+    with raises_config_error('checkpoint', alone, 'all peers'):
+        compare_detections(cfg, alone, out=tmp_path)
 
 
 @pytest.fixture
@@ -199,66 +204,77 @@ def compare(tmp_path: Path, data: Path) -> Callable[..., list[Path]]:
     return compare
 
 
-def test_arguments_out_of_bounds(compare: Callable[..., list[Path]], tmp_path: Path) -> None:
-    (tmp_path / 'file').touch()
-    for changes, message in (
-        (dict(images=0), r'^--images: expected an integer >= 1, got 0$'),
-        (dict(score_thr=30), r'^--score-thr: expected a number from 0 to 1, got 30$'),
-        (dict(split='val'), r"^--split: expected one that the config has, \['test'\], got 'val'$"),
-        (
-            dict(indices=[0, 4]),
-            r'^--indices: expected numbers of images from 0 to 3, got \[0, 4\]$',
-        ),
-        (dict(device='nowhere'), r"^--device: expected one that is there, got 'nowhere'"),
-        (dict(without=['t7']), r"^--without: expected networks of the config, got \['t7'\]$"),
-        (dict(without=['net']), r'^--without: expected at least one network to be left'),
-        (dict(out=tmp_path / 'file'), r'^--out: expected a folder, got the file'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            compare(**changes)
+@pytest.mark.parametrize(
+    ('changes', 'key', 'found'),
+    [
+        (dict(images=0), '--images', 0),
+        (dict(score_thr=30), '--score-thr', 30),
+        (dict(split='val'), '--split', 'val'),
+        (dict(indices=[0, 4]), '--indices', [0, 4]),
+        (dict(device='nowhere'), '--device', 'nowhere'),
+        (dict(without=['t7']), '--without', 't7'),
+        (dict(without=['net']), '--without', ['net']),
+    ],
+    ids=str,
+)
+def test_compare_detections_of_an_argument_out_of_bounds_raises(
+    compare: Callable[..., list[Path]],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    key: str,
+    found: Any,
+) -> None:
+    with raises_config_error(key, found):
+        compare(**changes)
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.slow
-def test_networks_that_cannot_stand_beside_it(
+def test_compare_detections_into_a_file_raises(
     compare: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
+    (tmp_path / 'file').touch()
+    with raises_config_error('--out', str(tmp_path / 'file')):
+        compare(out=tmp_path / 'file')
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Callable[..., list[str]]:
+    """Saves a network, and returns config, checkpoint and name for ``against``."""
+
     def given(
         model: Any, network: nn.Module, name: str, classes: tuple[str, ...] | None = None
     ) -> list[str]:
-        Config(dict(model=model)).dump(tmp_path / f'{name}.py')
-        return [
-            str(tmp_path / f'{name}.py'),
-            save(network, tmp_path / f'{name}.pth', classes),
-            name,
-        ]
+        config = tmp_path / f'{name}.py'
+        Config(dict(model=model)).dump(config)
+        return [str(config), save(network, tmp_path / f'{name}.pth', classes), name]
 
+    return given
+
+
+def test_compare_detections_against_files_or_names_that_do_not_fit_raises(
+    compare: Callable[..., list[Path]], given: Callable[..., list[str]]
+) -> None:
     same = given(gfl(), small.network(gfl()), 'net')
+    with raises_config_error('--against', 'net', fix='CONFIG CHECKPOINT NAME'):
+        compare(same)
+    with raises_config_error('--against', same[0], 'CONFIG CHECKPOINT'):
+        compare(same[:1])
+    with raises_config_error('--against', 'nowhere.py'):
+        compare(['nowhere.py', 'x.pth'])
+    with raises_config_error('--against.checkpoint', 'nowhere.pth'):
+        compare([same[0], 'nowhere.pth', 'b'])
+
+
+@pytest.mark.slow
+def test_compare_detections_of_other_classes_or_no_detector_raises(
+    compare: Callable[..., list[Path]], given: Callable[..., list[str]]
+) -> None:
     two = gfl(bbox_head__num_classes=2)
+    with raises_config_error('two', 2, 'the 3 classes', 'red, green, blue', fix='--without two'):
+        compare(given(two, small.network(two), 'two'))
+    other = ('green', 'red', 'blue')
+    with raises_config_error('swapped', list(other), 'red, green, blue', fix='--without swapped'):
+        compare(given(gfl(), small.network(gfl()), 'swapped', other))
     classifier = tiny.classifier()
-    for against, message in (
-        (same, r"^--against: expected a name of its own for each network, got 'net' twice"),
-        (same[:1], r'^--against: expected CONFIG CHECKPOINT and perhaps a NAME, got \S+net\.py$'),
-        (
-            ['nowhere.py', 'x.pth'],
-            r'^--against: expected a config file, found none at nowhere\.py$',
-        ),
-        (
-            [same[0], 'nowhere.pth', 'b'],
-            r'^--against\.checkpoint: expected a checkpoint file or URL',
-        ),
-        (
-            given(two, small.network(two), 'two'),
-            r'^two: expected a detector of the 3 classes of the data set, red, green, blue, got one of 2',
-        ),
-        (
-            given(gfl(), small.network(gfl()), 'swapped', ('green', 'red', 'blue')),
-            r'^swapped: expected a detector of the 3 classes .* got one of 3, green, red, blue',
-        ),
-        (
-            given(classifier, tiny.network(classifier), 'labels'),
-            r'^labels: expected a detector, got ImageClassifier$',
-        ),
-    ):
-        with pytest.raises(ValueError, match=message):
-            compare(against)
+    with raises_config_error('labels', 'ImageClassifier', 'detector'):
+        compare(given(classifier, tiny.network(classifier), 'labels'))

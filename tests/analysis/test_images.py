@@ -1,21 +1,21 @@
 from pathlib import Path
 
-import pytest
 import torch
 from helpers.analysis import config_of
 from helpers.classification import TinyImages
+from helpers.errors import raises_config_error
 from mmengine.config import Config
 
 from mmkd_plugin.analysis.images import sample_images
 
 
 def numbers_of(cfg: Config, count: int, seed: int = 0) -> list[int]:
-    """Which images of the data set were drawn."""
+    """Indices of the drawn images in the data set."""
     known = [image.tolist() for image in TinyImages(24, seed=3).images]
     return [known.index(image.tolist()) for image in sample_images(cfg, 'val', count, seed).raw(99)]
 
 
-def test_images_are_drawn_from_all_over_each_once(cfg: Config) -> None:
+def test_sample_images_draws_from_the_whole_data_set_each_image_once(cfg: Config) -> None:
     drawn = numbers_of(cfg, 10)
     assert len(set(drawn)) == 10
     assert max(drawn) > 12, 'not the first ones'
@@ -24,7 +24,7 @@ def test_images_are_drawn_from_all_over_each_once(cfg: Config) -> None:
     assert numbers_of(cfg, 99) == list(range(24))
 
 
-def test_batches_are_the_loaders_with_labels_and_class_names(cfg: Config) -> None:
+def test_sample_images_gives_the_loaders_batches_with_labels_and_class_names(cfg: Config) -> None:
     cfg.val_dataloader.update(drop_last=True, persistent_workers=False)
     images = sample_images(cfg, 'val', 24)
     assert [len(batch['inputs']) for batch in images.batches] == [16, 8]
@@ -35,11 +35,9 @@ def test_batches_are_the_loaders_with_labels_and_class_names(cfg: Config) -> Non
     assert labels == [index % 4 for index in range(24)]
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_sample_images_of_no_such_split_or_number_raises(tmp_path: Path) -> None:
     cfg = config_of(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"^--split: expected one that the config has, \['val'\], got 'test'$"
-    ):
+    with raises_config_error('--split', 'test', fix='val'):
         sample_images(cfg, 'test', 3)
-    with pytest.raises(ValueError, match=r'^--images: expected an integer >= 1, got 0$'):
+    with raises_config_error('--images', 0):
         sample_images(cfg, 'val', 0)

@@ -4,17 +4,23 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers.analysis import TAP, network_of
+from helpers.errors import raises_config_error
 
 from mmkd_plugin.analysis.features import layer_taps, record_features
 from mmkd_plugin.analysis.images import Images
-from mmkd_plugin.analysis.networks import Network, Networks
-from mmkd_plugin.analysis.similarity import compact, pairs_of_interest, similarity
-from mmkd_plugin.analysis.similarity_picture import draw_similarity
+from mmkd_plugin.analysis.network import LoadedNetwork
+from mmkd_plugin.analysis.parts import DistilledNetworks
+from mmkd_plugin.analysis.similarity import (
+    compact,
+    draw_similarity,
+    pairs_of_interest,
+    similarity,
+)
 from mmkd_plugin.models.losses import linear_cka
 
 
-def by_hand(network: Network, images: Images) -> dict[str, torch.Tensor]:
-    """Maps of the three stages of all images at once, by the backbone's own layers."""
+def by_hand(network: LoadedNetwork, images: Images) -> dict[str, torch.Tensor]:
+    """Maps of the stem and the stages for all images at once, by calls of the layers."""
     pixels = (torch.stack(images.raw(99)).float() - 120) / 60
     backbone = network.model.backbone
     maps = {'bn1': backbone.bn1(backbone.conv1(pixels))}
@@ -24,7 +30,9 @@ def by_hand(network: Network, images: Images) -> dict[str, torch.Tensor]:
     return maps
 
 
-def test_layers_are_recorded_in_order_over_batches(plain: Network, images: Images) -> None:
+def test_record_features_joins_the_batches_of_each_layer(
+    plain: LoadedNetwork, images: Images
+) -> None:
     taps = layer_taps(plain, images.batches[0], 2)
     assert taps == [
         'backbone.conv1',
@@ -41,31 +49,42 @@ def test_layers_are_recorded_in_order_over_batches(plain: Network, images: Image
     assert features['head.fc'].shape == (24, 4)
 
 
-def test_depth_and_wanted_taps(plain: Network, images: Images) -> None:
+def test_layer_taps_follow_the_depth_and_include_wanted_taps(
+    plain: LoadedNetwork, images: Images
+) -> None:
     raw = images.batches[0]
     assert layer_taps(plain, raw, 1) == ['backbone', 'neck', 'head']
     assert layer_taps(plain, raw, 1, [TAP]) == [TAP, 'neck', 'head'], (
-        'the backbone’s output under the name that is wanted'
+        'the output of the backbone under the wanted name'
     )
     deep = layer_taps(plain, raw, 4)
     assert 'backbone.layer2.0.conv1' in deep
-    assert 'backbone.layer2' not in deep, 'its last block gave the same tensor'
-    with pytest.raises(ValueError, match=r'^--depth: expected an integer >= 1, got 0$'):
+    assert 'backbone.layer2' not in deep, 'its last block returned the same tensor'
+    with raises_config_error('--depth', 0):
         layer_taps(plain, raw, 0)
 
 
-def test_features_too_large_for_memory_are_refused(
-    plain: Network, images: Images, monkeypatch: pytest.MonkeyPatch
+def test_layer_taps_are_in_execution_order(plain: LoadedNetwork, images: Images) -> None:
+    wanted = [f'{TAP}.0.relu2:input', 'backbone.layer1']
+    assert layer_taps(plain, images.batches[0], 1, wanted) == [
+        'backbone.layer1',
+        f'{TAP}.0.relu2:input',
+        'backbone',
+        'neck',
+        'head',
+    ]
+
+
+def test_record_features_that_do_not_fit_into_memory_raises(
+    plain: LoadedNetwork, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr('mmkd_plugin.analysis.features.MOST_GIB', 1e-6)
-    with pytest.raises(
-        ValueError, match=r'^--images: expected so few that the features of net fit into 1e-06 GiB'
-    ):
+    with raises_config_error('--images', fix='--depth'):
         record_features(plain, [TAP], images.batches)
 
 
 @pytest.mark.parametrize('shape', [(20, 50), (20, 7), (20, 6, 4, 4)])
-def test_compact_features_have_the_same_cka(shape: tuple[int, ...]) -> None:
+def test_compact_keeps_cka(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     y = torch.randn(20, 9) + x.flatten(1)[:, : 9 if shape[1] > 8 else 1] * 2
     assert compact(x).shape[1] <= 20
@@ -75,7 +94,7 @@ def test_compact_features_have_the_same_cka(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(linear_cka(compact(x), y), linear_cka(x, y), atol=1e-5, rtol=1e-5)
 
 
-def test_the_matrix_is_cka_of_layers_and_parts(networks: Networks, images: Images) -> None:
+def test_similarity_is_cka_of_layers_and_parts(networks: DistilledNetworks, images: Images) -> None:
     found = similarity(networks, images.batches)
     torch.testing.assert_close(found.values.diagonal(), torch.ones(len(found.names)))
     assert torch.equal(found.values, found.values.T)
@@ -95,7 +114,9 @@ def test_the_matrix_is_cka_of_layers_and_parts(networks: Networks, images: Image
         assert 0 < found.of(one, other)['cka'] < 1
 
 
-def test_unrelated_images_show_what_chance_gives(networks: Networks, images: Images) -> None:
+def test_similarity_of_chance_is_cka_with_images_in_another_order(
+    networks: DistilledNetworks, images: Images
+) -> None:
     found = similarity(networks, images.batches)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     maps = by_hand(networks.student, images)
@@ -106,13 +127,11 @@ def test_unrelated_images_show_what_chance_gives(networks: Networks, images: Ima
     assert found.chance.diagonal().max() < 1
 
 
-def test_other_networks_show_the_same_channels_if_they_have_them(
-    networks: Networks, images: Images
+def test_similarity_of_others_takes_the_same_channels_if_they_have_as_many(
+    networks: DistilledNetworks, images: Images
 ) -> None:
-    same = replace(network_of(tiny.network(tiny.classifier(), seed=9)), name='same')
-    wider = replace(
-        network_of(tiny.network(tiny.classifier(base_channels=6), seed=9)), name='wider'
-    )
+    same = network_of(tiny.network(tiny.classifier(), seed=9), 'same')
+    wider = network_of(tiny.network(tiny.classifier(base_channels=6), seed=9), 'wider')
     compared = replace(networks, others=[same, wider])
     found = similarity(compared, images.batches)
     maps = by_hand(same, images)['layer3']
@@ -135,8 +154,8 @@ def test_other_networks_show_the_same_channels_if_they_have_them(
     ]
 
 
-def test_the_picture_has_every_number_where_its_names_meet(
-    networks: Networks, images: Images
+def test_draw_similarity_writes_every_number_where_its_names_meet(
+    networks: DistilledNetworks, images: Images
 ) -> None:
     found = similarity(networks, images.batches)
     axes = draw_similarity(found).axes[0]

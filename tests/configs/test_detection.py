@@ -1,7 +1,6 @@
-"""The configs on COCO and VOC, with networks of a few channels, on four pictures in COCO's and in VOC's format."""
+"""The configs on COCO and VOC, with networks of a few channels, on four small pictures."""
 
 import copy
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,42 +10,42 @@ import torch
 import yaml
 from helpers import coco_files
 from helpers import detection as small
-from helpers.index_entry import index_entry
+from helpers.configs import FOLDER, NAMES, build, fresh, last_checkpoint, read, save
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
 from mmkd_plugin.loading.build import build_network, network_config
 
-FOLDER = Path(__file__).parents[2] / 'configs/detection'
-COCO, VOC = sorted((FOLDER / 'coco').glob('*.py')), sorted((FOLDER / 'voc').glob('*.py'))
+COCO = [name for name in NAMES if name.endswith('_coco')]
+VOC = [name for name in NAMES if name.endswith('_voc0712')]
 DISTILLED = {
-    'ie_kd_retinanet': 'retinanet',
-    'kd_faster_rcnn': 'faster_rcnn',
-    'kd_gfl': 'gfl',
-    'amtml_gfl': 'gfl',
+    'ie_kd/ie-ft_retinanet': 'retinanet',
+    'ie_kd/kd-ie-at_faster-rcnn': 'faster_rcnn',
+    'fitnets/kd-hint_gfl': 'gfl',
+    'amtml_kd/amtml-kd-label_gfl': 'gfl',
 }
-PLAIN = ('ssd300_r18', 'ssd300_r50')
+STOCK = {
+    'retinanet': 'retinanet/retinanet',
+    'gfl': 'gfl/gfl',
+    'faster_rcnn': 'faster_rcnn/faster-rcnn',
+}
 CLASSES = ('person', 'car', 'cat')  # of both data sets
 _BACKBONE = dict(
     _delete_=True, type='ResNet', depth=18, base_channels=4, stem_channels=4, norm_eval=True
 )
 
 
-def stem(path: Path) -> str:
-    return path.stem
+def family_of(name: str) -> str:
+    """Return the detector of a config on COCO."""
+    return next(
+        (family for start, family in DISTILLED.items() if name.startswith(start)), 'retinanet'
+    )
 
 
-@cache
-def read(path: Path) -> Config:
-    """A config that is only looked at."""
-    return Config.fromfile(path)
-
-
-def shrunk(path: Path) -> dict[str, Any]:
-    """What makes a network of this config small, below ``model``."""
-    if path in VOC:
+def shrunk(name: str) -> dict[str, Any]:
+    """Return the options, below ``model``, that make a network of this config small."""
+    if name in VOC:
         channels = (8, 16, 32, 16, 8, 8)
         options = dict(backbone=dict(_BACKBONE, out_indices=(1, 2, 3)))
         return {
@@ -55,56 +54,50 @@ def shrunk(path: Path) -> dict[str, Any]:
             'neck.out_channels': channels,
             'bbox_head.in_channels': channels,
         }
-    family = next(
-        (own for name, own in DISTILLED.items() if stem(path).startswith(name)), 'retinanet'
-    )
     options = {
-        name.removeprefix('model.'): value for name, value in small.FAMILIES[family][1].items()
+        key.removeprefix('model.'): value
+        for key, value in small.FAMILIES[family_of(name)][1].items()
     }
     return {
         'backbone': dict(_BACKBONE, frozen_stages=1),
         **{
-            name: value
-            for name, value in options.items()
-            if not name.startswith('backbone') and 'num_classes' not in name
+            key: value
+            for key, value in options.items()
+            if not key.startswith('backbone') and 'num_classes' not in key
         },
     }
 
 
-def local(path: Path, root: Path) -> Config:
-    """The config with small networks, its teachers and pictures below ``root``."""
-    cfg = Config.fromfile(path)
-    options = shrunk(path)
-    if stem(path).startswith(PLAIN):
-        cfg.merge_from_dict(
-            {f'model.{name}': value for name, value in copy.deepcopy(options).items()}
-        )
+def local(name: str, root: Path) -> Config:
+    """Return the config with small networks, and with teachers and pictures below ``root``."""
+    cfg = fresh(name)
+    options = shrunk(name)
+
+    def below(key: str) -> dict[str, Any]:
+        return {f'{key}.{option}': value for option, value in copy.deepcopy(options).items()}
+
+    if name.startswith('baselines/'):
+        cfg.merge_from_dict(below('model'))
     elif 'student' in cfg.model:
-        cfg.merge_from_dict(
-            {f'model.student.{name}': value for name, value in copy.deepcopy(options).items()}
-        )
-    taught = [
+        cfg.merge_from_dict(below('model.student'))
+    teachers = [
         *cfg.model.get('teachers', []),
         *([cfg.model.teacher] if 'teacher' in cfg.model else []),
     ]
-    for seed, teacher in enumerate(taught, start=1):
-        teacher.cfg_options = {
-            f'model.{name}': value for name, value in copy.deepcopy(options).items()
-        }
-        teacher.checkpoint = str(root / f'{stem(path)}_{teacher.name}.pth')
+    for seed, teacher in enumerate(teachers, start=1):
+        teacher.cfg_options = below('model')
+        teacher.checkpoint = str(root / f'{Path(name).name}_{teacher.name}.pth')
         if not Path(teacher.checkpoint).exists():
             network = build_network(
                 network_config(teacher.model, 'teacher', teacher.cfg_options), 'teacher'
             )
             small.varied(network, seed)
-            if 'faster_rcnn' in stem(path):
-                network.roi_head.bbox_head.fc_cls.weight.data *= (
-                    5  # sure of something, among 81 classes
-                )
-            torch.save(dict(state_dict=network.state_dict()), teacher.checkpoint)
+            if 'faster-rcnn' in name:  # confident of something, among 81 classes
+                network.roi_head.bbox_head.fc_cls.weight.data *= 5
+            save(network, teacher.checkpoint)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False, batch_size=2)
     dataset = cfg.train_dataloader.dataset
-    if path in VOC:
+    if name in VOC:
         for part in dataset.dataset.datasets:
             part.update(
                 data_root=str(root),
@@ -120,91 +113,74 @@ def local(path: Path, root: Path) -> Config:
 
 
 def built(cfg: Config) -> Any:
-    model = MODELS.build({**cfg.model, '_scope_': 'mmdet'})
-    if 'teacher' not in cfg.model:  # a paraphraser knows how to begin
+    model = build(cfg)
+    if 'teacher' not in cfg.model:  # a paraphraser keeps its own initial weights
         small.varied(model.student if 'student' in cfg.model else model)
     return model
 
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, teachers that learned nothing, and their paraphrasers where the configs look for them."""
+    """Write pictures, untrained teachers, and paraphrasers at the paths that the configs name."""
     root = coco_files.write(tmp_path_factory.mktemp('detection'), classes=CLASSES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('MMKD_WORK_DIR', str(root))
-        for path in [*COCO, *VOC]:
-            if stem(path).startswith('paraphraser'):
-                cfg = local(path, root)
-                # The distilling config's teacher is the one that its paraphrasers were trained on.
+        for name in [*COCO, *VOC]:
+            if name.startswith('ie_kd/paraphraser'):
+                cfg = local(name, root)
+                # The teacher of the distilling config is that of its paraphrasers.
                 user = next(
-                    p
-                    for p in (*COCO, *VOC)
-                    if stem(p).startswith('ie_kd') and (p in VOC) == (path in VOC)
+                    other
+                    for other in (*COCO, *VOC)
+                    if other.startswith('ie_kd/ie-ft') and (other in VOC) == (name in VOC)
                 )
-                taught = local(user, root).model.teachers[0]
+                teacher = local(user, root).model.teachers[0]
                 cfg.model.teacher.update(
-                    checkpoint=taught.checkpoint, cfg_options=taught.cfg_options
+                    checkpoint=teacher.checkpoint, cfg_options=teacher.cfg_options
                 )
-                (root / stem(path)).mkdir()
-                name = f'epoch_{cfg.train_cfg.max_epochs}.pth'
-                torch.save(dict(state_dict=built(cfg).state_dict()), root / stem(path) / name)
+                save(built(cfg), root / Path(name).name / last_checkpoint(cfg))
     return root
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('path', [*COCO, *VOC], ids=stem)
-def test_built_and_one_step(path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('name', [*COCO, *VOC])
+def test_one_step_moves_every_parameter(
+    name: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv('MMKD_WORK_DIR', str(root))
-    cfg = local(path, root)
+    cfg = local(name, root)
     model = built(cfg)
-    if 'teachers' in cfg.model:
-        model.set_teacher_scores(
-            [1.0 - number for number in range(len(model.teachers))]
-        )  # as EvaluateTeachers would
+    if 'teachers' in cfg.model:  # as EvaluateTeachers would
+        model.set_teacher_scores([1.0 - number for number in range(len(model.teachers))])
     batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     total, logged = model.parse_losses(
         model(**model.train().data_preprocessor(batch, True), mode='loss')
     )
     assert all(value.isfinite().all() for value in logged.values())
-    for name in cfg.model.get('methods', {}):
-        assert any(key.startswith(f'{name}.loss') and value != 0 for key, value in logged.items())
-    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    before = {name: p.detach().clone() for name, p in learning.items()}
+    for method in cfg.model.get('methods', {}):
+        assert any(key.startswith(f'{method}.loss') and value != 0 for key, value in logged.items())
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    before = {key: p.detach().clone() for key, p in trained.items()}
     wrapper.update_params(total)
-    assert not [
-        name for name, p in before.items() if p.numel() > 1 and torch.equal(p, learning[name])
-    ], 'every parameter learns'
+    assert not [key for key, p in before.items() if p.numel() > 1 and torch.equal(p, trained[key])]
 
 
-def test_small_and_stock(tmp_path: Path) -> None:
-    assert all(
-        len(path.read_text().splitlines()) <= 60
-        for folder in ('coco', 'voc')
-        for path in (FOLDER / folder).rglob('*.py')
-    )
-    for path in COCO:
-        family = next(
-            (own for name, own in DISTILLED.items() if stem(path).startswith(name)), 'retinanet'
-        )
-        stocked = tmp_path / 'stock.py'
-        name = {
-            'retinanet': 'retinanet/retinanet',
-            'gfl': 'gfl/gfl',
-            'faster_rcnn': 'faster_rcnn/faster-rcnn',
-        }[family]
-        stocked.write_text(f"_base_ = 'mmdet::{name}_r50_fpn_1x_coco.py'")
-        cfg, stock = read(path), Config.fromfile(stocked)
-        for key in ('train_dataloader', 'val_dataloader', 'val_evaluator'):
-            assert cfg[key] == stock[key], key
-        if 'student' in cfg.model:
-            assert cfg.model.student == stock.model
-            assert (cfg.param_scheduler, cfg.train_cfg) == (stock.param_scheduler, stock.train_cfg)
+@pytest.mark.parametrize('name', COCO)
+def test_student_data_and_schedule_are_mmdets(name: str, tmp_path: Path) -> None:
+    stocked = tmp_path / 'stock.py'
+    stocked.write_text(f"_base_ = 'mmdet::{STOCK[family_of(name)]}_r50_fpn_1x_coco.py'")
+    cfg, stock = read(name), Config.fromfile(stocked)
+    for key in ('train_dataloader', 'val_dataloader', 'val_evaluator'):
+        assert cfg[key] == stock[key], key
+    if 'student' in cfg.model:
+        assert cfg.model.student == stock.model
+        assert (cfg.param_scheduler, cfg.train_cfg) == (stock.param_scheduler, stock.train_cfg)
 
 
-@pytest.mark.parametrize('path', COCO, ids=stem)
-def test_teachers_are_those_that_mmdet_publishes(path: Path) -> None:
-    model = read(path).model
+@pytest.mark.parametrize('name', COCO)
+def test_the_teachers_are_those_that_mmdet_publishes(name: str) -> None:
+    model = read(name).model
     for teacher in [*model.get('teachers', []), *([model.teacher] if 'teacher' in model else [])]:
         config = teacher.model.removeprefix('mmdet::')
         metafile = yaml.safe_load(
@@ -215,7 +191,7 @@ def test_teachers_are_those_that_mmdet_publishes(path: Path) -> None:
 
 
 def test_ssd_on_resnet_has_the_levels_of_its_anchors() -> None:
-    cfg = read(FOLDER / 'voc/ssd300_r18_voc0712.py')
+    cfg = read('baselines/ssd300_r18_8xb8-24e_voc0712')
     model = build_network(
         network_config(
             dict(cfg.model), 'ssd', {'model.backbone.init_cfg': None, '_scope_': 'mmdet'}
@@ -227,7 +203,7 @@ def test_ssd_on_resnet_has_the_levels_of_its_anchors() -> None:
     assert [tuple(level.shape[2:]) for level in maps] == [
         (side, side) for side in (38, 19, 10, 5, 3, 1)
     ]
-    # As MMDet 3.3 is published, SSDHead cannot predict; the config imports what it lacks.
+    # SSDHead of MMDet 3.3 cannot predict; the config imports what it lacks.
     predicted = model.bbox_head.predict(
         small.varied(model).extract_feat(torch.zeros(1, 3, 300, 300)),
         [small.sample([], [], (300, 300))],
@@ -235,13 +211,9 @@ def test_ssd_on_resnet_has_the_levels_of_its_anchors() -> None:
     assert len(predicted) == 1
 
 
-@pytest.mark.parametrize('path', [*COCO, *VOC], ids=stem)
-def test_in_the_index(path: Path) -> None:
-    index_entry(path, read(path))
-
-
-@pytest.mark.parametrize('path', VOC, ids=stem)
-def test_what_is_reconstructed_says_so(path: Path) -> None:
-    assert 'econstructed' in (FOLDER / 'voc/_base_/ssd300_resnet18.py').read_text()
-    if stem(path).startswith('ie_kd'):
-        assert 'Reconstructed' in path.read_text()
+@pytest.mark.parametrize(
+    'name', ['baselines/ssd300_r18_8xb8-24e_voc0712', 'ie_kd/ie-ft_ssd300_r50_r18_8xb8-24e_voc0712']
+)
+def test_a_reconstruction_is_marked(name: str) -> None:
+    assert name in VOC
+    assert '# Reconstructed: ' in (FOLDER / f'{name}.py').read_text()

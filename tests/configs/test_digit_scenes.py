@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.configs import FOLDER, fresh, parameters, read
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
@@ -22,7 +23,6 @@ from mmkd_plugin.loading.build import build_network, network_config
 pytestmark = pytest.mark.filterwarnings(
     'ignore:DeprecationWarning. `num_anchors` is deprecated:UserWarning'
 )  # mmdet's own
-FOLDER = Path(__file__).parents[2] / 'configs/detection/digit_scenes'
 FEW = dict(train=8, val=4, test=2)
 PLAIN = ['student_gfl_r18', 'teacher_gfl_r18', 'teacher_gfl_r34']
 
@@ -35,8 +35,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def small(name: str, root: str, folder: Path) -> Config:
-    """Two steps on a few scenes, then validation, which takes every box for a detection: there are no others yet."""
-    cfg = Config.fromfile(FOLDER / f'{name}.py')
+    """Return the config with two steps on a few scenes, then validation.
+
+    Every box counts as a detection: two steps make none of a higher score.
+    """
+    cfg = fresh(f'digit_scenes/{name}')
     changes: dict[str, Any] = {
         'work_dir': str(folder),
         'log_level': 'WARNING',
@@ -83,8 +86,8 @@ def test_two_steps_of_training_validation_and_test(name: str, root: str, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_that_learn_from_each_other(root: str, tmp_path: Path) -> None:
-    """The configs with a teacher are trained by the test of the demo."""
+def test_two_steps_of_mutual_learning_and_validation(root: str, tmp_path: Path) -> None:
+    """The test of the demo trains the configs with a teacher."""
     cfg = small('ie_dml_gfl_r18', root, tmp_path)
     cfg.model.pop('test_cfg')  # of the plain detector alone
     for peer in cfg.model.peers:
@@ -104,28 +107,27 @@ def test_two_that_learn_from_each_other(root: str, tmp_path: Path) -> None:
     }
 
 
-def parameters(name: str) -> int:
-    model = build_network(network_config(Config.fromfile(FOLDER / f'{name}.py').model, name), name)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def test_sizes() -> None:
-    assert parameters('student_gfl_r18') == 239_993
-    assert parameters('teacher_gfl_r18') == 3_113_041
-    assert parameters('teacher_gfl_r34') == 3_306_345
-
-
-@pytest.mark.parametrize('path', sorted(FOLDER.glob('*.py')), ids=lambda path: path.stem)
-def test_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 60
+@pytest.mark.parametrize(
+    ('name', 'count'),
+    [
+        ('student_gfl_r18', 239_993),
+        ('teacher_gfl_r18', 3_113_041),
+        ('teacher_gfl_r34', 3_306_345),
+    ],
+)
+def test_the_parameters_are_counted(name: str, count: int) -> None:
+    config = network_config(read(f'digit_scenes/{name}').model, name)
+    assert parameters(build_network(config, name)) == count
+    readme = (FOLDER / 'digit_scenes/README.md').read_text()
+    assert f'[{name}]({name}.py)' in readme and f'{count:,} parameters' in readme
 
 
 @pytest.mark.parametrize(
     ('name', 'steps'),
     [('student_gfl_r18', 1000), ('teacher_gfl_r18', 1500), ('teacher_gfl_r34', 1500)],
 )
-def test_schedule(name: str, steps: int) -> None:
-    cfg = Config.fromfile(FOLDER / f'{name}.py')
+def test_the_schedule_is_warm_up_and_cosine(name: str, steps: int) -> None:
+    cfg = read(f'digit_scenes/{name}')
     assert cfg.train_cfg.max_iters == cfg.train_cfg.val_interval == steps
     assert cfg.train_dataloader.batch_size == 16
     wrapper = build_optim_wrapper(torch.nn.Linear(1, 1), cfg.optim_wrapper)
@@ -147,7 +149,7 @@ def test_schedule(name: str, steps: int) -> None:
         rates.append(wrapper.optimizer.param_groups[0]['lr'])
         for scheduler in built:
             scheduler.step()
-    # Warm-up over 100 steps, the whole rate, half of it halfway through the rest, and nothing at the end.
+    # Warm-up over 100 steps, the whole rate, half of it halfway through the rest, then nothing.
     assert rates[0] == pytest.approx(2e-5) and rates[100] == pytest.approx(2e-3, rel=1e-3) == max(
         rates
     )
@@ -157,7 +159,7 @@ def test_schedule(name: str, steps: int) -> None:
 
 
 def test_splits_are_not_mixed_up() -> None:
-    cfg = Config.fromfile(FOLDER / 'student_gfl_r18.py')
+    cfg = read('digit_scenes/student_gfl_r18')
     loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
     assert [loader.dataset.split for loader in loaders] == ['train', 'val', 'test']
     assert len({loader.dataset.data_root for loader in loaders}) == 1

@@ -1,24 +1,29 @@
+"""The pool of forked processes. Events and barriers, not clocks, order what happens."""
+
+import multiprocessing
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from threading import BrokenBarrierError
 
 import pytest
 from experiments.pool import Task, run_forked
 
+FORK = multiprocessing.get_context('fork')
 
-def idle() -> None:
+
+def idle(running: Sequence[Task] = ()) -> None:
     pass
 
 
-def task(folder: Path, name: str, work: object) -> Task:
-    return Task(name, folder / f'{name}.log', work)  # type: ignore[arg-type]
+def task(folder: Path, name: str, work: Callable[[], object]) -> Task:
+    return Task(name, folder / f'{name}.log', work)
 
 
-def say_and_square(number: int) -> int:
+def print_and_square(number: int) -> int:
     print(f'squaring {number}')
     os.system(f'echo from a shell: {number}')
     return number * number
@@ -29,34 +34,47 @@ def fail() -> None:
     raise ValueError('this was wrong')
 
 
-def test_results_come_back_and_output_goes_to_the_log(
+@pytest.fixture
+def children() -> Iterator[Callable[[], set[int]]]:
+    """The processes that a test has started and that still run. None is left behind."""
+    before = {child.pid for child in multiprocessing.active_children()}
+
+    def children() -> set[int]:
+        pids = {child.pid for child in multiprocessing.active_children()}
+        return {pid for pid in pids - before if pid is not None}
+
+    yield children
+    for pid in children():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_run_forked_returns_results_and_writes_output_to_the_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tasks = [task(tmp_path, str(number), partial(say_and_square, number)) for number in range(5)]
+    tasks = [task(tmp_path, str(number), partial(print_and_square, number)) for number in range(5)]
     outcomes = {outcome.task.name: outcome.result for outcome in run_forked(tasks, 2, idle)}
     assert outcomes == {str(number): number * number for number in range(5)}
     assert (tmp_path / '3.log').read_text() == 'squaring 3\nfrom a shell: 3\n'
     assert capfd.readouterr() == ('', '')
 
 
-def test_a_failure_is_told_with_its_last_line_and_stops_nobody_else(tmp_path: Path) -> None:
-    tasks = [task(tmp_path, 'bad', fail), task(tmp_path, 'good', partial(say_and_square, 2))]
+def test_run_forked_failed_task_gives_its_last_line_and_the_others_run(tmp_path: Path) -> None:
+    tasks = [task(tmp_path, 'bad', fail), task(tmp_path, 'good', partial(print_and_square, 2))]
     bad, good = run_forked(tasks, 1, idle)
     assert bad.failure == 'ValueError: this was wrong'
     assert 'so far, so good' in bad.task.log.read_text()
     assert (good.failure, good.result) == (None, 4)
 
 
-def test_a_killed_task_is_a_failure(tmp_path: Path) -> None:
+def test_run_forked_killed_task_is_a_failure(tmp_path: Path) -> None:
+    def kill_myself() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
     (outcome,) = run_forked([task(tmp_path, 'killed', kill_myself)], 1, idle)
     assert outcome.failure == 'exit code -9'
 
 
-def kill_myself() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_tasks_are_isolated(tmp_path: Path) -> None:
+def test_run_forked_tasks_share_no_state(tmp_path: Path) -> None:
     def leave_a_trace() -> int:
         sys.trace = getattr(sys, 'trace', 0) + 1  # type: ignore[attr-defined]
         return sys.trace  # type: ignore[attr-defined]
@@ -66,38 +84,77 @@ def test_tasks_are_isolated(tmp_path: Path) -> None:
     assert not hasattr(sys, 'trace')
 
 
-def test_as_many_at_once_as_told(tmp_path: Path) -> None:
-    began = time.monotonic()
-    outcomes = list(
-        run_forked([task(tmp_path, str(i), partial(time.sleep, 0.5)) for i in range(4)], 4, idle)
-    )
-    assert time.monotonic() - began < 1.5
-    assert len(outcomes) == 4
+def test_run_forked_four_jobs_run_four_tasks_at_once(tmp_path: Path) -> None:
+    """Each task waits for all four. If fewer run, none can end, and the first tick breaks them."""
+    barrier, ended = FORK.Barrier(4), []
+
+    def tick(running: Sequence[Task]) -> None:
+        if not ended and len(running) < 4:
+            barrier.abort()
+
+    for outcome in run_forked(
+        [task(tmp_path, str(i), barrier.wait) for i in range(4)], jobs=4, tick=tick
+    ):
+        ended.append(outcome)
+    assert [outcome.failure for outcome in ended] == [None] * 4
+    assert sorted(outcome.result for outcome in ended) == [0, 1, 2, 3]
 
 
-def test_a_task_may_wait_for_another(tmp_path: Path) -> None:
-    ended: list[str] = []
+def test_run_forked_two_jobs_cannot_bring_four_tasks_together(tmp_path: Path) -> None:
+    """The control of the test above."""
+    barrier = FORK.Barrier(4)
+    tasks = [task(tmp_path, str(i), barrier.wait) for i in range(4)]
+    outcomes = list(run_forked(tasks, jobs=2, tick=lambda running: barrier.abort()))
+    assert all(BrokenBarrierError.__name__ in str(outcome.failure) for outcome in outcomes)
+
+
+@pytest.mark.parametrize('jobs', [1, 2, 3])
+def test_run_forked_blocked_tasks_have_one_process_a_job(
+    tmp_path: Path, jobs: int, children: Callable[[], set[int]]
+) -> None:
+    """No task ends before the first tick, so all that have begun are there to be counted."""
+    release, counts = FORK.Event(), []
+
+    def tick(running: Sequence[Task]) -> None:
+        counts.append((len(running), len(children())))
+        release.set()
+
+    tasks = [task(tmp_path, str(i), release.wait) for i in range(4)]
+    assert [outcome.failure for outcome in run_forked(tasks, jobs, tick)] == [None] * 4
+    assert counts[0] == (jobs, jobs)
+    assert max(counts) == (jobs, jobs)
+
+
+def test_run_forked_a_task_that_is_not_ready_is_asked_for_again(tmp_path: Path) -> None:
+    release = FORK.Event()
+    events: list[str] = []
 
     def tasks() -> Iterator[Task | None]:
-        yield task(tmp_path, 'first', partial(time.sleep, 0.3))
-        while not ended:
+        yield task(tmp_path, 'first', release.wait)
+        while 'first' not in events:
+            events.append('not ready')
             yield None
         yield task(tmp_path, 'second', idle)
 
-    for outcome in run_forked(tasks(), 2, idle):
-        ended.append(outcome.task.name)
-    assert ended == ['first', 'second']
+    def tick(running: Sequence[Task]) -> None:
+        events.append('tick')
+        release.set()
+
+    for outcome in run_forked(tasks(), 2, tick):
+        events.append(outcome.task.name)
+    assert events[:2] == ['not ready', 'tick'], 'the free job asked at once'
+    assert [event for event in events if event in ('first', 'second')] == ['first', 'second']
 
 
-def test_leaving_ends_what_is_running(tmp_path: Path) -> None:
-    def write_late() -> None:
-        time.sleep(2)
-        (tmp_path / 'late').touch()
-
+def test_run_forked_left_early_ends_the_running_tasks(
+    tmp_path: Path, children: Callable[[], set[int]]
+) -> None:
+    """Leaving is what an exception in the loop does, and Ctrl-C."""
+    never = FORK.Event()
     outcomes = run_forked(
-        [task(tmp_path, 'quick', idle), task(tmp_path, 'slow', write_late)], 2, idle
+        [task(tmp_path, 'quick', idle), task(tmp_path, 'blocked', never.wait)], 2, idle
     )
-    next(outcomes)
-    outcomes.close()  # as an exception in the loop, or Ctrl-C, does
-    time.sleep(2.5)
-    assert not (tmp_path / 'late').exists()
+    assert next(outcomes).task.name == 'quick'
+    assert len(children()) == 1
+    outcomes.close()
+    assert children() == set()

@@ -1,4 +1,7 @@
-"""A tiny IE-KD student of attention, which needs no paraphraser, its teacher, and 24 images of four classes."""
+"""A tiny IE-KD student, its teacher, and 24 images of four classes.
+
+The student compares attention, because that needs no paraphraser.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,16 +12,14 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from helpers import classification as tiny
-from mmkd_plugin.adapters import host_of
-from mmkd_plugin.analysis.networks import Network
+from mmkd_plugin.analysis.network import LoadedNetwork
 
 TAP = 'backbone.layer3'
 
 
 def ie_kd(**changes: Any) -> dict[str, Any]:
-    return dict(
-        type='IEKD', knowledge='attention', pairs=[dict(student=TAP, teacher=TAP)], **changes
-    )
+    pairs = [dict(student=TAP, teacher=TAP)]
+    return {**dict(type='IEKD', knowledge='attention', pairs=pairs), **changes}
 
 
 def config_of(folder: Path, **methods: Any) -> Config:
@@ -35,7 +36,7 @@ def config_of(folder: Path, **methods: Any) -> Config:
 
 
 def checkpoint_of(cfg: Config, folder: Path) -> str:
-    """As a run of this config writes it, of a student whose layers tell images apart."""
+    """Save a checkpoint like a run's, with a student whose layers differ between images."""
     distiller = ROOT_MODELS.build(cfg.model)
     distiller.student.load_state_dict(tiny.network(tiny.classifier(), seed=7).state_dict())
     path = folder / 'epoch_1.pth'
@@ -43,6 +44,5 @@ def checkpoint_of(cfg: Config, folder: Path) -> str:
     return str(path)
 
 
-def network_of(model: nn.Module, name: str = 'net') -> Network:
-    """A network by itself."""
-    return Network(name, model.requires_grad_(False).eval(), host_of(model))
+def network_of(model: nn.Module, name: str = 'net') -> LoadedNetwork:
+    return LoadedNetwork(name, model)

@@ -1,4 +1,4 @@
-"""Small files in CIFAR's own on-disk format, which stock MMPretrain reads and verifies."""
+"""Small files in CIFAR's own format on disk, which stock MMPretrain reads and verifies."""
 
 import hashlib
 import pickle
@@ -13,7 +13,7 @@ TRAIN, TEST = 20, 20  # images in all
 
 
 def write_cifar(dataset: type[CIFAR10], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write every file that ``dataset`` asks for, and let it expect their checksums in place of the real ones."""
+    """Write every file of ``dataset``, and replace the checksums that it expects by theirs."""
     folder = root / dataset.base_folder
     folder.mkdir(parents=True)
     for attribute, images in (('train_list', TRAIN), ('test_list', TEST)):

@@ -169,8 +169,8 @@ def test_every_missing_unexpected_and_misshaped_key_is_an_error(tmp_path: Path) 
     state = OrderedDict(weight=torch.zeros(5, 2), other=torch.zeros(1))
     path = save(state, tmp_path / 'a.pth')
     keys = (
-        '1 keys missing (bias), 1 keys unexpected (other), '
-        '1 keys of another shape (weight: [5, 2] in the file, [3, 2] in the model)'
+        '1 key missing (bias), 1 key unexpected (other), '
+        '1 key of another shape (weight: [5, 2] in the file, [3, 2] in the model)'
     )
     with raises_config_error('key', path, keys, fix='the checkpoint of this model'):
         load_weights(nn.Linear(2, 3), path, 'key')
@@ -182,6 +182,16 @@ def test_of_many_keys_three_are_shown(tmp_path: Path) -> None:
         'key', path, '2 keys missing (weight, bias)', '(key0, key1, key2, … 2 more)'
     ):
         load_weights(nn.Linear(2, 3), path, 'key')
+
+
+def test_an_error_of_the_model_while_loading_is_not_lost(tmp_path: Path) -> None:
+    class Refusing(nn.Linear):
+        def _load_from_state_dict(self, *args: Any) -> None:
+            raise RuntimeError('not today')
+
+    path = save(nn.Linear(2, 3).state_dict(), tmp_path / 'a.pth')
+    with raises_config_error('key', path, 'not today'):
+        load_weights(Refusing(2, 3), path, 'key')
 
 
 @pytest.mark.parametrize(

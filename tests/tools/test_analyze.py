@@ -1,4 +1,4 @@
-"""tools/analyze.py on a tiny student: what it tells is what it wrote."""
+"""tools/analyze.py on a tiny student: the printed numbers are those of the files."""
 
 import json
 import runpy
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import classification as tiny
 from helpers.analysis import checkpoint_of, config_of
+from helpers.errors import raises_config_error
 from mmengine.config import Config
 
 TOOL = Path(__file__).parents[2] / 'tools/analyze.py'
@@ -28,22 +29,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     cfg.dump(tmp_path / 'ie_kd.json')
 
     def run(subject: str, *options: str, config: Path | None = None) -> None:
-        arguments = [
-            subject,
-            str(config or tmp_path / 'ie_kd.json'),
-            checkpoint,
-            '--device',
-            'cpu',
-            *options,
-        ]
-        monkeypatch.setattr(sys, 'argv', ['analyze.py', *arguments])
+        arguments = [subject, str(config or tmp_path / 'ie_kd.json'), checkpoint, *options]
+        monkeypatch.setattr(sys, 'argv', ['analyze.py', *arguments, '--device', 'cpu'])
         runpy.run_path(str(TOOL), run_name='__main__')
 
     return run
 
 
 @pytest.mark.slow
-def test_all_pictures_with_their_numbers(
+def test_analyze_all_writes_pictures_and_their_numbers(
     run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / 'kd.json'
@@ -53,27 +47,16 @@ def test_all_pictures_with_their_numbers(
         )
     ).dump(other)
     out = tmp_path / 'out'
-    options = [
-        '--images',
-        '4',
-        '--depth',
-        '1',
-        '--levels',
-        '0',
-        '0.1',
-        '--seeds',
-        '2',
-        '--out',
-        str(out),
-    ]
+    options = ['--images', '4', '--depth', '1', '--levels', '0', '0.1', '--seeds', '2']
+    options += ['--out', str(out)]
     run('all', '--against', str(other), tiny.checkpoint(tmp_path, seed=7), 'KD', *options)
     assert {path.name for path in out.iterdir()} == set().union(*FILES.values())
     assert all(
         (out / name).read_bytes().startswith(b'\x89PNG')
         for name in ('cka.png', 'active.png', 'noise.png')
     )
-    told = capsys.readouterr().out
-    assert all(f'-> {path}' in told for path in out.iterdir())
+    printed = capsys.readouterr().out
+    assert all(f'-> {path}' in printed for path in out.iterdir())
     cka = json.loads((out / 'cka.json').read_text())
     first = cka['pairs'][0]
     assert (first['one'], first['other'], cka['images']) == ('student: f_inh', 'student: f_exp', 4)
@@ -81,7 +64,7 @@ def test_all_pictures_with_their_numbers(
         first['cka']
         == cka['cka'][cka['layers'].index(first['one'])][cka['layers'].index(first['other'])]
     )
-    assert f'{first["cka"]:.3f} (unrelated' in told
+    assert f'{first["cka"]:.3f} (unrelated' in printed
     relevance = json.loads((out / 'relevance.json').read_text())
     maps = np.load(out / 'relevance.npz')
     assert (
@@ -101,18 +84,17 @@ def test_all_pictures_with_their_numbers(
     assert ('student', 'f_exp') in {(one['network'], one['name']) for one in active}
 
 
-def test_one_subject_goes_beside_the_checkpoint(run: Callable[..., None], tmp_path: Path) -> None:
+def test_analyze_one_subject_writes_beside_the_checkpoint(
+    run: Callable[..., None], tmp_path: Path
+) -> None:
     run('active', '--images', '5')
     assert {path.name for path in (tmp_path / 'analyze').iterdir()} == FILES['active']
     assert json.loads((tmp_path / 'analyze/active.json').read_text())['images'] == 5
 
 
-def test_another_config_is_an_error_that_says_what_to_do(
+def test_analyze_another_config_raises_with_a_remedy(
     run: Callable[..., None], tmp_path: Path
 ) -> None:
     Config(dict(model=tiny.classifier())).dump(tmp_path / 'plain.json')
-    with pytest.raises(
-        ValueError,
-        match=r'^config: expected one of mmkd_plugin\.Distiller.*--against CONFIG CHECKPOINT$',
-    ):
+    with raises_config_error('config', 'ImageClassifier', fix='--against CONFIG CHECKPOINT'):
         run('cka', config=tmp_path / 'plain.json')

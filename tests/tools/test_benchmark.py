@@ -57,6 +57,37 @@ def test_it_starts_anew_with_an_allocator_that_keeps_memory(
     assert environment.items() >= {**os.environ, 'MALLOC_TRIM_THRESHOLD_': str(2**34)}.items()
 
 
+def test_benchmark_progress_prints_subject_round_and_time_left_once_a_minute(
+    benchmarks: ModuleType,
+) -> None:
+    from benchmark import BenchmarkProgress
+
+    lines: list[str] = []
+    clock = 0.0
+    usual = dict(angle=40.0, steps=80.0)
+    progress = BenchmarkProgress(['angle', 'steps'], 7, usual, lines.append, lambda: clock)
+    progress.begin('angle')
+    for number in range(1, 9):
+        clock = 10.0 * number
+        progress.round(number, 8)
+    progress.begin('steps')  # angle took 80 s, twice its usual time: steps may take 160 s
+    clock = 130.0
+    progress.round(3, 8)
+    assert lines == [
+        'benchmark: angle, subject 1 of 2, round 6 of 8, after 60 s, about 60 s left',
+        'benchmark: steps, subject 2 of 2, round 3 of 8, after 2 min, about 2 min left',
+    ]
+
+
+def test_seconds_in_turns_reports_each_round(
+    benchmarks: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[tuple[int, int]] = []
+    monkeypatch.setattr(benchmarks.measure, 'on_round', lambda *round_: rounds.append(round_))
+    benchmarks.measure.seconds_in_turns({'a': lambda: None}, 2, torch.device('cpu'))
+    assert rounds == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_tasks_take_turns_after_a_round_that_is_not_counted(benchmarks: ModuleType) -> None:
     calls: list[str] = []
     tasks = {name: lambda name=name: calls.append(name) for name in 'abc'}
@@ -183,4 +214,4 @@ def test_numbers_below_one_are_refused(
 ) -> None:
     with pytest.raises(SystemExit):
         run(option, '0')
-    assert f'{option}: expected a number >= 1, got 0' in capsys.readouterr().err
+    assert f'{option}: must be an integer >= 1 (found 0)' in capsys.readouterr().err

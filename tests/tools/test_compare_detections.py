@@ -1,4 +1,4 @@
-"""tools/compare_detections.py as a user calls it: the pictures that it tells of are there, with a panel for each network."""
+"""tools/compare_detections.py on the command line: pictures with a panel for each network."""
 
 import runpy
 import sys
@@ -16,7 +16,7 @@ TOOL = Path(__file__).parents[2] / 'tools/compare_detections.py'
 
 
 @pytest.mark.slow
-def test_a_picture_an_image_with_a_panel_a_network(
+def test_compare_detections_draws_a_picture_for_each_image_with_a_panel_for_each_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     coco_files.write(tmp_path)
@@ -29,29 +29,29 @@ def test_a_picture_an_image_with_a_panel_a_network(
         tmp_path / 'small.py',
         *(small.checkpoint(tmp_path, model, seed) for seed in (1, 2)),
     )
-    options = [
-        '--against',
-        str(config),
-        other,
-        'other',
-        '--split',
-        'val',
-        '--images',
-        '9',
-        '--device',
-        'cpu',
-    ]
+    options = ['--against', str(config), other, 'other', '--split', 'val', '--images', '9']
     monkeypatch.setattr(
-        sys, 'argv', ['compare_detections.py', str(config), one, '--score-thr', '0.1', *options]
+        sys,
+        'argv',
+        [
+            'compare_detections.py',
+            str(config),
+            one,
+            *options,
+            '--score-thr',
+            '0.1',
+            '--device',
+            'cpu',
+        ],
     )
     runpy.run_path(str(TOOL), run_name='__main__')
     out = Path(one).parent / 'detections'
     pictures = sorted(out.glob('0*.png'))
     assert [path.name for path in pictures] == [
         f'{index:03}_{index:06}.png' for index in range(4)
-    ], 'all there are'
-    told = capsys.readouterr().out
-    assert all(f'-> {path}' in told for path in (*pictures, out / 'sheet.png'))
+    ], 'all images of the split'
+    printed = capsys.readouterr().out
+    assert all(f'-> {path}' in printed for path in (*pictures, out / 'sheet.png'))
     picture = mmcv.imread(str(pictures[0]))
     width = (picture.shape[1] - 2 * GAP) // 3
     truth, beside, own = (

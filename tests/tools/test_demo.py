@@ -55,7 +55,7 @@ def test_trains_all_tells_all_and_does_nothing_twice(tmp_path: Path) -> None:
         )
         assert f'{name}: {accuracy:.1f}% of the test images' in told
     for training in DEMO.trainings:
-        assert training.what in told
+        assert training.label in told
     for name in ('student_alone', 'amtml_label'):
         assert (
             f'{accuracies[name]:.1f}%  {accuracies[name] - accuracies["kd_mean"]:+.1f}'

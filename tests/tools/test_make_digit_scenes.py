@@ -23,7 +23,7 @@ def test_writes_once_refuses_other_options_and_overwrites_when_told(
     recipe = json.loads((tmp_path / 'manifest.json').read_text())['recipe']
     assert recipe['scenes'] == dict(train=3, val=2, test=1)
     assert (recipe['image_size'], recipe['seed']) == (64, 0)
-    assert f'{tmp_path}: is there already, recipe' in run()
+    assert f'{tmp_path}: exists already, recipe' in run()
     with raises_config_error('DigitScenes.data_root', str(tmp_path), 'seed 1', 'seed 0'):
         run('--seed', 1)
     assert f'{tmp_path}: written, recipe' in run('--seed', 1, '--overwrite')

@@ -237,9 +237,9 @@ def test_the_command_line(tmp_path: Path, two: list[Path]) -> None:
         (
             "optim_wrapper['type'] = 'ApexOptimWrapper'",
             '--amp',
-            "optim_wrapper.type: expected 'OptimWrapper'",
+            "optim_wrapper.type: must be 'OptimWrapper' with --amp (found 'ApexOptimWrapper')",
         ),
-        ('', '--auto-scale-lr', 'auto_scale_lr.base_batch_size: expected a number'),
+        ('', '--auto-scale-lr', 'auto_scale_lr.base_batch_size: is missing'),
     ],
 )
 def test_flags_that_do_not_fit_the_config(

@@ -33,7 +33,7 @@ def _cases(quick: bool) -> list[Case]:
         student_groups=['backbone[2]', 'backbone[3]'],
         teacher_taps='neck[1]',
     )
-    some = {
+    some: dict[str, tuple[dict[str, Any], int]] = {
         'Hint': (dict(type='Hint', pairs=pairs), 1),
         'IE-KD': (dict(type='IEKD', pairs=pairs, reduction='size_invariant'), 1),
         'SoftTarget': (dict(type='SoftTarget', temperature=1.0), 1),

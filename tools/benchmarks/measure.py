@@ -11,6 +11,14 @@ import torch
 STATUS = Path('/proc/self/status')  # Linux's word on a process's memory
 
 
+def _unwatched(number: int, rounds: int) -> None:
+    pass
+
+
+#: Called before each round with its number; tools/benchmark.py reports progress with it.
+on_round: Callable[[int, int], object] = _unwatched
+
+
 @dataclass(frozen=True)
 class Result:
     """One line of the table.
@@ -43,6 +51,7 @@ def seconds_in_turns(
     names = list(tasks)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-1, repeats):
+        on_round(turn + 2, repeats + 1)
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             _finish(device)

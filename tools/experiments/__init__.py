@@ -1,1 +1,1 @@
-"""Studies and demos of this repository: run by tools/study.py and tools/demo.py, not installed."""
+"""Studies and demos of this repository, run by tools/study.py and tools/demo.py. Not installed."""

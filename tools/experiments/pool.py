@@ -1,4 +1,4 @@
-"""Trainings side by side, each in a process forked from one that has imported everything already."""
+"""Run trainings side by side, each in a process forked from one that has imported everything."""
 
 import multiprocessing
 import os
@@ -6,26 +6,42 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+from mmengine.config import Config
+
+from mmkd_plugin import registry
+
 
 @dataclass(frozen=True)
 class Task:
-    """A piece of work whose output goes to ``log``."""
+    """A piece of work in a process of its own.
+
+    Args:
+        name: Name for messages.
+        log: File for its output.
+        work: Called in the process. What it returns is the result.
+        steps: Number of training steps that its log will report; 0 if it trains nothing.
+        unit: Name of these steps, such as ``'epochs'``.
+    """
 
     name: str
     log: Path
     work: Callable[[], Any]
+    steps: int = 0
+    unit: str = 'steps'
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: its result, or the last line of its log if it failed."""
+    """The end of a task: its result, or the last line of its log if it failed."""
 
     task: Task
     seconds: float
@@ -33,18 +49,38 @@ class Outcome:
     failure: str | None = None
 
 
-def run_forked(
-    tasks: Iterable[Task | None], jobs: int, tick: Callable[[], object]
-) -> Generator[Outcome, None, None]:
-    """Run up to ``jobs`` tasks at once and give their outcomes as they come.
+def default_jobs() -> int:
+    """Return the number of cores that this process may use: one training for each."""
+    return len(os.sched_getaffinity(0))
 
-    A task is taken from ``tasks`` only when there is room for it. Whoever leaves the iteration, by Ctrl-C too, ends the
-    tasks that are running. The calling process must have no thread of its own, for a fork copies only one.
+
+def preload(configs: Iterable[Config]) -> None:
+    """Import what every training needs once, before the processes are forked.
+
+    These are the hosts that ``default_scope`` names and this project's registered modules.
+    """
+    torch.set_num_threads(1)
+    import_module('torch.utils.cpp_extension')  # each Runner reports its environment with it
+    for host in {cfg.get('default_scope', 'mmengine') for cfg in configs} - {'mmengine'}:
+        import_module(f'{host}.utils').register_all_modules(init_default_scope=False)
+    for modules in (registry.MODELS, registry.DATASETS, registry.HOOKS, registry.LOOPS):
+        modules.import_from_location()
+
+
+def run_forked(
+    tasks: Iterable[Task | None], jobs: int, tick: Callable[[Sequence[Task]], object]
+) -> Generator[Outcome, None, None]:
+    """Run up to ``jobs`` tasks at once and yield their outcomes as they end.
+
+    A task is taken from ``tasks`` only when a job is free. Leaving the iteration ends the running
+    tasks; Ctrl-C does too. The calling process must have one thread, because a fork copies only
+    one.
 
     Args:
-        tasks: What to do, in this order. None means not yet: they are asked again after the next tick.
-        jobs: How many at once.
-        tick: Called every second and after each outcome, for a progress bar.
+        tasks: The tasks in their order. None means that no task can begin yet: ``tasks`` is
+            advanced again after the next tick.
+        jobs: Number of tasks at once.
+        tick: Called with the running tasks every second and after each outcome, to show progress.
     """
     context = multiprocessing.get_context('fork')
     waiting = iter(tasks)
@@ -55,14 +91,14 @@ def run_forked(
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(task, sender))
                 process.start()
-                sender.close()  # now the child alone holds it: its death ends the pipe
+                sender.close()  # only the child holds it now, so its death ends the pipe
                 running[receiver] = task, process, time.monotonic()
+            tick([task for task, _, _ in running.values()])
             if not running:
                 return
             for ready in wait(list(running), timeout=1.0):
                 assert isinstance(ready, Connection)
                 yield _outcome(ready, *running.pop(ready))
-            tick()
     finally:
         for _, process, _ in running.values():
             process.terminate()
@@ -78,15 +114,14 @@ def _outcome(receiver: Connection, task: Task, process: ForkProcess, began: floa
     receiver.close()
     process.join()
     if failure:
-        lines = (
-            task.log.read_text(errors='replace').strip().splitlines() if task.log.exists() else []
-        )
+        log = task.log.read_text(errors='replace') if task.log.exists() else ''
+        lines = log.strip().splitlines()
         failure = lines[-1] if lines else f'exit code {process.exitcode}'
     return Outcome(task, time.monotonic() - began, result, failure)
 
 
 def _work(task: Task, sender: Connection) -> None:
-    """In the child: all output to the log, then the work. Ctrl-C is the parent's to answer."""
+    """Run the task in the child with its output in the log. Ctrl-C is left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     task.log.parent.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ class WeightRecord(nn.Module):
         Returns:
             The mean entropy of the weights, in units of log T.
         """
-        weights = weights.detach().float()
+        weights = weights.detach().to(self.totals.dtype)
         entropy = (
             -torch.xlogy(weights, weights).sum(dim=1)
             / torch.tensor(float(max(weights.shape[1], 2))).log()
@@ -64,7 +64,7 @@ class WeightRecord(nn.Module):
                 self.class_sums.index_add_(0, labels, weights)
                 self.class_counts.index_add_(0, labels, torch.ones_like(weights[:, 0]))
             else:
-                shares = labels.float()
+                shares = labels.to(self.totals.dtype)
                 self.class_sums += shares.T @ weights
                 self.class_counts += shares.sum(dim=0)
         return entropy.mean()

@@ -1,8 +1,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from experiments.demo.plan import Demo, Measure, Training
+from helpers.errors import raises_config_error
 
 DEMO = Demo(
     name='toy',
@@ -12,37 +12,29 @@ DEMO = Demo(
     between=(Training('between', needs=('teacher',)),),
     students=(
         Training('alone', 'student alone'),
-        Training('taught', 'student', needs=('teacher', 'between')),
+        Training('distilled', 'student', needs=('teacher', 'between')),
     ),
-    measure=Measure('score', title='score', told='{:.1f} points'),
+    measure=Measure('score', title='score', sentence='{:.1f} points'),
     against='alone',
     against_title='against alone',
 )
 
 
-def test_teachers_come_first_and_students_last() -> None:
-    assert [training.name for training in DEMO.trainings] == [
-        'teacher',
-        'between',
-        'alone',
-        'taught',
-    ]
+def test_demo_trainings_begin_with_teachers_and_end_with_students() -> None:
+    names = [training.name for training in DEMO.trainings]
+    assert names == ['teacher', 'between', 'alone', 'distilled']
 
 
-def test_what_is_needed_comes_before() -> None:
-    with pytest.raises(
-        ValueError, match=r"between\.needs: expected some of \['teacher'\].*got \['alone'\]"
-    ):
+def test_demo_need_that_comes_later_is_refused() -> None:
+    with raises_config_error('between.needs', 'alone', 'teacher'):
         replace(DEMO, between=(Training('between', needs=('teacher', 'alone')),))
 
 
-def test_a_name_is_of_one_training() -> None:
-    with pytest.raises(ValueError, match='teacher: expected one training of this name'):
+def test_demo_two_trainings_of_one_name_are_refused() -> None:
+    with raises_config_error('teacher'):
         replace(DEMO, between=(Training('teacher'),))
 
 
-def test_compared_is_with_a_student() -> None:
-    with pytest.raises(
-        ValueError, match=r"against: expected one of \['alone', 'taught'\], got 'teacher'"
-    ):
+def test_demo_comparison_with_a_teacher_is_refused() -> None:
+    with raises_config_error('against', 'teacher', 'alone, distilled'):
         replace(DEMO, against='teacher')

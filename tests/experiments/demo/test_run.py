@@ -1,7 +1,8 @@
-"""Order, bars, failures and the table, of trainings that only wait."""
+"""Order, failures and the table of a demo, with trainings that only wait for each other."""
 
 import io
-import time
+import multiprocessing
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from experiments.demo import run as room
 from experiments.demo.command import table_of
 from experiments.demo.plan import Demo, Measure, Training
 from experiments.demo.run import run_demo
+from experiments.pool import Task
+from experiments.progress import TrainingProgress
 from mmengine.config import Config
 from rich.console import Console
 
@@ -23,14 +26,13 @@ DEMO = Demo(
     between=(Training('between', needs=('quick',)),),
     students=(
         Training('alone', 'student alone'),
-        Training('taught', 'student by both', needs=('slow', 'between')),
+        Training('distilled', 'student of both', needs=('slow', 'between')),
     ),
-    measure=Measure('score', title='test score', told='{:.1f} points', scale=100.0),
+    measure=Measure('score', title='test score', sentence='{:.1f} points', scale=100.0),
     against='alone',
     against_title='against alone',
 )
-PATIENCE = 60  # seconds, of what is waited for: never reached where all is well
-SCORES = dict(quick=0.5, slow=0.625, alone=0.25, taught=0.3125)
+SCORES = dict(quick=0.5, slow=0.625, alone=0.25, distilled=0.3125)
 
 
 @pytest.fixture
@@ -42,99 +44,136 @@ def stages(tmp_path: Path) -> dict[str, Stage]:
     }
 
 
-@pytest.fixture
-def until(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """In place of trainings: each tells of 50 iterations and leaves the time at which it began and ended.
+class Fakes:
+    """Trainings that write when they begin and end, and may wait for the end of another.
 
-    What is put in here by name waits for the end of another.
+    ``until`` names it: ``{'slow': 'alone'}``; None waits for ever.
     """
-    until: dict[str, str] = {}
 
-    def train(stage: Stage) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.events, self.until = folder / 'events', dict[str, str | None]()
+        fork = multiprocessing.get_context('fork')
+        self.ended = {training.name: fork.Event() for training in DEMO.trainings}
+        self.never = fork.Event()
+        self.events.touch()
+
+    def train(self, stage: Stage) -> None:
         name = stage.folder.name
-        began = time.monotonic()
+        self.write(f'{name} begins')
         print('Iter(train) [ 50/70]')
-        while name in until and not (tmp_path / f'{until[name]}.times').exists():
-            assert time.monotonic() < began + PATIENCE
-            time.sleep(0.02)
-        (tmp_path / f'{name}.times').write_text(f'{began} {time.monotonic()}')
+        if name in self.until:
+            other = self.until[name]
+            (self.ended[other] if other else self.never).wait()
+        self.write(f'{name} ends')
+        self.ended[name].set()
 
-    def train_and_test(stage: Stage, key: str) -> float:
+    def train_and_test(self, stage: Stage, key: str) -> float:
         assert key == 'score'
-        train(stage)
+        self.train(stage)
         return SCORES[stage.folder.name]
 
-    monkeypatch.setattr(room, 'train', train)
-    monkeypatch.setattr(room, 'train_and_test', train_and_test)
-    return until
+    def write(self, event: str) -> None:
+        with self.events.open('a') as file:  # a line this short is appended whole
+            file.write(f'{event}\n')
+
+    def log(self) -> list[str]:
+        return self.events.read_text().splitlines()
 
 
-def times(folder: Path, name: str) -> tuple[float, float]:
-    began, ended = (folder / f'{name}.times').read_text().split()
-    return float(began), float(ended)
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
+    fakes, before = Fakes(tmp_path), multiprocessing.active_children()
+
+    class Watched(TrainingProgress):
+        """Fails if only waiting trainings run, and nothing has happened since the last tick."""
+
+        last: list[str] | None = None
+
+        def tick(self, running: Sequence[Task]) -> None:
+            super().tick(running)
+            awaited = [fakes.until.get(task.name) for task in running]
+            blocked = running and all(name and not fakes.ended[name].is_set() for name in awaited)
+            if blocked and self.last == fakes.log():
+                raise AssertionError(f'only {[task.name for task in running]} run, and wait')
+            self.last = fakes.log()
+
+    monkeypatch.setattr(room, 'TrainingProgress', Watched)
+    monkeypatch.setattr(room, 'train', fakes.train)
+    monkeypatch.setattr(room, 'train_and_test', fakes.train_and_test)
+    yield fakes
+    for child in set(multiprocessing.active_children()) - set(before):
+        child.kill()
 
 
 def ran(demo: Demo, stages: dict[str, Stage], jobs: int) -> tuple[dict[str, float], str]:
-    told = io.StringIO()
-    return run_demo(demo, stages, jobs, Console(file=told, width=200)), told.getvalue()
+    printed = io.StringIO()
+    return run_demo(demo, stages, jobs, Console(file=printed, width=200)), printed.getvalue()
 
 
 @pytest.mark.parametrize('jobs', [1, 2])
-def test_each_waits_for_what_it_needs_and_for_nothing_else(
-    tmp_path: Path, stages: dict[str, Stage], until: dict[str, str], jobs: int
+def test_run_demo_each_training_waits_for_its_needs_alone(
+    stages: dict[str, Stage], fakes: Fakes, jobs: int
 ) -> None:
     if jobs == 2:
-        until['slow'] = 'alone'  # a free core is used while a teacher is still learning
-    measured, told = ran(DEMO, stages, jobs)
-    assert measured == dict(quick=50.0, slow=62.5, alone=25.0, taught=31.25)
-    spans = {training.name: times(tmp_path, training.name) for training in DEMO.trainings}
+        fakes.until['slow'] = 'alone'  # a free job is used while a teacher is still trained
+    measured, printed = ran(DEMO, stages, jobs)
+    assert measured == dict(quick=50.0, slow=62.5, alone=25.0, distilled=31.25)
     for training in DEMO.trainings:
         for needed in training.needs:
-            assert spans[needed][1] <= spans[training.name][0]
-    assert 'slow: 62.5 points, ' in told and 'between: ready, ' in told
-    assert told.count('70/70 iterations') == 5
+            assert fakes.log().index(f'{needed} ends') < fakes.log().index(
+                f'{training.name} begins'
+            )
+    assert 'slow: 62.5 points, ' in printed and 'between: ready, ' in printed
 
 
-def test_a_failure_ends_the_others_and_names_its_log(
-    tmp_path: Path, stages: dict[str, Stage], until: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_run_demo_one_job_would_wait_for_ever_and_fails(
+    stages: dict[str, Stage], fakes: Fakes
 ) -> None:
-    until['slow'] = 'never'
+    """The control of the test above: a job that nobody else may use is noticed."""
+    fakes.until['slow'] = 'alone'
+    with pytest.raises(AssertionError, match='slow'):
+        ran(DEMO, stages, 1)
+
+
+def test_run_demo_failed_training_ends_the_others_and_names_its_log(
+    tmp_path: Path, stages: dict[str, Stage], fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.until['slow'] = None
     monkeypatch.delitem(SCORES, 'quick')
-    with pytest.raises(
-        RuntimeError,
-        match=rf"^quick failed: KeyError: 'quick'\nIts log: {tmp_path}/quick/demo.log$",
-    ):
+    with pytest.raises(RuntimeError) as error:
         ran(DEMO, stages, 2)
-    assert not (tmp_path / 'slow.times').exists()
+    assert str(error.value).startswith('quick failed: ')
+    assert "KeyError: 'quick'" in str(error.value)
+    assert f'{tmp_path}/quick/demo.log' in str(error.value)
+    assert 'slow ends' not in fakes.log()
 
 
-@pytest.mark.usefixtures('until')
-def test_data_are_written_before_the_first_training(
-    tmp_path: Path, stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch
+def test_run_demo_data_that_fail_begin_no_training(
+    stages: dict[str, Stage], fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(stage: Stage) -> None:
         assert stage.folder.name == 'quick'
-        raise ValueError('no room on the disk')
+        raise ValueError('no space on the disk')
 
     monkeypatch.setattr(room, '_build_data', build)
-    with pytest.raises(RuntimeError, match='data failed: ValueError: no room on the disk'):
+    with pytest.raises(RuntimeError, match='no space on the disk'):
         ran(replace(DEMO, data='Writing'), stages, 2)
-    assert not list(tmp_path.glob('*.times'))
+    assert fakes.log() == []
 
 
-def test_students_are_compared_in_the_table() -> None:
-    told = io.StringIO()
-    Console(file=told, width=200).print(
-        table_of(DEMO, dict(quick=50.0, slow=62.5, alone=25.0, taught=31.25))
+def test_table_of_compares_the_students() -> None:
+    printed = io.StringIO()
+    Console(file=printed, width=200).print(
+        table_of(DEMO, dict(quick=50.0, slow=62.5, alone=25.0, distilled=31.25))
     )
     rows = [
         [cell.strip() for cell in line.split('  ') if cell.strip()]
-        for line in told.getvalue().splitlines()
+        for line in printed.getvalue().splitlines()
     ]
     assert rows == [
         ['test score', 'against alone'],
         ['the quick teacher', '50.0'],
         ['the slow teacher', '62.5'],
         ['student alone', '25.0'],
-        ['student by both', '31.2', '+6.2'],
+        ['student of both', '31.2', '+6.2'],
     ]

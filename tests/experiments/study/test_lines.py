@@ -11,7 +11,7 @@ def _append_many(path: Path, writer: int) -> None:
         append_line(path, {'writer': writer, 'number': number, 'filling': 'x' * 20_000})
 
 
-def test_several_writers_at_once_lose_and_mix_nothing(tmp_path: Path) -> None:
+def test_append_line_several_writers_lose_and_mix_nothing(tmp_path: Path) -> None:
     path = tmp_path / 'results/study.jsonl'
     writers = [
         multiprocessing.get_context('fork').Process(target=_append_many, args=(path, w))
@@ -25,7 +25,7 @@ def test_several_writers_at_once_lose_and_mix_nothing(tmp_path: Path) -> None:
     assert sorted(found) == [(writer, number) for writer in range(4) for number in range(50)]
 
 
-def test_a_line_that_could_not_be_written_whole_is_not_there_at_all(
+def test_append_line_on_a_full_disk_leaves_no_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / 'study.jsonl'
@@ -40,11 +40,11 @@ def test_a_line_that_could_not_be_written_whole_is_not_there_at_all(
     assert path.read_text() == '{"seed": 0}\n'
 
 
-def test_a_metric_that_is_no_number_is_refused(tmp_path: Path) -> None:
+def test_append_line_nan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='JSON compliant'):
         append_line(tmp_path / 'study.jsonl', {'val': float('nan')})
     assert not (tmp_path / 'study.jsonl').exists()
 
 
-def test_no_file_is_no_lines(tmp_path: Path) -> None:
+def test_read_lines_without_file_returns_none(tmp_path: Path) -> None:
     assert read_lines(tmp_path / 'none.jsonl') == []

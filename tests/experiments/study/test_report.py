@@ -15,7 +15,12 @@ metric = 'toy/accuracy'
 baseline = 'mean'
 config = 'toy.py'
 seeds = [0, 1, 2]
-arms = {'alone': dict(about='labels alone'), 'weak/mean': dict(), 'weak/new': dict(about='ours'), 'strong/mean': dict()}
+arms = {
+    'alone': dict(about='labels alone'),
+    'weak/mean': dict(),
+    'weak/new': dict(about='ours'),
+    'strong/mean': dict(),
+}
 """
 
 
@@ -41,9 +46,10 @@ def study_file(tmp_path: Path) -> Path:
     return tmp_path / 'study.py'
 
 
-def test_paired_difference_derived_by_hand() -> None:
-    # Differences 1, 2, 3: mean 2, sample deviation 1, standard error 1/sqrt(3); t(0.975) with 2 degrees of freedom is
-    # 4.30265, so the half width is 4.30265 / 1.73205 = 2.48414. Seed 7 has no partner.
+def test_paired_difference_three_pairs_gives_students_interval() -> None:
+    # Differences 1, 2, 3: mean 2, sample deviation 1, standard error 1/sqrt(3). t(0.975) with 2
+    # degrees of freedom is 4.30265, so the half width is 4.30265 / 1.73205 = 2.48414. Seed 7 has no
+    # partner.
     difference = paired_difference(
         {0: 11.0, 1: 22.0, 2: 33.0, 7: 99.0}, {0: 10.0, 1: 20.0, 2: 30.0}
     )
@@ -53,17 +59,17 @@ def test_paired_difference_derived_by_hand() -> None:
     assert not difference.clear
 
 
-def test_differences_without_spread_have_an_interval_of_no_width() -> None:
+def test_paired_difference_without_spread_has_an_interval_of_no_width() -> None:
     difference = paired_difference({0: 11.0, 1: 21.0}, {0: 10.0, 1: 20.0})
     assert difference is not None
     assert (difference.low, difference.high, difference.clear) == (1.0, 1.0, True)
 
 
-def test_one_pair_has_no_interval() -> None:
+def test_paired_difference_one_pair_is_none() -> None:
     assert paired_difference({0: 11.0}, {0: 10.0}) is None
 
 
-def test_a_table_a_setting_and_an_arm_without_one_in_all(study_file: Path) -> None:
+def test_tables_arm_without_setting_stands_in_each(study_file: Path) -> None:
     lines = [
         line(arm, seed, 70.0 + seed)
         for arm in ('alone', 'weak/mean', 'strong/mean')
@@ -80,7 +86,7 @@ def test_a_table_a_setting_and_an_arm_without_one_in_all(study_file: Path) -> No
     assert mean.mean == pytest.approx(70.5)
 
 
-def test_an_arm_may_have_a_metric_of_its_own_and_tables_further_columns(
+def test_write_report_shows_an_arms_own_metric_and_further_columns(
     study_file: Path, tmp_path: Path
 ) -> None:
     more = "arms['weak/new']['metric'] = 'mean/toy'\ncolumns = dict(both='both/toy')\n"
@@ -103,7 +109,7 @@ def test_an_arm_may_have_a_metric_of_its_own_and_tables_further_columns(
     )  # t(0.975), 1: 12.706
 
 
-def test_a_table_may_have_a_baseline_of_its_own(study_file: Path) -> None:
+def test_tables_a_baseline_for_each_table(study_file: Path) -> None:
     text = study_file.read_text().replace(
         "baseline = 'mean'", "baseline = dict(weak='alone', strong='mean')"
     )
@@ -123,7 +129,7 @@ def test_a_table_may_have_a_baseline_of_its_own(study_file: Path) -> None:
     }
 
 
-def test_only_reported_lines_of_an_arms_newest_config_count(study_file: Path) -> None:
+def test_tables_count_reported_lines_of_the_newest_config_only(study_file: Path) -> None:
     lines = [
         line('alone', 0, 10.0, config_sha256='once'),
         line('alone', 1, 10.0, config_sha256='once'),
@@ -135,14 +141,22 @@ def test_only_reported_lines_of_an_arms_newest_config_count(study_file: Path) ->
     assert row.scores == {0: 80.0}
 
 
-def test_the_report_is_written_from_the_lines(study_file: Path, tmp_path: Path) -> None:
+def test_write_report_uses_the_lines_alone(study_file: Path, tmp_path: Path) -> None:
     results = tmp_path / 'docs/results'
     results.mkdir(parents=True)
     lines = [line('weak/mean', seed, 70.0 + seed) for seed in range(3)]
     lines += [line('weak/new', seed, 72.0 + 1.5 * seed, candidate='lr=0.1') for seed in range(3)]
     (results / 'study.jsonl').write_text(''.join(json.dumps(each) + '\n' for each in lines))
     (tmp_path / 'unrun.py').write_text(STUDY)
-    text = write_report([study_file, tmp_path / 'unrun.py'], results).read_text()
+    said: list[str] = []
+    text = write_report([study_file, tmp_path / 'unrun.py'], results, said.append).read_text()
+    assert said == [
+        'study: arm alone has no results',
+        'study: arm strong/mean has no results',
+        'unrun: no results, left out',
+    ]
+    assert 'Arm without results: `alone` (labels alone).' in text
+    assert 'Arm without results: `strong/mean` (no description).' in text
     assert '## study\n\n**Does it help?**\n\nToys.' in text
     assert '| mean |  | 3 | 71.00 ± 1.00 |  |  | 10 |' in text
     # Differences 2, 2.5, 3: half width 0.5 * 2.48414 (see above), and zero is left out.
@@ -152,7 +166,7 @@ def test_the_report_is_written_from_the_lines(study_file: Path, tmp_path: Path) 
     assert (results / 'study.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_fractions_are_shown_in_percent_and_the_time_of_a_step_where_it_is_known(
+def test_write_report_scales_metrics_and_shows_known_step_times(
     study_file: Path, tmp_path: Path
 ) -> None:
     study_file.write_text(study_file.read_text() + 'scale = 100\n')
@@ -165,9 +179,3 @@ def test_fractions_are_shown_in_percent_and_the_time_of_a_step_where_it_is_known
     assert '| test 100 · toy/accuracy |' in text and '| s a step |' in text
     assert '| mean |  | 1 | 70.00 |  |  | 10 | 0.062 |' in text
     assert '| new | ours | 1 | 82.50 |  |  | 10 |  |' in text
-
-
-def test_a_scale_is_a_positive_number(study_file: Path) -> None:
-    study_file.write_text(study_file.read_text() + 'scale = 0\n')
-    with pytest.raises(ValueError, match='scale: expected'):
-        load_study(study_file)

@@ -4,6 +4,7 @@ import pytest
 from experiments.study.lines import read_lines
 from experiments.study.load import load_study
 from experiments.study.run import StudyRunner
+from helpers.errors import raises_config_error
 from helpers.toy_run import write_config
 from rich.console import Console
 
@@ -42,7 +43,7 @@ def keys(file: Path) -> list[tuple[str, int]]:
     return sorted((line['arm'], line['seed']) for line in read_lines(file.with_suffix('.jsonl')))
 
 
-def test_arms_by_seeds_each_a_line(study_file: Path) -> None:
+def test_execute_writes_a_line_for_each_arm_and_seed(study_file: Path) -> None:
     assert run(study_file) == []
     assert keys(study_file) == [('momentum', 0), ('momentum', 1), ('plain', 0), ('plain', 1)]
     line = read_lines(study_file.with_suffix('.jsonl'))[0]
@@ -55,7 +56,7 @@ def test_arms_by_seeds_each_a_line(study_file: Path) -> None:
     assert not list(work_root().rglob('*.pth'))
 
 
-def test_a_run_without_a_timer_is_not_lost(study_file: Path) -> None:
+def test_execute_without_timer_writes_the_line(study_file: Path) -> None:
     assert (
         run(
             study_file,
@@ -69,7 +70,7 @@ def test_a_run_without_a_timer_is_not_lost(study_file: Path) -> None:
     assert 'step_seconds' not in line and 'toy/accuracy' in line['test']
 
 
-def test_a_run_depends_on_its_seed_alone(study_file: Path) -> None:
+def test_execute_a_run_depends_on_its_seed_alone(study_file: Path) -> None:
     run(study_file)
     first = {
         (line['arm'], line['seed']): line['test']
@@ -81,7 +82,7 @@ def test_a_run_depends_on_its_seed_alone(study_file: Path) -> None:
     assert again['test'] == first['plain', 1]
 
 
-def test_only_missing_runs_are_trained(study_file: Path) -> None:
+def test_execute_trains_missing_runs_only(study_file: Path) -> None:
     run(study_file, arms=['plain'])
     before = study_file.with_suffix('.jsonl').read_text()
     assert runner(study_file).counts() == {'prepare': (0, 0), 'tune': (0, 0), 'report': (2, 4)}
@@ -92,13 +93,13 @@ def test_only_missing_runs_are_trained(study_file: Path) -> None:
     assert len(keys(study_file)) == 4
 
 
-def test_a_changed_arm_is_run_again_the_others_are_not(study_file: Path) -> None:
+def test_execute_changed_arm_runs_again_alone(study_file: Path) -> None:
     run(study_file)
     run(study_file, "arms['momentum'] = dict(options={'optim_wrapper.optimizer.momentum': 0.5})")
     assert [arm for arm, _ in keys(study_file)] == ['momentum'] * 4 + ['plain'] * 2
 
 
-def test_a_failure_is_told_with_its_log_and_stops_nobody_else(study_file: Path) -> None:
+def test_execute_failed_run_names_its_log_and_the_others_run(study_file: Path) -> None:
     failures = run(
         study_file, "arms['broken'] = dict(options={'model.fail_in_step': 1})", seeds=[0]
     )
@@ -108,9 +109,10 @@ def test_a_failure_is_told_with_its_log_and_stops_nobody_else(study_file: Path) 
     assert keys(study_file) == [('momentum', 0), ('plain', 0)]
 
 
-def test_teachers_are_trained_first_and_once(study_file: Path) -> None:
+def test_execute_trains_teachers_first_and_once(study_file: Path) -> None:
     teacher = "prepare = dict(teacher=dict(config='toy.py'))"
-    taught = "arms['taught'] = dict(options={'load_from': '{{$MMKD_WORK_DIR:work_dirs}}/teacher/epoch_1.pth'})"
+    checkpoint = '{{$MMKD_WORK_DIR:work_dirs}}/teacher/epoch_1.pth'
+    taught = f"arms['taught'] = dict(options={{'load_from': '{checkpoint}'}})"
     assert run(study_file, teacher, taught, arms=['taught'], seeds=[0]) == []
     written = (work_root() / 'teacher/epoch_1.pth').stat().st_mtime_ns
     assert run(study_file, arms=['taught']) == []
@@ -122,10 +124,14 @@ def test_teachers_are_trained_first_and_once(study_file: Path) -> None:
     )  # by the first teacher, and by the second
 
 
-def test_a_stage_waits_for_the_one_whose_checkpoint_it_names(study_file: Path) -> None:
+def test_execute_stage_waits_for_the_stage_that_it_names(study_file: Path) -> None:
     first = '{{$MMKD_WORK_DIR:work_dirs}}/first/epoch_1.pth'
-    stages = f"prepare = dict(first=dict(config='toy.py'), second=dict(config='toy.py', options=dict(load_from='{first}')))"
-    taught = "arms = dict(plain=dict(options={'load_from': '{{$MMKD_WORK_DIR:work_dirs}}/second/epoch_1.pth'}))"
+    second = '{{$MMKD_WORK_DIR:work_dirs}}/second/epoch_1.pth'
+    stages = f"""prepare = dict(
+        first=dict(config='toy.py'),
+        second=dict(config='toy.py', options=dict(load_from='{first}')),
+    )"""
+    taught = f"arms = dict(plain=dict(options={{'load_from': '{second}'}}))"
     assert run(study_file, stages, taught, seeds=[0]) == []
     study = load_study(study_file)
     assert study.waves() == [['first'], ['second']]
@@ -137,7 +143,7 @@ def test_a_stage_waits_for_the_one_whose_checkpoint_it_names(study_file: Path) -
     assert keys(study_file) == [('plain', 0)] * 2
 
 
-def test_validation_chooses_among_candidates_on_seeds_of_its_own(study_file: Path) -> None:
+def test_execute_validation_chooses_on_the_tuning_seeds(study_file: Path) -> None:
     # A step of 0 never leaves the initial guess; the other candidate learns.
     tuned = "arms['tuned'] = dict(grid={'optim_wrapper.optimizer.lr': [0.0, 0.1]})"
     parts = "arms['part'] = dict(options={'model.dropout': 0.0}, choice_of='tuned')"
@@ -157,10 +163,8 @@ def test_validation_chooses_among_candidates_on_seeds_of_its_own(study_file: Pat
     ]
 
 
-def test_unknown_arms_and_seeds(study_file: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"--arms: expected some of \['plain', 'momentum'\], got \['nobody'\]"
-    ):
+def test_study_runner_unknown_arm_or_seed_is_refused(study_file: Path) -> None:
+    with raises_config_error('--arms', 'nobody', 'plain, momentum'):
         runner(study_file, arms=['nobody'])
-    with pytest.raises(ValueError, match=r'--seeds: expected some of \[0, 1\], got \[5\]'):
+    with raises_config_error('--seeds', 5, '0, 1'):
         runner(study_file, seeds=[5])

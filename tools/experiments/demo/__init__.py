@@ -1,1 +1,1 @@
-"""Demos: a few trainings that need each other, and the table of what they reached. tools/demo.py is one."""
+"""Demos: a few trainings that depend on each other, and a table of their results."""

@@ -1,4 +1,4 @@
-"""A demo as a command: its options, what it says before and after, and how it ends."""
+"""The command line of a demo: its options, its first and last lines, and its exit code."""
 
 import argparse
 import signal
@@ -13,28 +13,28 @@ from rich.table import Table
 
 from experiments.demo.plan import Demo
 from experiments.demo.run import run_demo
-from experiments.study.run import default_jobs
+from experiments.pool import default_jobs
+from experiments.progress import duration
 from mmkd_plugin.engine.stages import Stage, work_root
 
 
 def demo_command(
     demo: Demo, description: str | None, report: Callable[[Console, Mapping[str, Stage]], None]
 ) -> int:
-    """Run a demo from the command line; ended from outside, it ends its trainings first.
+    """Run a demo from the command line. A signal that ends it ends its trainings first.
 
     Args:
-        demo: What to run.
-        description: What ``--help`` says.
-        report: Prints what there is to say after the table.
+        demo: The demo.
+        description: Text of ``--help``.
+        report: Prints the lines below the table.
 
     Returns:
         The exit code.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = _parse_args(demo, description)
-    MMLogger.get_current_instance().setLevel(
-        'WARNING'
-    )  # it tells of every environment variable in a config
+    # At INFO it logs every environment variable in a config.
+    MMLogger.get_current_instance().setLevel('WARNING')
     console = Console(highlight=False, soft_wrap=True)
     root = Path(args.work_dir or work_root() / demo.name).absolute()
     stages = demo.load(root)
@@ -46,31 +46,31 @@ def demo_command(
         console.print(str(error), markup=False)
         return 1
     except KeyboardInterrupt:
-        console.print('Interrupted. The same command goes on from here.')
+        console.print('Interrupted. The same command continues from here.')
         return 130
-    console.print(f'\n{(time.monotonic() - began) / 60:.1f} minutes\n')
+    console.print(f'\nDone in {duration(time.monotonic() - began)}.\n')
     console.print(table_of(demo, measured))
     report(console, stages)
     return 0
 
 
 def table_of(demo: Demo, measured: Mapping[str, float]) -> Table:
-    """What all reached, and the students' differences to the one that they are compared with."""
+    """Return all test metrics, and the students' differences to the one they are compared with."""
     table = Table('', demo.measure.title, demo.against_title, box=None, pad_edge=False)
     for teacher in demo.teachers:
-        table.add_row(teacher.what, demo.measure.cell.format(measured[teacher.name]), '')
+        table.add_row(teacher.label, demo.measure.cell.format(measured[teacher.name]), '')
     for student in demo.students:
         difference = (
             f'{measured[student.name] - measured[demo.against]:+.1f}'
             if student.name != demo.against
             else ''
         )
-        table.add_row(student.what, demo.measure.cell.format(measured[student.name]), difference)
+        table.add_row(student.label, demo.measure.cell.format(measured[student.name]), difference)
     return table
 
 
 def last_picture(stage: Stage, pattern: str) -> str:
-    """The newest picture of a training whose name fits the pattern, or a word that there is none."""
+    """Return the path of a training's newest picture that fits the pattern, or ``no picture``."""
     pictures = sorted(
         stage.folder.glob(f'*/vis_data/vis_image/{pattern}'), key=lambda path: path.stat().st_mtime
     )

@@ -1,4 +1,4 @@
-"""What a demo consists of: its configs, what each must wait for, and what is measured."""
+"""The parts of a demo: its trainings, what each must wait for, and the metric of the table."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmkd_plugin.engine.stages import Stage, load_stages
+from mmkd_plugin.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -15,52 +16,53 @@ class Training:
 
     Args:
         name: Stem of the config file, and name of the training's folder.
-        what: What the table calls it.
-        needs: Names of the trainings whose checkpoints it reads.
+        label: Name in the table.
+        needs: Names of the trainings whose checkpoints it loads.
     """
 
     name: str
-    what: str = ''
+    label: str = ''
     needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured on the test images at the end of a training.
+    """The metric on the test images at the end of a training.
 
     Args:
-        key: Of the evaluator's metrics, as ``accuracy/top1``.
-        title: Its name at the head of the table.
-        told: How a value is said in a sentence, and ...
-        cell: ... in the table: formats with one number.
-        scale: Number that the evaluator's values are multiplied by.
+        key: Key of the evaluator's metric, such as ``accuracy/top1``.
+        title: Head of its column in the table.
+        sentence: Format of a value in a sentence, with one number.
+        cell: Format of a value in the table.
+        scale: Factor for the evaluator's values.
     """
 
     key: str
     title: str
-    told: str
+    sentence: str
     cell: str = '{:.1f}'
     scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Teachers, the students that they teach, and what these are compared by.
+    """Teachers, the students that are distilled from them, and their comparison.
 
     Args:
         name: Name of its folder below the work root.
-        about: What it does, for the first line: "Seven trainings on ...".
+        about: Its purpose, for the first line: "Seven trainings on …".
         configs: Folder of the configs.
         teachers: Trained and measured.
-        students: Trained, measured, and compared with the one called ``against``.
-        measure: What is measured.
-        against: Name of the student that is the measure of the others.
-        against_title: What the table calls it.
-        between: Trained after the teachers, not measured, and not in the table.
-        data: What is said before the data are written, where a data set writes them at first use.
+        students: Trained, measured, and compared with the student ``against``.
+        measure: Metric of the comparison.
+        against: Name of the student that the others are compared with.
+        against_title: Head of the column of differences.
+        between: Trained after the teachers, neither measured nor in the table.
+        data: Line that is printed before a data set writes its files at first use.
 
     Raises:
-        ValueError: If two trainings have one name, one needs another that does not come before it, or ``against`` is no student.
+        ConfigError: If two trainings have one name, one needs another that does not come before
+            it, or ``against`` is not a student.
     """
 
     name: str
@@ -78,27 +80,36 @@ class Demo:
         before: list[str] = []
         for training in self.trainings:
             if training.name in before:
-                raise ValueError(
-                    f'{training.name}: expected one training of this name, got another one'
-                )
-            if unknown := [name for name in training.needs if name not in before]:
-                raise ValueError(
-                    f'{training.name}.needs: expected some of {before}, which come before it, got {unknown}'
-                )
+                raise ConfigError(training.name, 'must be the name of one training')
+            for name in training.needs:
+                if name not in before:
+                    raise ConfigError(
+                        f'{training.name}.needs',
+                        'must name trainings that come before it',
+                        f'These are {", ".join(before) or "none"}.',
+                        found=name,
+                    )
             before.append(training.name)
         students = [student.name for student in self.students]
         if self.against not in students:
-            raise ValueError(f'against: expected one of {students}, got {self.against!r}')
+            raise ConfigError(
+                'against', f'must be one of the students {", ".join(students)}', found=self.against
+            )
 
     @property
     def trainings(self) -> tuple[Training, ...]:
-        """All, in the order in which they begin where nothing has to be waited for."""
+        """All trainings, in the order in which they begin if none has to wait."""
         return (*self.teachers, *self.between, *self.students)
 
     def load(
         self, root: str | Path, edit: Callable[[Config], object] = lambda cfg: None
     ) -> dict[str, Stage]:
-        """The trainings by name, below ``root``; ``edit`` may change each config."""
+        """Return the trainings by name, with their folders below ``root``.
+
+        Args:
+            root: Work root.
+            edit: Changes each config.
+        """
         paths = [self.configs / f'{training.name}.py' for training in self.trainings]
         return {
             stage.folder.name: stage

@@ -1,4 +1,4 @@
-"""Running a demo: several trainings at once, each as soon as what it needs is there, with a bar for each."""
+"""Run a demo: several trainings at once, each as soon as its teachers are there."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -7,27 +7,26 @@ from functools import partial
 from mmengine.registry import DATASETS, init_default_scope
 from rich.console import Console
 
-from experiments.demo.bars import Bars
 from experiments.demo.plan import Demo
 from experiments.demo.train import train, train_and_test
-from experiments.pool import Outcome, Task, run_forked
-from experiments.study.train import preload
+from experiments.pool import Outcome, Task, preload, run_forked
+from experiments.progress import TrainingProgress, duration, steps_of
 from mmkd_plugin.engine.stages import Stage
 
 
 def run_demo(
     demo: Demo, stages: Mapping[str, Stage], jobs: int, console: Console
 ) -> dict[str, float]:
-    """Do what is not done yet, and give what teachers and students reached on the test images.
+    """Do what is not done yet, and return the test metrics of teachers and students.
 
     Args:
-        demo: What to run.
+        demo: The demo.
         stages: Its trainings, from :meth:`~experiments.demo.plan.Demo.load`.
         jobs: Trainings at once.
-        console: Where bars and results are shown.
+        console: Console for progress and results.
 
     Raises:
-        RuntimeError: If one fails; the message is the last line of its log.
+        RuntimeError: If a training fails. The message is the last line of its log.
     """
     preload(stage.cfg for stage in stages.values())
     if demo.data:
@@ -35,38 +34,39 @@ def run_demo(
         _write_data(stages[demo.trainings[0].name])
     tasks = _tasks(demo, stages)
     for task in tasks.values():
-        task.log.unlink(missing_ok=True)  # a bar shall not show what an earlier run told
+        task.log.unlink(missing_ok=True)  # an earlier run's log is no progress of this one
     measured: dict[str, float] = {}
+    ended: set[str] = set()
     with (
-        Bars(tasks, stages, console) as bars,
-        closing(run_forked(_as_needed(demo, tasks, bars.ended), jobs, tick=bars.look)) as outcomes,
+        TrainingProgress(demo.name, [task.steps for task in tasks.values()], console) as progress,
+        closing(run_forked(_in_order(demo, tasks, ended), jobs, progress.tick)) as outcomes,
     ):
         for outcome in outcomes:
             name, result = outcome.task.name, _result(outcome)
-            bars.end(name)
-            told = 'ready'
+            ended.add(name)
+            shown = 'ready'
             if result is not None:
                 measured[name] = result * demo.measure.scale
-                told = demo.measure.told.format(measured[name])
-            bars.say(f'{name}: {told}, {outcome.seconds:.0f} s')
+                shown = demo.measure.sentence.format(measured[name])
+            progress.end(outcome.task, f'{shown}, {duration(outcome.seconds)}')
     return measured
 
 
 def _tasks(demo: Demo, stages: Mapping[str, Stage]) -> dict[str, Task]:
     unmeasured = {training.name for training in demo.between}
-    works: dict[str, Callable[[], float | None]] = {
-        name: partial(train, stage)
-        if name in unmeasured
-        else partial(train_and_test, stage, demo.measure.key)
-        for name, stage in stages.items()
-    }
-    return {
-        name: Task(name, stages[name].folder / 'demo.log', work) for name, work in works.items()
-    }
+    tasks = {}
+    for name, stage in stages.items():
+        work: Callable[[], float | None] = (
+            partial(train, stage)
+            if name in unmeasured
+            else partial(train_and_test, stage, demo.measure.key)
+        )
+        tasks[name] = Task(name, stage.folder / 'demo.log', work, *steps_of(stage.cfg))
+    return tasks
 
 
-def _as_needed(demo: Demo, tasks: Mapping[str, Task], ended: set[str]) -> Iterator[Task | None]:
-    """The first that waits for nothing any more; None while there is no such."""
+def _in_order(demo: Demo, tasks: Mapping[str, Task], ended: set[str]) -> Iterator[Task | None]:
+    """Yield the first task whose needs have ended; None while there is none."""
     waiting = list(demo.trainings)
     while waiting:
         ready = next((training for training in waiting if ended.issuperset(training.needs)), None)
@@ -78,9 +78,9 @@ def _as_needed(demo: Demo, tasks: Mapping[str, Task], ended: set[str]) -> Iterat
 
 
 def _write_data(stage: Stage) -> None:
-    """Let the data set write its files once, before all trainings want them; in a process of its own, as they are."""
+    """Let the data set write its files once, in a process of its own, before the trainings."""
     task = Task('data', stage.folder.parent / 'data.log', partial(_build_data, stage))
-    with closing(run_forked([task], 1, tick=lambda: None)) as outcomes:
+    with closing(run_forked([task], 1, tick=lambda running: None)) as outcomes:
         for outcome in outcomes:
             _result(outcome)
 

@@ -1,14 +1,12 @@
-"""One training of a demo: to its end, then one test; how far it is, from its log."""
+"""One training of a demo, and its test."""
 
 import copy
-import re
-from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmkd_plugin.engine.launch import own_state
+from mmkd_plugin.engine.launch import isolated_runner_state
 from mmkd_plugin.engine.stages import Stage, train_stages
+from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
 
 def train(stage: Stage) -> None:
@@ -17,13 +15,13 @@ def train(stage: Stage) -> None:
 
 
 def train_and_test(stage: Stage, key: str) -> float:
-    """Do what is not done yet; give the metric ``key`` on the test images at the last step.
+    """Do what is not done yet, and return the metric ``key`` on the test images at the last step.
 
     Raises:
-        KeyError: If the evaluator gives other metrics.
+        KeyError: If the evaluator returns other metrics.
     """
     train_stages([stage])
-    finished, tested = stage.note('finished.json'), stage.note('tested.json')
+    finished, tested = stage.read_status('finished.json'), stage.read_status('tested.json')
     assert finished is not None
     if (
         tested is None
@@ -32,23 +30,10 @@ def train_and_test(stage: Stage, key: str) -> float:
     ):
         cfg = copy.deepcopy(stage.cfg)
         cfg.resume, cfg.load_from = False, str(stage.folder / finished['last_checkpoint'])
-        with own_state():
+        with isolated_runner_state(), runner_checkpoints_allowed():
             found = Runner.from_cfg(cfg).test()
-        # CocoMetric gives none at all where nothing was detected: that is 0.
+        # CocoMetric returns no metric if nothing was detected: that is 0.
         metrics = {name: float(value) for name, value in found.items()} or {key: 0.0}
-        stage.write_note('tested.json', finished=finished['finished'], metrics=metrics)
+        stage.write_status('tested.json', finished=finished['finished'], metrics=metrics)
         return metrics[key]
     return float(tested['metrics'][key])
-
-
-def steps_of(cfg: Config) -> tuple[int, str]:
-    """How many steps a training has in its log, and of what: epochs, or iterations where these are counted."""
-    if 'max_epochs' in cfg.train_cfg:
-        return cfg.train_cfg.max_epochs, 'epochs'
-    return cfg.train_cfg.max_iters, 'iterations'
-
-
-def last_step(log: Path) -> int:
-    """The last epoch that a training has begun, or the last iteration that it has told of, from its log; 0 before the first."""
-    steps = re.findall(r'(?:Epoch|Iter)\(train\)\s+\[\s*(\d+)[]/]', log.read_text(errors='replace'))
-    return int(steps[-1]) if steps else 0

@@ -1,20 +1,24 @@
+_base_ = '_networks.py'
+
 question = 'When do weights that adapt to each image beat the mean of the teachers?'
 about = """
-Data: DistortedMNIST, one fixed view of 2,500 training images; 1,250 to validate, 1,250 to test. Student: ResNet-8 with
-19,810 parameters. Teachers: ResNet-8 twice as wide, 77,104 parameters, trained once on fresh distortions; the seeds of the
-study are the student's. **specialists**: each saw all images of five classes and 6% of the others. **equals**: the same
-network three times, trained on all classes from three seeds.
+Data: DistortedMNIST, one fixed view of 2,500 training images, 1,250 for validation, 1,250 for the
+test. Student: ResNet-8 with 19,810 parameters. Teachers: ResNet-8 twice as wide, 77,104 parameters,
+trained once on fresh distortions. The seeds of the study are the student's. **specialists**: each
+was trained on all images of five classes and 6% of the others. **equals**: the same network three
+times, trained on all classes from three seeds.
 
-Soft targets weigh 0.9 and labels 0.1. Each arm with a teacher chooses among two candidates (`single` among the three
-teachers) by validation accuracy, on a seed that is not reported. The weight decay of all is the one that labels alone chose,
-5e-3 over 2e-3, on two such seeds. The arms `no_…` are `amtml` with its choice and one part taken away.
+Soft targets have weight 0.9 and labels 0.1. Each arm with a teacher chooses among two candidates
+(`single` among the three teachers) by validation accuracy, on a seed that is not reported. All arms
+have the weight decay that labels alone chose on two such seeds, 5e-3 over 2e-3. The arms `no_…` are
+`amtml` with its choice and without one part.
 """
 metric = 'accuracy/top1'
 baseline = 'mean'
 seeds = list(range(10))
 tune_seeds = [100]
 
-config = '../_base_/distorted_mnist.py'
+config = '../../../configs/_base_/distorted_mnist.py'
 _epochs = 12
 options = {
     'train_cfg': dict(max_epochs=_epochs, val_interval=_epochs),
@@ -24,28 +28,7 @@ options = {
 }
 
 
-def _network(width: int) -> dict:
-    return dict(
-        type='ImageClassifier',
-        backbone=dict(
-            type='mmkd_plugin.CifarResNet',
-            depth=8,
-            in_channels=1,
-            base_channels=width,
-            stem_stride=2,
-            shortcut='conv',
-        ),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=10,
-            in_channels=4 * width,
-            loss=dict(type='CrossEntropyLoss'),
-        ),
-    )
-
-
-# The teachers. A specialist sees half of the images in an epoch, and has twice the epochs.
+# The teachers. A specialist has half of the images, and twice the epochs.
 _own_data = dict(
     specialist_01234=(100, dict(specialty=[0, 1, 2, 3, 4], rest_fraction=0.06)),
     specialist_01789=(100, dict(specialty=[0, 1, 7, 8, 9], rest_fraction=0.06)),
@@ -58,7 +41,7 @@ prepare = {
     name: dict(
         config=config,
         options={
-            'model': _network(width=16),
+            'model': _base_._resnet8_wide,
             'train_dataloader.dataset': dict(fresh=True, **own),
             'randomness.seed': seed,
             'optim_wrapper.optimizer': dict(lr=0.1, weight_decay=5e-4),
@@ -74,7 +57,7 @@ _teachers = {
     setting: [
         dict(
             name=name,
-            model=_network(width=16),
+            model=_base_._resnet8_wide,
             checkpoint='{{$MMKD_WORK_DIR:work_dirs}}/' + f'{name}/epoch_{epochs}.pth',
         )
         for name, (epochs, _) in _own_data.items()
@@ -89,7 +72,7 @@ def _distiller(teachers: list, hooks: tuple = (), **method: object) -> dict:
     return {
         'model': dict(
             type='mmkd_plugin.Distiller',
-            student=_network(width=8),
+            student=_base_._resnet8,
             teachers=teachers,
             methods=dict(kd=method),
             task_weight=0.1,
@@ -121,7 +104,7 @@ _methods = dict(
         dict(weighting=dict(type='ConfidenceTeacherWeighting'), **_soft_only),
     ),
     entropy=(
-        'EBKD: more weight for a surer teacher',
+        'EBKD: more weight for a more confident teacher',
         dict(weighting=dict(type='EntropyTeacherWeighting'), **_soft_only),
     ),
     latent_paper=(
@@ -129,7 +112,7 @@ _methods = dict(
         dict(objective='paper', **_latent, **_soft_only),
     ),
     latent_label=(
-        "AMTML-KD's weights, taught by the labels",
+        "AMTML-KD's weights, learned from the labels",
         dict(objective='label', **_latent, **_soft_only),
     ),
     amtml=('whole AMTML-KD: these weights, angle loss, hints', {**_latent, **_whole}),
@@ -146,7 +129,7 @@ _parts = dict(
 arms = dict(
     alone=dict(
         about='labels alone',
-        options={'model': _network(width=8)},
+        options={'model': _base_._resnet8},
     )
 )
 for _setting, _three in _teachers.items():

@@ -2,15 +2,20 @@ question = (
     'What does distilling a detector give, at the same number of iterations and in the same time?'
 )
 about = """
-Data: DigitScenes, 4,000 scenes to train on, 400 to validate, 400 to test. Student: GFL on an eighth of ResNet-18's width, 0.24
-million parameters, 1,000 iterations of 16 scenes. Teachers: GFL on ResNet-18 and on ResNet-34, four and three times as wide, each
-trained once for 1,500 iterations. Paraphrasers: of P3 and P4 of the first. The seeds of the study are the student's.
+Data: DigitScenes, 4,000 training scenes, 400 for validation, 400 for the test. Student: GFL on an
+eighth of ResNet-18's width, 0.24 million parameters, 1,000 iterations of 16 scenes. Teachers: GFL
+on ResNet-18 and on ResNet-34, four and three times as wide, each trained once for 1,500 iterations.
+Paraphrasers: one for P3 and one for P4 of the first teacher. The seeds of the study are the
+student's.
 
-All with one teacher take the first. `hint`, `ft` and `ie` look at P3 and P4, `kd` and `mean` at class scores, `amtml` at these and at the
-teachers' P4. Each method chooses among three candidates by validation mAP on a seed that is not reported; `mean` takes what `kd`
-chose. **same_iterations** compares with the student alone after as many iterations. The other two tables compare with one that learns alone
-for longer: for 1,500 iterations, in less time than any method takes, and for 2,000, in more time than those with one teacher take and in
-less than those with two; see *s a run*, which has validation and test in it. The time of teachers and paraphrasers is not counted.
+The methods with one teacher take the first. `hint`, `ft` and `ie` use P3 and P4. `kd` and `mean`
+use class scores. `amtml` uses these and the teachers' P4. Each method chooses among three
+candidates by validation mAP on a seed that is not reported; `mean` takes the choice of `kd`.
+
+**same_iterations** compares with the student alone after as many iterations. The other two tables
+compare with the student alone after more iterations. 1,500 take less time than any method. 2,000
+take more time than the methods with one teacher and less than those with two. The column *s a run*
+includes validation and test. The time of teachers and paraphrasers is not counted.
 """
 metric = 'coco/bbox_mAP'
 scale = 100

@@ -1,21 +1,25 @@
+_base_ = '_networks.py'
+
 question = 'Does exploring add anything to inheriting, and either to soft targets?'
 about = """
-Data: DistortedMNIST, one fixed view of 2,500 training images; 1,250 to validate, 1,250 to test. Student: ResNet-8 with 19,810
-parameters. Teacher: ResNet-14, twice as wide, trained once on fresh distortions; its paraphraser (factor rate 0.5) once on the
-student's images. The seeds of the study are the student's. All methods look at the last stage of both networks.
+Data: DistortedMNIST, one fixed view of 2,500 training images, 1,250 for validation, 1,250 for the
+test. Student: ResNet-8 with 19,810 parameters. Teacher: ResNet-14, twice as wide, trained once on
+fresh distortions. Its paraphraser (factor rate 0.5) is trained once on the student's images. The
+seeds of the study are the student's. All methods use the last stage of both networks.
 
-Each arm with a teacher chooses among three candidates by validation accuracy on a seed that is not reported: the weight of its losses
-(of inheritance/of exploration), or the temperature. The weight decay of all is 5e-3, as labels alone chose on two seeds
-in `adaptive_teachers`. **by_itself**: a method beside the labels, which weigh 1. **with_kd**: the same beside soft
-targets that weigh 0.9, at a temperature of 4, and labels that weigh 0.1. **controls**: `ie_ft` of the first table with its choice and
-one thing changed.
+Each arm with a teacher chooses among three candidates by validation accuracy on a seed that is not
+reported: the weights of its losses (of inheritance/of exploration), or the temperature. All arms
+have a weight decay of 5e-3, the choice of labels alone on two seeds in `adaptive_teachers`.
+**by_itself**: a method beside the labels, which have weight 1. **with_kd**: the same beside soft
+targets of weight 0.9, at a temperature of 4, and labels of weight 0.1. **controls**: `ie_ft` of the
+first table with its choice and one change.
 """
 metric = 'accuracy/top1'
 baseline = dict(by_itself='alone', with_kd='kd', controls='ie_ft')
 seeds = list(range(10))
 tune_seeds = [100]
 
-config = '../_base_/distorted_mnist.py'
+config = '../../../configs/_base_/distorted_mnist.py'
 _epochs = 12
 options = {
     'train_cfg': dict(max_epochs=_epochs, val_interval=_epochs),
@@ -23,32 +27,11 @@ options = {
 }
 
 
-def _network(depth: int, width: int) -> dict:
-    return dict(
-        type='ImageClassifier',
-        backbone=dict(
-            type='mmkd_plugin.CifarResNet',
-            depth=depth,
-            in_channels=1,
-            base_channels=width,
-            stem_stride=2,
-            shortcut='conv',
-        ),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=10,
-            in_channels=4 * width,
-            loss=dict(type='CrossEntropyLoss'),
-        ),
-    )
-
-
-_student = _network(depth=8, width=8)
+_student = _base_._resnet8
 _root = '{{$MMKD_WORK_DIR:work_dirs}}'
-_taught_by = dict(
+_teacher = dict(
     name='resnet14',
-    model=_network(depth=14, width=16),
+    model=_base_._resnet14_wide,
     checkpoint=_root + '/inherit_explore_teacher/epoch_50.pth',
 )
 _last_epoch_only = dict(interval=50, save_optimizer=False, save_param_scheduler=False)
@@ -56,7 +39,7 @@ prepare = dict(
     inherit_explore_teacher=dict(
         config=config,
         options={
-            'model': _taught_by['model'],
+            'model': _teacher['model'],
             'train_dataloader.dataset.fresh': True,
             'randomness.seed': 0,
             'optim_wrapper.optimizer': dict(lr=0.1, weight_decay=5e-4),
@@ -69,7 +52,7 @@ prepare = dict(
         options={
             'model': dict(
                 type='mmkd_plugin.ParaphraserTrainer',
-                teacher=_taught_by,
+                teacher=_teacher,
                 tap='backbone.layer3',
                 paraphraser=dict(factor_rate=0.5),
             ),
@@ -81,7 +64,7 @@ prepare = dict(
     ),
 )
 
-# The methods. A weight is written into every key that a method has for it.
+# The methods. A weight is set in every key that a method has for it.
 _maps = dict(student='backbone.layer3', teacher='backbone.layer3')
 _factors = dict(**_maps, checkpoint=_root + '/inherit_explore_paraphraser/epoch_30.pth')
 _before_relu = dict(
@@ -95,7 +78,7 @@ def _pair(inherit: float, explore: float) -> dict:
     return dict(inherit_weight=inherit, explore_weight=explore)
 
 
-# By itself each tries three weights; beside soft targets a quarter of these.
+# Each tries three weights by itself, and a quarter of these beside soft targets.
 _methods = dict(
     hint=('FitNets: regress the map', dict(type='Hint', pairs=[_maps]), [4.0, 16.0, 64.0]),
     at=('attention transfer', dict(type='AttentionTransfer', pairs=[_maps]), [40.0, 120.0, 400.0]),
@@ -125,7 +108,7 @@ def _distiller(task_weight: float, **methods: dict) -> dict:
         'model': dict(
             type='mmkd_plugin.Distiller',
             student=_student,
-            teachers=[_taught_by],
+            teachers=[_teacher],
             methods=methods,
             task_weight=task_weight,
         )
@@ -169,7 +152,7 @@ _changes = dict(
     toward=('both halves inherit', dict(explore_direction='toward')),
     halves=('split into first and second half', dict(split=dict(mode='halves'))),
     from_student=(
-        'away from what the student inherited, not from the teacher',
+        'away from the half that inherited, not from the teacher',
         dict(explore_target='student'),
     ),
 )

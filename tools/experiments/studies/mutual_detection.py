@@ -1,9 +1,11 @@
 question = 'Do two detectors learn more from each other than each by itself?'
 about = """
-Data and detectors: those of `detection`. Two students from different random weights train from scratch in one run, on the same batches, for
-1,000 iterations. The metric is the mean of the two; a and b are the detectors. IE-DML, in alternating order, on P3 and P4, chooses its
-weights of inheritance/of exploration among three candidates by the mean's validation mAP, on a seed that is not reported. What
-each by itself reaches in the time of IE-DML, about 1,500 iterations, is `alone_1500` of `detection`.
+Data and detectors: those of `detection`. Two students with different random weights are trained
+from scratch in one run, on the same batches, for 1,000 iterations. The metric is the mean of the
+two; a and b are the detectors. IE-DML runs in alternating order on P3 and P4. It chooses its
+weights of inheritance/of exploration among three candidates by the mean's validation mAP, on a seed
+that is not reported. A student alone in the time of IE-DML, about 1,500 iterations, is `alone_1500`
+of `detection`.
 """
 metric = 'mean/coco/bbox_mAP'
 scale = 100

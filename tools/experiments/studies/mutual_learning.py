@@ -1,12 +1,16 @@
+_base_ = '_networks.py'
+
 question = 'Do two networks learn more from each other than each by itself?'
 about = """
-Data: DistortedMNIST, one fixed view of 2,500 training images; 1,250 to validate, 1,250 to test. Two ResNet-8 with 19,810 parameters each,
-from different random weights, train from scratch in one run, on the same batches, for 12 epochs; `longer` trains each by itself for
-24, about as many seconds as IE-DML in alternating order takes. The metric is the mean of the two networks'; a and b are the networks,
-ensemble the mean of their probabilities.
+Data: DistortedMNIST, one fixed view of 2,500 training images, 1,250 for validation, 1,250 for the
+test. Two ResNet-8 with 19,810 parameters each and different random weights are trained from scratch
+in one run, on the same batches, for 12 epochs. `longer` trains each by itself for 24 epochs, about
+the time of IE-DML in alternating order. The metric is the mean of the two networks; a and b are the
+networks, ensemble is the mean of their probabilities.
 
-The methods choose among three candidates by the mean's validation accuracy, on a seed that is not reported: DML its weight, IE-DML its
-weights of inheritance/of exploration; both orders of a method have the choice of the alternating one. Weight decay is 5e-3 throughout.
+The methods choose among three candidates by the mean's validation accuracy, on a seed that is not
+reported: DML its weight, IE-DML its weights of inheritance/of exploration. Both orders of a method
+have the choice of the alternating one. Weight decay is 5e-3 throughout.
 """
 metric = 'mean/accuracy/top1'
 columns = dict(a='a/accuracy/top1', b='b/accuracy/top1', ensemble='ensemble/accuracy/top1')
@@ -14,7 +18,7 @@ baseline = 'alone'
 seeds = list(range(10))
 tune_seeds = [100]
 
-config = '../_base_/distorted_mnist.py'
+config = '../../../configs/_base_/distorted_mnist.py'
 _epochs = 12
 _longer = 24
 options = {
@@ -26,28 +30,7 @@ options = {
 }
 
 
-def _network(depth: int, width: int) -> dict:
-    return dict(
-        type='ImageClassifier',
-        backbone=dict(
-            type='mmkd_plugin.CifarResNet',
-            depth=depth,
-            in_channels=1,
-            base_channels=width,
-            stem_stride=2,
-            shortcut='conv',
-        ),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=10,
-            in_channels=4 * width,
-            loss=dict(type='CrossEntropyLoss'),
-        ),
-    )
-
-
-_two = [dict(name=name, model=_network(depth=8, width=8)) for name in ('a', 'b')]
+_two = [dict(name=name, model=_base_._resnet8) for name in ('a', 'b')]
 _maps = dict(student='backbone.layer3', teacher='backbone.layer3')
 _dml = dict(type='SoftTarget', temperature=1.0)
 _ie = dict(type='IEKD', pairs=[_maps])

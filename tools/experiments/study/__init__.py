@@ -1,1 +1,1 @@
-"""Studies: arms by seeds, their lines and their report. docs/studies.md tells how to write one."""
+"""Studies: arms by seeds, one line a run, and a report. docs/studies.md shows how to write one."""

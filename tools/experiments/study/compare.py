@@ -1,4 +1,4 @@
-"""From the lines of a study to its numbers: mean and spread of each arm, and paired differences to the baseline."""
+"""Compute a study's numbers from its lines: means, spreads, and differences to the baseline."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +21,23 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One arm in one table. ``scores`` are test metrics by seed, ``columns`` the study's further ones that its lines have.
+    """One arm in one table.
 
-    ``seconds`` are the median of a run, ``step_seconds`` that of an iteration of training; lines of old have none.
+    Args:
+        arm: Its name, without the setting.
+        about: Its description.
+        candidate: Name of the candidate that validation chose.
+        scores: Test metrics by seed.
+        seconds: Median of a run.
+        step_seconds: Median of a training iteration; None if the lines have none.
+        difference: Paired difference to the baseline; None for the baseline itself.
+        columns: The study's further metrics that the lines have, by heading.
     """
 
     arm: str
@@ -43,63 +51,77 @@ class Row:
 
     @property
     def mean(self) -> float:
+        """The mean over seeds."""
         return float(np.mean(list(self.scores.values())))
 
 
 def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
-    """A table for each setting, the part of an arm's name before its slash; an arm without one stands in all of them.
+    """Return a table for each setting, the part of an arm's name before the slash.
 
-    Of an arm only the runs of one config count: that of its newest line for the report. What has no line is left out.
+    An arm without a setting stands in all tables. Only runs of one config count for an arm: the
+    config of its newest reported line. Arms without lines are left out;
+    :func:`arms_without_lines` returns them.
     """
     settings = dict.fromkeys(name.rpartition('/')[0] for name in study.arms)
     if len(settings) > 1:
         settings.pop('', None)
     runs = {name: _reported(name, lines) for name in study.arms}
-    result = {}
-    for setting in settings:
-        names = [name for name in study.arms if name.rpartition('/')[0] in ('', setting)]
-        baseline = next(
-            (name for name in names if name.rpartition('/')[2] == study.baseline_of(setting)), None
-        )
-        scores = {
-            name: {
-                line['seed']: study.scale * line['test'][study.arms[name].metric]
-                for line in runs[name]
-            }
-            for name in names
-        }
-        result[setting] = [
-            Row(
-                arm=name.rpartition('/')[2],
-                about=study.arms[name].about,
-                candidate=runs[name][-1]['candidate'],
-                scores=scores[name],
-                seconds=float(np.median([line['seconds'] for line in runs[name]])),
-                step_seconds=_step_seconds(runs[name]),
-                difference=None
-                if baseline in (None, name)
-                else paired_difference(scores[name], scores[baseline]),
-                columns={
-                    head: [study.scale * line['test'][metric] for line in runs[name]]
-                    for head, metric in study.columns.items()
-                    if all(metric in line['test'] for line in runs[name])
-                },
-            )
-            for name in names
-            if runs[name]
-        ]
+    result = {setting: _table(study, setting, runs) for setting in settings}
     return {setting: rows for setting, rows in result.items() if rows}
 
 
+def arms_without_lines(study: Study, lines: Sequence[Line]) -> list[str]:
+    """Return the arms that no line reports."""
+    return [name for name in study.arms if not _reported(name, lines)]
+
+
+def _table(study: Study, setting: str, runs: Mapping[str, list[Line]]) -> list[Row]:
+    names = [name for name in study.arms if name.rpartition('/')[0] in ('', setting)]
+    baseline = next(
+        (name for name in names if name.rpartition('/')[2] == study.baseline_of(setting)), None
+    )
+    scores = {
+        name: {
+            line['seed']: study.scale * line['test'][study.arms[name].metric] for line in runs[name]
+        }
+        for name in names
+    }
+    return [
+        Row(
+            arm=name.rpartition('/')[2],
+            about=study.arms[name].about,
+            candidate=runs[name][-1]['candidate'],
+            scores=scores[name],
+            seconds=float(np.median([line['seconds'] for line in runs[name]])),
+            step_seconds=_step_seconds(runs[name]),
+            difference=None
+            if baseline in (None, name)
+            else paired_difference(scores[name], scores[baseline]),
+            columns={
+                head: [study.scale * line['test'][metric] for line in runs[name]]
+                for head, metric in study.columns.items()
+                if all(metric in line['test'] for line in runs[name])
+            },
+        )
+        for name in names
+        if runs[name]
+    ]
+
+
 def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
-    """Arm minus baseline over the seeds that both have; None for fewer than two."""
+    """Return arm minus baseline over the seeds that both have; None for fewer than two.
+
+    Example:
+        >>> paired_difference({0: 3.0, 1: 4.0}, {0: 1.0, 1: 2.0})
+        Difference(mean=2.0, low=2.0, high=2.0, n=2)
+    """
     seeds = sorted(arm.keys() & baseline.keys())
     if len(seeds) < 2:
         return None
     a, b = [arm[seed] for seed in seeds], [baseline[seed] for seed in seeds]
     differences = np.subtract(a, b)
     mean = float(differences.mean())
-    if np.ptp(differences) == 0:  # no spread, no t
+    if np.ptp(differences) == 0:  # t is undefined without spread
         return Difference(mean, mean, mean, len(seeds))
     interval = stats.ttest_rel(a, b).confidence_interval(0.95)
     return Difference(mean, float(interval.low), float(interval.high), len(seeds))

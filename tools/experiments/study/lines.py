@@ -1,4 +1,4 @@
-"""The results of a study: one line of JSON a finished run, appended whole or not at all."""
+"""The results of a study: one line of JSON for each finished run, appended whole or not at all."""
 
 import fcntl
 import json
@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mmkd_plugin.errors import ConfigError
+
 Line = dict[str, Any]
 
 
 def append_line(path: Path, line: Line) -> None:
-    """Append under a lock, so that several studies may write at once."""
+    """Append a line under a lock, because several processes may write at once."""
     data = (json.dumps(line, allow_nan=False) + '\n').encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('ab', buffering=0) as file:
@@ -26,7 +28,7 @@ def append_line(path: Path, line: Line) -> None:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """All lines; none if there is no file yet."""
+    """Return all lines; none if the file does not exist."""
     if not path.exists():
         return []
     with path.open() as file:
@@ -35,5 +37,25 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def line_key(line: Line) -> tuple[str, int, str]:
-    """What makes two runs the same: the arm, the seed and the config."""
+    """Return the identity of a run: its arm, seed and config."""
     return line['arm'], line['seed'], line['config_sha256']
+
+
+def mean_metric(lines: list[Line], split: str, metric: str) -> float:
+    """Return the mean of a metric over lines.
+
+    Raises:
+        ConfigError: If a line lacks the metric. The message lists the metrics that it has.
+    """
+    values: list[float] = []
+    for line in lines:
+        known: dict[str, Any] = line.get(split, {})
+        if metric not in known:
+            raise ConfigError(
+                'metric',
+                f'is not among the {split} metrics of {line["arm"]}',
+                f'These are {", ".join(sorted(known))}.',
+                found=metric,
+            )
+        values.append(known[metric])
+    return sum(values) / len(values)

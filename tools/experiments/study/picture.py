@@ -1,4 +1,4 @@
-"""A study at a glance: every seed a point, every arm its paired difference to the baseline."""
+"""Draw a study: a point for each seed, and the paired difference of each arm to the baseline."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,22 +13,27 @@ from matplotlib import pyplot as plt
 
 
 def draw(study: Study, tables: Mapping[str, Sequence[Row]], path: Path) -> None:
-    """Scores on the left, differences with their intervals on the right, a row of panels for each setting."""
+    """Draw scores on the left, differences with intervals on the right, a row for each setting."""
     heights = [len(rows) for rows in tables.values()]
     figure, panels = plt.subplots(
-        len(tables), 2, figsize=(10, 1.1 * len(tables) + 0.33 * sum(heights)), squeeze=False, sharex='col',
-        gridspec_kw={'height_ratios': heights}, layout='constrained',
-    )  # fmt: skip
+        len(tables),
+        2,
+        figsize=(10, 1.1 * len(tables) + 0.33 * sum(heights)),
+        squeeze=False,
+        sharex='col',
+        gridspec_kw={'height_ratios': heights},
+        layout='constrained',
+    )
     for (scores, differences), (setting, rows) in zip(panels, tables.items(), strict=True):
-        for place, row in enumerate(rows):
+        for height, row in enumerate(rows):
             is_baseline = row.arm == study.baseline_of(setting)
-            scores.plot(list(row.scores.values()), [place] * len(row.scores), '.', color='0.7')
-            scores.plot(row.mean, place, 'D' if is_baseline else 'o', color='black')
+            scores.plot(list(row.scores.values()), [height] * len(row.scores), '.', color='0.7')
+            scores.plot(row.mean, height, 'D' if is_baseline else 'o', color='black')
             if row.difference:
                 low, mean, high = row.difference.low, row.difference.mean, row.difference.high
                 color = 'C0' if row.difference.clear else '0.5'
-                differences.plot([low, high], [place, place], color=color)
-                differences.plot(mean, place, 'o', color=color)
+                differences.plot([low, high], [height, height], color=color)
+                differences.plot(mean, height, 'o', color=color)
         differences.axvline(0, color='black', linewidth=0.8)
         scores.set_yticks(range(len(rows)), [row.arm for row in rows])
         differences.set_yticks(range(len(rows)), [''] * len(rows))
@@ -46,5 +51,5 @@ def draw(study: Study, tables: Mapping[str, Sequence[Row]], path: Path) -> None:
 
 
 def metric_of(study: Study) -> str:
-    """The study's metric as it is shown."""
+    """Return the study's metric as tables and pictures show it."""
     return study.metric if study.scale == 1 else f'{study.scale:g} · {study.metric}'

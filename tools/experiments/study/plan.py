@@ -1,4 +1,4 @@
-"""What a study is: arms, seeds, and the runs that follow from its file. docs/studies.md tells how to write one."""
+"""The parts of a study: arms, seeds, and the runs that follow. See docs/studies.md."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from mmkd_plugin.engine.stages import Stage, config_text
 
 @dataclass(frozen=True)
 class Candidate:
-    """A resolved config; ``sha256`` covers it and its teachers', not the seed."""
+    """A resolved config. ``sha256`` covers it and its teachers' configs, not the seed."""
 
     cfg: Config = field(repr=False)
     sha256: str
@@ -18,10 +18,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing that is compared: what validation chooses among, by name; a single one named '' is not chosen.
+    """One of the things that are compared.
 
-    ``metric`` is what its runs are compared by. ``chosen_by`` names the arm whose tuning chooses: this one, or the one that this
-    takes a part away from.
+    Args:
+        name: Its name: ``setting/arm``, or ``arm`` to stand in every table.
+        about: Its description in the table.
+        metric: Metric that its runs are compared by.
+        candidates: Configs that validation chooses among, by name; a single one is named ``''``.
+        chosen_by: Name of the arm whose tuning chooses: this one, or the one it is a part of.
     """
 
     name: str
@@ -33,7 +37,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: an arm's candidate with a seed, for the report or for tuning (its role)."""
+    """One training: an arm's candidate with a seed. ``role`` is ``'report'`` or ``'tune'``."""
 
     arm: str
     name: str
@@ -43,6 +47,7 @@ class Run:
 
     @property
     def key(self) -> tuple[str, int, str]:
+        """Its identity, as :func:`~experiments.study.lines.line_key` returns it for a line."""
         return self.arm, self.seed, self.candidate.sha256
 
 
@@ -50,7 +55,18 @@ class Run:
 class Study:
     """A study file, checked, with its configs resolved.
 
-    ``columns`` are further metrics that tables show, by heading; ``scale`` multiplies all metrics there.
+    Args:
+        name: Stem of the file.
+        question: Heading of the report.
+        about: Text below the heading.
+        metric: Metric of the arms that name none.
+        scale: Factor for all metrics in tables.
+        columns: Further metrics that tables show, by heading.
+        baseline: Arm that the others are compared with; or one for each table.
+        seeds: Seeds of the reported runs.
+        tune_seeds: Seeds of the tuning runs.
+        prepare: Trainings that the arms load, by name.
+        arms: The arms, by name.
     """
 
     name: str
@@ -66,11 +82,14 @@ class Study:
     arms: Mapping[str, Arm]
 
     def baseline_of(self, setting: str) -> str:
-        """The arm, without its setting, that the others of a table are compared with."""
+        """Return the arm, without its setting, that the others of a table are compared with."""
         return self.baseline if isinstance(self.baseline, str) else self.baseline[setting]
 
     def waves(self) -> list[list[str]]:
-        """Names of ``prepare``, those that can be trained side by side together: a stage waits for those whose folder it names."""
+        """Return the names of ``prepare`` in groups that can be trained side by side.
+
+        A training waits for those whose folder its config names.
+        """
         waves: list[list[str]] = []
         depth: dict[str, int] = {}
         for name, stage in self.prepare.items():
@@ -82,5 +101,5 @@ class Study:
 
 
 def named_stages(text: str, names: Iterable[str]) -> list[str]:
-    """Those of ``names`` whose folder a config speaks of."""
+    """Return those of ``names`` whose folder occurs in a config's text."""
     return [name for name in names if f'/{name}/' in text]

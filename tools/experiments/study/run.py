@@ -1,38 +1,35 @@
-"""Running a study: the teachers, then tuning, then the arms, several trainings at once, each result written as it comes."""
+"""Run a study: the teachers, then tuning, then the arms. Each result is written as it comes."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from mmengine.config import Config
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from experiments.pool import Outcome, Task, run_forked
-from experiments.study.lines import append_line, line_key, read_lines
+from experiments.pool import Outcome, Task, preload, run_forked
+from experiments.progress import TrainingProgress, duration, steps_of
+from experiments.study.lines import append_line, line_key, mean_metric, read_lines
 from experiments.study.plan import Arm, Run, Study
-from experiments.study.train import mean_metric, measure, preload, prepare, prepared, versions
+from experiments.study.train import measure, prepare, prepared, versions
 from mmkd_plugin.engine.stages import work_root
+from mmkd_plugin.errors import ConfigError
 
 
 @dataclass
 class StudyRunner:
-    """Runs what a study's lines do not hold yet.
+    """Runs the trainings of a study that have no line yet.
 
     Args:
-        study: From :func:`~experiments.study.plan.load_study`.
-        lines: The file of its results.
+        study: From :func:`~experiments.study.load.load_study`.
+        lines: File of its results.
         jobs: Trainings at once; each has one thread.
-        arms: Only these; all by default.
-        seeds: Only these of the study's.
+        arms: Only these arms; all by default.
+        seeds: Only these of the study's seeds.
+
+    Raises:
+        ConfigError: If an arm or a seed is not the study's.
     """
 
     study: Study
@@ -42,19 +39,22 @@ class StudyRunner:
     seeds: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        for name, asked, known in (
+        known: Sequence[object]
+        for key, asked, known in (
             ('--arms', self.arms, tuple(self.study.arms)),
             ('--seeds', self.seeds, self.study.seeds),
         ):
-            if unknown := [item for item in asked if item not in known]:
-                raise ValueError(f'{name}: expected some of {list(known)}, got {unknown}')
+            for item in asked:
+                if item not in known:
+                    fix = f'Known are {", ".join(map(str, known))}.'
+                    raise ConfigError(key, 'is not part of the study', fix, found=item)
         self._arms = [self.study.arms[name] for name in self.arms or self.study.arms]
         self._folder = work_root() / 'studies' / self.study.name
         self._versions = versions()
         self._failed: list[str] = []
 
     def tuning(self) -> list[Run]:
-        """Every candidate of the arms that have several, or that choose for another."""
+        """Return a run for every candidate of the arms that choose, for themselves or another."""
         choosing = dict.fromkeys(arm.chosen_by for arm in self._arms if len(arm.candidates) > 1)
         tuned = [self.study.arms[name] for name in choosing]
         return [
@@ -65,7 +65,10 @@ class StudyRunner:
         ]
 
     def reported(self) -> list[Run]:
-        """The runs of the report: seed by seed, so that a study broken off compares all arms on fewer seeds."""
+        """Return the runs of the report, of those arms whose choice is made.
+
+        They go seed by seed, so that an interrupted study compares all arms on fewer seeds.
+        """
         chosen = [(arm, name) for arm in self._arms if (name := self.choose(arm)) is not None]
         return [
             Run(arm.name, name, arm.candidates[name], seed, 'report')
@@ -74,7 +77,10 @@ class StudyRunner:
         ]
 
     def choose(self, arm: Arm) -> str | None:
-        """The candidate with the best validation metric, mean over the tuning seeds; None while some runs are missing."""
+        """Return the candidate with the best mean validation metric over the tuning seeds.
+
+        It is None while tuning runs are missing.
+        """
         if len(arm.candidates) == 1:
             return next(iter(arm.candidates))
         lines = {line_key(line): line for line in read_lines(self.lines)}
@@ -87,58 +93,58 @@ class StudyRunner:
         return max(scores, key=scores.__getitem__)
 
     def missing(self, runs: list[Run]) -> list[Run]:
-        """Those whose line is not there, asked of the file each time: another job may be writing."""
+        """Return those without a line. The file is read each time: another job may write to it."""
         done = {line_key(line) for line in read_lines(self.lines)}
         return [run for run in runs if run.key not in done]
 
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """For each phase, how many trainings are missing, and of how many."""
-        teachers, tuning = list(self.study.prepare.values()), self.tuning()
-        seeds, arms = len(self.seeds or self.study.seeds), len(self._arms)
+    def remaining(self) -> dict[str, list[Config]]:
+        """Return the configs of the missing trainings, by phase."""
         settled = self.reported()
-        unsettled = (arms - len({run.arm for run in settled})) * seeds
+        seeds, arms = self.seeds or self.study.seeds, {run.arm for run in settled}
+        unsettled = [  # any candidate stands for the one that tuning will choose
+            next(iter(arm.candidates.values())).cfg
+            for arm in self._arms
+            if arm.name not in arms
+            for _ in seeds
+        ]
         return {
-            'prepare': (sum(not prepared(stage) for stage in teachers), len(teachers)),
-            'tune': (len(self.missing(tuning)), len(tuning)),
-            'report': (len(self.missing(settled)) + unsettled, arms * seeds),
+            'prepare': [st.cfg for st in self.study.prepare.values() if not prepared(st)],
+            'tune': [run.candidate.cfg for run in self.missing(self.tuning())],
+            'report': [run.candidate.cfg for run in self.missing(settled)] + unsettled,
         }
 
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Return the number of missing trainings and of all, by phase."""
+        totals = {
+            'prepare': len(self.study.prepare),
+            'tune': len(self.tuning()),
+            'report': len(self._arms) * len(self.seeds or self.study.seeds),
+        }
+        return {phase: (len(cfgs), totals[phase]) for phase, cfgs in self.remaining().items()}
+
     def execute(self, console: Console) -> list[str]:
-        """Run all that is missing; give a line for each failure."""
-        progress = Progress(
-            TextColumn(self.study.name),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            auto_refresh=False,  # its thread must not be there when runs are forked
-            speed_estimate_period=3600,
-        )
-        bar = progress.add_task('', total=sum(missing for missing, _ in self.counts().values()))
+        """Run the missing trainings, and return a line for each failure."""
         preload(candidate.cfg for arm in self._arms for candidate in arm.candidates.values())
-        with progress:
-            phases: list[Callable[[], Iterator[Task]]] = [
-                partial(self._prepare_tasks, w) for w in self.study.waves()
-            ]
-            phases += [self._tune_tasks, self._report_tasks]
+        phases: list[Callable[[], Iterator[Task]]] = [
+            partial(self._prepare_tasks, names) for names in self.study.waves()
+        ]
+        phases += [self._tune_tasks, self._report_tasks]
+        steps = [steps_of(cfg)[0] for cfgs in self.remaining().values() for cfg in cfgs]
+        with TrainingProgress(self.study.name, steps, console) as progress:
             for tasks in phases:
-                for outcome in run_forked(tasks(), self.jobs, tick=progress.refresh):
-                    progress.advance(bar)
-                    progress.console.print(self._told(outcome), highlight=False, soft_wrap=True)
+                for outcome in run_forked(tasks(), self.jobs, progress.tick):
+                    progress.end(outcome.task, self._record(outcome))
         for arm in self._arms:
             if self.choose(arm) is None:
-                self._failed.append(f'{arm.name}: not reported, for its tuning is not complete')
+                self._failed.append(f'{arm.name}: not reported, because its tuning is incomplete')
         return self._failed
 
     def _prepare_tasks(self, names: Sequence[str]) -> Iterator[Task]:
         for name in names:
             stage = self.study.prepare[name]
-            if prepared(stage):
-                continue
-            yield Task(
-                f'prepare {name}', self._folder / f'prepare {name}.log', partial(prepare, stage)
-            )
+            if not prepared(stage):
+                log = self._folder / f'prepare {name}.log'
+                yield Task(f'prepare {name}', log, partial(prepare, stage), *steps_of(stage.cfg))
 
     def _tune_tasks(self) -> Iterator[Task]:
         yield from self._tasks(self.tuning())
@@ -150,19 +156,20 @@ class StudyRunner:
         for run in runs:
             if self.missing([run]):
                 folder = self._folder / run.arm / run.name.replace('/', '_') / f'seed_{run.seed}'
-                name = ' '.join(
-                    part for part in (run.role, run.arm, run.name, f'seed {run.seed}') if part
-                )
-                yield Task(name, folder / 'run.log', partial(measure, run, folder))
+                parts = run.role, run.arm, run.name, f'seed {run.seed}'
+                name = ' '.join(part for part in parts if part)
+                work = partial(measure, run, folder)
+                yield Task(name, folder / 'run.log', work, *steps_of(run.candidate.cfg))
 
-    def _told(self, outcome: Outcome) -> str:
-        """Write what came of a task, and say it."""
-        name, line = outcome.task.name, outcome.result
+    def _record(self, outcome: Outcome) -> str:
+        """Write the result of a task, and return it in words."""
+        line, seconds = outcome.result, duration(outcome.seconds)
         if outcome.failure:
-            self._failed.append(f'{name}: {outcome.failure} ({outcome.task.log})')
-            return f'FAILED {self._failed[-1]}'
+            failure = f'{outcome.failure} ({outcome.task.log})'
+            self._failed.append(f'{outcome.task.name}: {failure}')
+            return f'FAILED, {failure}'
         if line is None:
-            return f'{name}: ready, {outcome.seconds:.0f} s'
+            return f'ready, {seconds}'
         append_line(
             self.lines,
             {'study': self.study.name, **line, 'jobs': self.jobs, 'versions': self._versions},
@@ -170,10 +177,5 @@ class StudyRunner:
         metric = self.study.arms[line['arm']].metric
         splits = [split for split in ('val', 'test') if metric in line.get(split, {})]
         scale = self.study.scale
-        found = '  '.join(f'{split} {scale * line[split][metric]:.2f}' for split in splits)
-        return f'{name}: {found}  {outcome.seconds:.0f} s'
-
-
-def default_jobs() -> int:
-    """One training a core that this process may use."""
-    return len(os.sched_getaffinity(0))
+        found = ''.join(f'{split} {scale * line[split][metric]:.2f}, ' for split in splits)
+        return f'{found}{seconds}'

@@ -1,8 +1,11 @@
 from pathlib import Path
 
 import pytest
-from experiments.study.load import load_study
+from experiments.study.load import STUDIES, find_study, load_study
+from helpers.errors import raises_config_error
 from helpers.toy_run import write_config
+
+from mmkd_plugin.errors import ConfigError
 
 STUDY = """
 question = 'Does momentum help?'
@@ -14,7 +17,10 @@ prepare = dict(teacher=dict(config='toy.py', options={'train_cfg.max_epochs': 1}
 options = {'train_cfg.max_epochs': 3}
 arms = dict(
     plain=dict(options={'optim_wrapper.optimizer.momentum': 0.0}),
-    tuned=dict(grid={'optim_wrapper.optimizer.lr': [0.1, 0.3], 'model': dict(wet=dict(dropout=0.5), dry=dict(dropout=0.0))}),
+    tuned=dict(grid={
+        'optim_wrapper.optimizer.lr': [0.1, 0.3],
+        'model': dict(wet=dict(dropout=0.5), dry=dict(dropout=0.0)),
+    }),
     alike=dict(options={'optim_wrapper.optimizer.momentum': 0.5}, choice_of='tuned'),
     taught=dict(options={'load_from': '{{$MMKD_WORK_DIR:work_dirs}}/teacher/epoch_1.pth'}),
 )
@@ -33,7 +39,7 @@ def change(file: Path, *lines: str) -> Path:
     return file
 
 
-def test_an_override_takes_back_what_was_chosen(study_file: Path) -> None:
+def test_load_study_override_replaces_the_choice(study_file: Path) -> None:
     change(study_file, "arms['alike']['override'] = {'model.dropout': 0.25}")
     arms = load_study(study_file).arms
     assert [
@@ -42,7 +48,7 @@ def test_an_override_takes_back_what_was_chosen(study_file: Path) -> None:
     assert arms['alike'].candidates['lr=0.3, model=wet'].cfg.optim_wrapper.optimizer.lr == 0.3
 
 
-def test_options_are_laid_over_the_arms_config_the_studys_first(study_file: Path) -> None:
+def test_load_study_merges_the_studys_options_then_the_arms(study_file: Path) -> None:
     study = load_study(study_file)
     plain = study.arms['plain'].candidates[''].cfg
     assert plain.train_cfg.max_epochs == 3
@@ -51,7 +57,7 @@ def test_options_are_laid_over_the_arms_config_the_studys_first(study_file: Path
     assert study.metric == 'accuracy/top1'
 
 
-def test_a_grid_is_a_product_whose_candidates_are_named(study_file: Path) -> None:
+def test_load_study_grid_gives_the_product_with_names(study_file: Path) -> None:
     arm = load_study(study_file).arms['tuned']
     assert list(arm.candidates) == [
         'lr=0.1, model=wet',
@@ -65,14 +71,14 @@ def test_a_grid_is_a_product_whose_candidates_are_named(study_file: Path) -> Non
     assert len({candidate.sha256 for candidate in arm.candidates.values()}) == 4
 
 
-def test_an_arm_may_leave_the_choice_to_another(study_file: Path) -> None:
+def test_load_study_choice_of_takes_the_other_arms_grid(study_file: Path) -> None:
     arms = load_study(study_file).arms
     assert arms['alike'].chosen_by == 'tuned'
     candidate = arms['alike'].candidates['lr=0.3, model=wet'].cfg
     assert candidate.optim_wrapper.optimizer == dict(type='SGD', lr=0.3, momentum=0.5)
 
 
-def test_a_changed_teacher_makes_other_runs_of_the_arms_that_name_it_alone(
+def test_load_study_changed_teacher_changes_only_the_arms_that_name_it(
     study_file: Path,
 ) -> None:
     before = load_study(study_file).arms
@@ -83,30 +89,42 @@ def test_a_changed_teacher_makes_other_runs_of_the_arms_that_name_it_alone(
 
 
 @pytest.mark.parametrize(
-    ('line', 'message'),
+    ('line', 'key', 'words'),
     [
-        ('epochs = 3', r"study.py: expected keys from .* got .*'epochs'"),
-        ('del question', 'study.py: expected keys'),
-        ("arms['plain']['option'] = {}", "arms.plain: expected keys from .* got .*'option'"),
-        ("baseline = 'nobody'", "baseline: expected one of the arms .* got 'nobody'"),
-        (
-            "baseline = dict(here='plain')",
-            r"baseline: expected one of the arms .*, or one for each table, got \{'here'",
-        ),
-        ('seeds = [0, 100]', r'tune_seeds: expected seeds that are not reported, got \[100\]'),
-        ('del tune_seeds', r"tune_seeds: expected some, for the arms \['tuned', 'alike'\]"),
-        ('del config', r'arms.plain.config: expected a config'),
+        ('epochs = 3', 'epochs', 'all are question, '),
+        ('del question', 'question', 'is missing'),
+        ("arms['plain']['option'] = {}", 'arms.plain.option', "nearest is 'options'"),
+        ("baseline = 'nobody'", 'baseline', "found 'nobody'"),
+        ("baseline = dict(here='plain')", 'baseline', "found {'here': 'plain'}"),
+        ('seeds = [0, 100]', 'tune_seeds', 'found [100]'),
+        ('del tune_seeds', 'tune_seeds', 'tuned, alike'),
+        ('del config', 'arms.plain.config', 'is missing'),
         (
             "arms['tuned']['grid'] = {'model.dropout': 0.1}",
-            'arms.tuned.grid.model.dropout: expected a list',
+            'arms.tuned.grid.model.dropout',
+            'found 0.1',
         ),
-        (
-            "arms['alike']['choice_of'] = 'nobody'",
-            "arms.alike.choice_of: expected another arm, .* got 'nobody'",
-        ),
-        ("prepare['teacher'] = dict(option={})", 'prepare.teacher: expected keys'),
+        ("arms['alike']['choice_of'] = 'nobody'", 'arms.alike.choice_of', "found 'nobody'"),
+        ("arms['taught']['choice_of'] = 'alike'", 'arms.taught.choice_of', "found 'alike'"),
+        ("arms['alike']['grid'] = {'model.dropout': [0.1]}", 'arms.alike.choice_of', 'grid'),
+        ("prepare['teacher'] = dict(option={})", 'prepare.teacher.option', "'options'"),
+        ('scale = 0', 'scale', 'found 0'),
     ],
 )
-def test_a_wrong_study_file_is_one_clear_error(study_file: Path, line: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_load_study_wrong_file_names_the_key(
+    study_file: Path, line: str, key: str, words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
         load_study(change(study_file, line))
+    assert caught.value.key == f'study.{key}'
+    assert words in str(caught.value)
+
+
+def test_find_study_takes_a_name_or_a_path(study_file: Path) -> None:
+    assert find_study('detection') == STUDIES / 'detection.py'
+    assert find_study(str(study_file)) == study_file
+
+
+def test_find_study_unknown_name_lists_the_studies() -> None:
+    with raises_config_error('study', 'detecton', 'detection, inherit_explore', fix='Studies'):
+        find_study('detecton')
