@@ -1,7 +1,7 @@
 # Needs Python 3.11, and `make test` a C++ compiler. Everything is installed into .venv, in this folder.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-det test test-fast lint type format check clean distclean
+.PHONY: help demo demo-det test test-fast lint type format check docs clean distclean
 
 PYTHON ?=#      the Python 3.11 to make .venv with; found by itself if there is one
 TORCH_INDEX ?=# where torch comes from, if not from PyPI
@@ -41,8 +41,12 @@ test: .venv/test.ready  ## run every test: set-up (compiles mmcv once, 8 minutes
 
 check: lint type test  ## lint, type and test: what CI runs
 
+docs: .venv/lint.ready  ## build the documentation and the reference into site/
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(RUN) -m mkdocs build --quiet
+
 clean:  ## remove caches and build products; .venv and results stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
 	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 distclean: clean  ## remove .venv too
