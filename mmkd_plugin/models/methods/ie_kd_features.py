@@ -10,6 +10,7 @@ from mmkd_plugin.adapters.probe import TeacherProbe
 from mmkd_plugin.errors import construct, mapping
 from mmkd_plugin.models.connectors import FactorEncoder, OverhaulConnector
 from mmkd_plugin.models.losses import factor_distance, overhaul_loss
+from mmkd_plugin.models.losses.functional import at_least_float32
 from mmkd_plugin.models.methods.factor_targets import FactorTargets
 from mmkd_plugin.models.methods.overhaul import Margins, level_divisor
 from mmkd_plugin.models.methods.paired import Pair
@@ -120,10 +121,10 @@ class AttentionTransform(FeatureTransform):
         """Attention has no connector."""
 
     def encode_student(self, part: str, number: int, values: Tensor) -> Tensor:
-        return values.float().square().mean(dim=1, keepdim=True)
+        return at_least_float32(values).square().mean(dim=1, keepdim=True)
 
     def encode_teacher(self, number: int, values: Tensor) -> Tensor:
-        return values.detach().float().square().mean(dim=1, keepdim=True)
+        return at_least_float32(values.detach()).square().mean(dim=1, keepdim=True)
 
 
 class OverhaulTransform(FeatureTransform):

@@ -10,6 +10,7 @@ from mmkd_plugin.adapters.probe import TeacherProbe
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.connectors import OverhaulConnector
 from mmkd_plugin.models.losses import overhaul_loss, overhaul_margin
+from mmkd_plugin.models.losses.functional import at_least_float32
 from mmkd_plugin.models.methods.paired import Pair, PairedMethod
 from mmkd_plugin.registry import MODELS
 
@@ -120,4 +121,5 @@ class Margins(nn.Module):
 
     def target(self, number: int, feature: Tensor) -> Tensor:
         """Return the teacher's map (N, C, H, W) cut off at the margin."""
-        return torch.maximum(feature.detach().float(), self.of(number).view(1, -1, 1, 1))
+        margin = self.of(number).view(1, -1, 1, 1)
+        return torch.maximum(*at_least_float32(feature.detach(), margin))
