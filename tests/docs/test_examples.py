@@ -84,6 +84,7 @@ def test_tutorial_hint_is_added_to_the_student(clone: Path) -> None:
 @pytest.fixture
 def registries() -> Iterator[None]:
     """Forget what a test registers."""
+    MODELS.import_from_location()
     ours, readers = dict(MODELS.module_dict), dict(score_readers._READERS)
     yield
     for names, before in ((MODELS.module_dict, ours), (score_readers._READERS, readers)):
