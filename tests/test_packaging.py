@@ -84,6 +84,7 @@ def test_no_extra_can_put_one_mmcv_over_another() -> None:
         ('detection', {'mmengine', 'mmdet'}),
         ('demo', set()),
         ('analyze', set()),
+        ('docs', set()),
         ('dev', set()),
     ],
 )
