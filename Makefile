@@ -1,10 +1,11 @@
-# Needs Python 3.11, and `make test` a C++ compiler. Everything is installed into .venv, in this folder.
+# Needs Python 3.11; `make test` also a C++ compiler. Everything is installed into .venv, in this folder.
 SHELL := bash
 .DEFAULT_GOAL := help
+.NOTPARALLEL:  # two set-ups at once would disturb each other
 .PHONY: help demo demo-det test test-fast lint type format check clean distclean
 
-PYTHON ?=#      the Python 3.11 to make .venv with; found by itself if there is one
-TORCH_INDEX ?=# where torch comes from, if not from PyPI
+PYTHON ?=#      the Python 3.11 to make .venv with; if not set, it is searched
+TORCH_INDEX ?=# the index of torch, if not PyPI
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n : 8)))
 
 RUN := .venv/bin/python
@@ -13,33 +14,37 @@ READY := .venv/lint.ready .venv/demo.ready .venv/test.ready
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
-	@echo 'A machine without GPU downloads less with TORCH_INDEX=https://download.pytorch.org/whl/cpu (at the first make).'
+	@echo 'Set-up of demo: 4 to 14 minutes, no compiler. Set-up of demo-det, test, test-fast, type and'
+	@echo 'check: 12 to 30 minutes, because mmcv is compiled once. A machine without GPU downloads less'
+	@echo 'with TORCH_INDEX=https://download.pytorch.org/whl/cpu (at the first make).'
 
-demo: .venv/demo.ready  ## distil a student from three teachers on real images: set-up (no compiler), then under 5 minutes
+demo: .venv/demo.ready  ## distil a student from three teachers on real images: set-up, then under 5 minutes
 	$(RUN) -W ignore tools/demo.py
 
-demo-det: .venv/test.ready  ## distil a detector from two larger ones: set-up (compiles mmcv once, 8 minutes), then under 15 minutes
+demo-det: .venv/test.ready  ## distil a detector from two larger ones: set-up, then under 15 minutes
 	$(RUN) -W ignore tools/demo_det.py
 
-format: .venv/lint.ready  ## put the code in its form, and mend what can be mended by itself
+format: .venv/lint.ready  ## format the code, and fix what ruff can fix
 	$(RUN) -m ruff check --fix-only .
 	$(RUN) -m ruff format .
 
-lint: .venv/lint.ready  ## look at style, without changing anything
+lint: .venv/lint.ready  ## check style, spelling and words, without changing anything
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m codespell_lib
+	$(RUN) tools/check_words.py
 	@for script in .ci/run tools/*.sh; do bash -n $$script || exit 1; done
 
 type: .venv/test.ready  ## check the types
 	$(RUN) -m mypy
 
-test-fast: .venv/test.ready  ## run the tests that take no longer than two seconds each
+test-fast: .venv/test.ready  ## run the tests that take at most two seconds each
 	$(PYTEST) -m 'not slow'
 
-test: .venv/test.ready  ## run every test: set-up (compiles mmcv once, 8 minutes), then the suite
+test: .venv/test.ready  ## run every test and every example of a docstring
 	$(PYTEST) --durations=15
 
-check: lint type test  ## lint, type and test: what CI runs
+check: lint type test  ## lint, type and test: the command of CI
 
 clean:  ## remove caches and build products; .venv and results stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -5,7 +5,7 @@ import os
 os.environ['OMP_NUM_THREADS'] = '1'  # before torch; handed on to the processes that a test starts
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,13 @@ from mmengine.logging import MMLogger
 from mmengine.utils import ManagerMixin
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+    """Look for examples in docstrings of the package, not of the tests."""
+    collectors = yield
+    return [one for one in collectors if type(one).__name__ != 'DoctestModule']
 
 
 @pytest.fixture(autouse=True, scope='session')

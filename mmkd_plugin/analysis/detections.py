@@ -16,7 +16,7 @@ from mmkd_plugin.analysis.images import build_dataset, loader_settings
 from mmkd_plugin.analysis.loaded import load_networks
 from mmkd_plugin.analysis.network import LoadedNetwork
 from mmkd_plugin.errors import ConfigError, positive_integer
-from mmkd_plugin.installed import DETECTION, has
+from mmkd_plugin.installed import MMDET, has
 
 SPLITS = ('val', 'test')
 TRUTH = 'ground truth'
@@ -70,7 +70,7 @@ def compare_detections(
         ImportError: If MMDet is not installed.
     """
     if not has('mmdet'):
-        raise ImportError(f'Pictures of detections need MMDet: {DETECTION}')
+        raise ImportError(f'Pictures of detections need MMDet. Run: {MMDET}')
     positive_integer('--images', images)
     if not 0 <= score_thr <= 1:
         raise ConfigError('--score-thr', 'must be a number from 0 to 1', found=score_thr)

@@ -36,7 +36,7 @@ class Digits(ArrayDataset):
             from sklearn.datasets import load_digits
         except ImportError as error:
             raise ImportError(
-                "Digits needs scikit-learn: pip install 'mmkd_plugin[demo]'"
+                'Digits needs scikit-learn. Run: `pip install scikit-learn`'
             ) from error
         digits = load_digits()
         return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)

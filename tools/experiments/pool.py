@@ -27,7 +27,7 @@ class Task:
     Args:
         name: Name for messages.
         log: File for its output.
-        work: Called in the process. What it returns is the result.
+        work: Called in the process. It returns the result.
         steps: Number of training steps that its log will report; 0 if it trains nothing.
         unit: Name of these steps, such as ``'epochs'``.
     """

@@ -72,9 +72,7 @@ def build_digit_scenes(
     try:
         from mmdet.datasets import CocoDataset
     except ImportError as error:
-        raise ImportError(
-            "DigitScenes needs MMDet: pip install 'mmkd_plugin[detection]'"
-        ) from error
+        raise ImportError("DigitScenes needs MMDet. Run: `pip install 'mmdet>=3.3'`") from error
     write_scenes(data_root, SceneRecipe(scenes or {}, image_size, seed))
     metainfo = {'classes': CLASSES, 'palette': list(PALETTE), **kwargs.pop('metainfo', {})}
     files = dict(

@@ -103,6 +103,11 @@ class AMTMLKD(Method):
         super().__init__(kd_weight=kd_weight, angle_weight=angle_weight, hint_weight=hint_weight)
         self.gather_angles = bool(gather_angles)
         self.angle_locations = positive_integer('angle_locations', angle_locations)
+        self.hints: GroupHints | None = None
+        if self.hint_weight > 0:
+            self.hints = GroupHints(
+                student_groups, teacher_taps, self.hint_weight, mapping, seed, teacher_channels
+            )
         mixture = TeacherMixture(
             weighting,
             objective,
@@ -113,11 +118,6 @@ class AMTMLKD(Method):
         )
         mixes = self.kd_weight > 0 or self.angle_weight > 0
         self.mixture = mixture if mixes else None
-        self.hints: GroupHints | None = None
-        if self.hint_weight > 0:
-            self.hints = GroupHints(
-                student_groups, teacher_taps, self.hint_weight, mapping, seed, teacher_channels
-            )
 
     def requests(self, num_teachers: int) -> Requests:
         parts = [part for part in (self.mixture, self.hints) if part is not None]

@@ -164,7 +164,7 @@ def test_digit_scenes_without_mmdet_name_the_command(
 
     monkeypatch.setattr(builtins, '__import__', without_mmdet)
     with pytest.raises(
-        ImportError, match=r"DigitScenes needs MMDet: pip install 'mmkd_plugin\[detection\]'"
+        ImportError, match=r"DigitScenes needs MMDet\. Run: `pip install 'mmdet>=3.3'`"
     ):
         build_digit_scenes(data_root=str(tmp_path / 'none'))
     assert not (tmp_path / 'none').exists()

@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import signal
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -194,7 +195,7 @@ def test_scenes_after_a_killed_process_keep_complete_splits_and_no_lock(
         )
         process = FORK.Process(target=write_scenes, args=(tmp_path, FEW))
         process.start()
-        process.join(60)
+        process.join()
     assert process.exitcode == -signal.SIGKILL
     finished = (tmp_path / 'annotations/train.json').stat().st_mtime_ns
     image = (tmp_path / 'images/train_00000.png').stat().st_mtime_ns
@@ -207,19 +208,22 @@ def test_scenes_after_a_killed_process_keep_complete_splits_and_no_lock(
 def test_scenes_in_several_processes_are_written_by_one_and_complete_for_all(
     written: Path, tmp_path: Path
 ) -> None:
-    barrier, results = FORK.Barrier(3), FORK.Queue()
+    barrier = FORK.Barrier(3)
 
-    def write() -> None:
-        barrier.wait(60)
-        wrote = write_scenes(tmp_path, FEW)
-        results.put((wrote, contents(tmp_path)))
+    def write(sender: Connection) -> None:
+        barrier.wait()
+        sender.send((write_scenes(tmp_path, FEW), contents(tmp_path)))
 
-    processes = [FORK.Process(target=write) for _ in range(3)]
+    receivers, processes = [], []
+    for _ in range(3):
+        receiver, sender = FORK.Pipe(duplex=False)
+        processes.append(FORK.Process(target=write, args=(sender,)))
+        processes[-1].start()
+        sender.close()  # a process that dies ends its pipe
+        receivers.append(receiver)
+    found = [receiver.recv() for receiver in receivers]
     for process in processes:
-        process.start()
-    found = [results.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join(60)
+        process.join()
     assert sorted(wrote for wrote, _ in found) == [False, False, True]
     assert all(seen == contents(written) for _, seen in found)
 
