@@ -29,7 +29,7 @@ class Returns(nn.Module):
 
 
 class Net(nn.Module):
-    """Layers that return one tensor, two, a tuple of one, a dict or lists, in the order of ``use``."""
+    """Layers that return a tensor, two, a tuple of one, a dict or lists, in the order ``use``."""
 
     def __init__(self, *use: str) -> None:
         super().__init__()
