@@ -16,7 +16,7 @@ REQUIREMENTS = metadata.requires('mmkd_plugin') or []
 
 
 def project_name(requirement: str) -> str:
-    """The name alone, in the one spelling that PyPI holds for the same: ``Foo_bar>=1; ...`` is ``foo-bar``."""
+    """Return the name alone, in one spelling: ``Foo_bar>=1; ...`` is ``foo-bar``."""
     return re.split(r'[^\w.-]', requirement, maxsplit=1)[0].lower().replace('_', '-')
 
 

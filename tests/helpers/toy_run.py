@@ -30,7 +30,7 @@ class ToyClouds(Dataset):
 
 @MODELS.register_module()
 class ToyLinear(BaseModel):
-    """Linear, with dropout so that training draws random numbers; it fails when told to, in a given step."""
+    """Linear, with dropout so that training draws random numbers. It can fail in a given step."""
 
     def __init__(self, dropout: float = 0.3, fail_in_step: int | None = None) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class ToyLinear(BaseModel):
         if mode == 'loss' and self.steps_left is not None:
             self.steps_left -= 1
             if self.steps_left < 0:
-                raise RuntimeError('this toy was told to fail')
+                raise RuntimeError('this toy is made to fail')
         logits = self.linear(nn.functional.dropout(points, self.dropout, self.training))
         if mode == 'loss':
             return {'loss': nn.functional.cross_entropy(logits, labels)}
@@ -66,7 +66,8 @@ CONFIG = """
 custom_imports = dict(imports=['helpers.toy_run'])
 model = dict(type='ToyLinear')
 _data = dict(batch_size=16, num_workers=0, collate_fn=dict(type='default_collate'))
-_seen, _unseen = dict(type='DefaultSampler', shuffle=True), dict(type='DefaultSampler', shuffle=False)
+_seen = dict(type='DefaultSampler', shuffle=True)
+_unseen = dict(type='DefaultSampler', shuffle=False)
 train_dataloader = dict(dataset=dict(type='ToyClouds', split=0), sampler=_seen, **_data)
 val_dataloader = dict(dataset=dict(type='ToyClouds', split=1), sampler=_unseen, **_data)
 test_dataloader = dict(dataset=dict(type='ToyClouds', split=2), sampler=_unseen, **_data)
