@@ -70,8 +70,6 @@ def config_key(key: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise error.inside(key) from error.__cause__
-    except ValueError as error:  # TRANSITION: until every room raises ConfigError
-        raise ValueError(f'{key}.{error}') from error
 
 
 def construct(key: str, function: Callable[..., T], arguments: Mapping[str, Any]) -> T:

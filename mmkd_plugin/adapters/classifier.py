@@ -21,6 +21,7 @@ class ClassifierAdapter(Adapter):
     """
 
     task = 'classification'
+    no_scores = 'it has no head'
 
     def __init__(self, model: nn.Module) -> None:
         head = getattr(model, 'head', None)
@@ -32,10 +33,7 @@ class ClassifierAdapter(Adapter):
         self.can_average = isinstance(head, cls_head) or (head is None and bool(tap))
 
     def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
-        if scores or not hasattr(model, 'backbone'):
-            model(inputs, mode='tensor')
-        else:
-            model.extract_feat(inputs)  # type: ignore[operator]
+        model(inputs, mode='tensor')  # a run for taps alone stops at the deepest, maybe in the head
 
     def class_scores(
         self,

@@ -31,6 +31,9 @@ class DenseDetectorAdapter(DetectorAdapter):
             heads = ', '.join(registered_heads('mmdet'))
             self.no_scores = f'known heads are {heads}, not {type(head).__name__}'
             return
+        if self.num_classes is None:
+            self.no_scores = f'{type(head).__name__} has no attribute num_classes'
+            return
         self.score_taps = {'bbox_head': reader.read}
         self._activation = reader.activation
 

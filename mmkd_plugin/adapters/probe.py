@@ -64,8 +64,8 @@ class TeacherProbe(Probe):
                 'Use another method in mutual learning.',
                 found=path,
             )
-        TappedModel(self.model, self.key).parse([path], key)
-        layer = self.model.get_submodule(path)
+        [tap] = TappedModel(self.model, self.key).parse([path], key).values()
+        layer = self.model.get_submodule(tap.path)
         scale, shift = getattr(layer, 'weight', None), getattr(layer, 'bias', None)
         if not (isinstance(scale, Tensor) and isinstance(shift, Tensor) and scale.ndim == 1):
             raise ConfigError(
@@ -125,15 +125,16 @@ def find_shape(network: TappedModel, stated: Sequence[int] | None) -> tuple[int,
         ConfigError: If the network accepts none of them.
     """
     if stated is not None:
-        if len(stated) != 3 or not all(isinstance(side, int) and side > 0 for side in stated):
+        sides = stated if isinstance(stated, (list, tuple)) else ()
+        if len(sides) != 3 or not all(isinstance(side, int) and side > 0 for side in sides):
             raise ConfigError('probe_shape', 'must be (channels, height, width)', found=stated)
-        candidates = [(stated[0], stated[1], stated[2])]
+        candidates = [(sides[0], sides[1], sides[2])]
     else:
         convolutions = (m for m in network.model.modules() if isinstance(m, nn.Conv2d))
         first = next((module.in_channels for module in convolutions), 3)
         # A stem that folds the image (YOLOX's Focus) has more channels than the image.
-        sides = (*_own_side(network.model), *_SIDES)
-        candidates = [(c, side, side) for c in dict.fromkeys((first, 3)) for side in sides]
+        usual = (*_own_side(network.model), *_SIDES)
+        candidates = [(c, side, side) for c in dict.fromkeys((first, 3)) for side in usual]
     bare = TappedModel(network.model, network.key)
     failure: Any = None
     for shape in candidates:

@@ -41,7 +41,8 @@ def register_score_reader(
     """Register a function that reads the class scores of heads.
 
     A subclass of a registered head is known too, unless it overrides one of ``overrides``: then
-    its output may mean something else.
+    its output may mean something else. The attribute ``num_classes`` of a dense head is the number
+    of classes without the background.
 
     Args:
         heads: Classes, or names such as ``'mmdet.RetinaHead'``: the top-level package and the
@@ -70,14 +71,16 @@ def register_score_reader(
 
 
 def find_score_reader(head: object) -> ScoreReader | None:
-    """Return the reader of a head, by the nearest of its classes that decides what it returns."""
-    deciding = {name for reader in _READERS.values() for name in reader.overrides}
+    """Return the reader of the nearest registered class of a head.
+
+    None if there is none, or if a class before it overrides what decides the output.
+    """
+    overridden: set[str] = set()
     for cls in type(head).__mro__:
         reader = _READERS.get(cls) or _READERS.get(_name(cls))
         if reader is not None:
-            return reader
-        if deciding & vars(cls).keys():
-            return None
+            return None if overridden.intersection(reader.overrides) else reader
+        overridden.update(vars(cls))
     return None
 
 

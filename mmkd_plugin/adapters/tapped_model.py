@@ -28,7 +28,7 @@ class TappedModel:
         key: The config key of the network, for messages.
 
     Example:
-        >>> from torch import nn
+        >>> import torch
         >>> net = TappedModel(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), 'student')
         >>> net.request(['0'])
         >>> with net.recording(None) as recording:
@@ -144,7 +144,11 @@ class TappedModel:
             if parsed.call not in (None, calls - 1):
                 return None
             changed = True
-            return parsed.put(values, function(parsed.pick(module, values)[0]))
+            try:
+                [tensor] = parsed.pick(module, values)
+            except ConfigError as error:
+                raise error.inside(key) from None
+            return parsed.put(values, function(tensor))
 
         handle = self._hook(parsed, replace)
         try:

@@ -3,12 +3,13 @@ from typing import Any
 import pytest
 import torch
 from helpers import classification as tiny
+from helpers.errors import _ANY as ANY
+from helpers.errors import raises_config_error
 from mmengine.model import BaseModel
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters import ClassifierHost, Host, host_of
-from mmkd_plugin.adapters.taps import FeatureTaps
+from mmkd_plugin.adapters import Adapter, ClassifierAdapter, TappedModel, get_adapter
 
 
 def small_vit() -> dict[str, Any]:
@@ -43,86 +44,114 @@ def with_head(**head: Any) -> dict[str, Any]:
     ],
     ids=['linear', 'vit', 'stacked', 'smooth'],
 )
-def test_the_score_tap_has_the_scores_in_training_and_alone(config: dict[str, Any]) -> None:
-    model = tiny.network(config).eval()
-    host = host_of(model)
-    assert isinstance(host, ClassifierHost)
-    batch = model.data_preprocessor(tiny.batch_of(), True)
-    seen = []
-    with FeatureTaps(model, host.score_taps).record(model) as features:
-        model(**batch, mode='loss')
-    seen.append(features[host.score_taps[0]])
-    with FeatureTaps(model, host.score_taps).record(model) as features:
-        host.run(model, batch['inputs'], scores=True)
-    seen.append(features[host.score_taps[0]])
-    assert torch.equal(*seen)
-    predicted = torch.stack([sample.pred_score for sample in model(**batch, mode='predict')])
-    torch.testing.assert_close(seen[0].softmax(dim=1), predicted)
+def test_scores_are_the_same_in_training_in_observation_and_in_prediction(
+    config: dict[str, Any],
+) -> None:
+    net = TappedModel(tiny.network(config).eval(), 'student')
+    assert isinstance(net.adapter, ClassifierAdapter)
+    net.request([], scores=True)
+    batch = net.model.data_preprocessor(tiny.batch_of(), True)
+    with net.recording(**batch) as recording:
+        net.model(**batch, mode='loss')
+    scores = recording.output.scores
+    assert torch.equal(scores.logits, net.observe(batch['inputs']).scores.logits)
+    assert (scores.activation, scores.per_image, scores.num_classes) == ('softmax', True, 4)
+    predicted = torch.stack([sample.pred_score for sample in net.model(**batch, mode='predict')])
+    torch.testing.assert_close(scores.logits[:, 0].softmax(dim=1), predicted)
 
 
-def test_without_scores_the_head_does_not_run() -> None:
-    model = tiny.network(tiny.classifier()).eval()
+def test_observe_without_scores_does_not_run_the_head() -> None:
+    net = TappedModel(tiny.network(tiny.classifier()).eval(), 'teacher')
+    net.request(['neck'])
     calls = []
-    model.head.register_forward_hook(lambda *_: calls.append('head'))
-    model.neck.register_forward_hook(lambda *_: calls.append('neck'))
-    host_of(model).run(model, torch.randn(2, 3, 8, 8), scores=False)
-    assert calls == ['neck']
+    net.model.head.register_forward_hook(lambda *_: calls.append('head'))
+    net.model.backbone.register_forward_hook(lambda *_: calls.append('backbone'))
+    net.observe(torch.randn(2, 3, 8, 8))
+    assert calls == ['backbone']
+
+
+def test_observe_without_scores_reaches_a_tap_in_the_head() -> None:
+    """A loss on relations between logits taps the head, and needs no class scores."""
+    net = TappedModel(tiny.network(tiny.classifier()).eval(), 'teacher')
+    net.request(['head'])
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(net.observe(images).feature('head'), net.model(images, mode='tensor'))
+
+
+def test_scores_of_a_classifier_without_a_head_are_refused() -> None:
+    model = tiny.network({**tiny.classifier(), 'head': None})
+    with raises_config_error('student', ANY, 'ImageClassifier', 'it has no head', fix='taps alone'):
+        TappedModel(model, 'student').request([], scores=True)
 
 
 @pytest.mark.parametrize('size', [(8, 8), (8, 16)])
-def test_a_transformers_tokens_are_the_map_that_they_stand_for(size: tuple[int, int]) -> None:
+def test_features_of_a_transformer_are_the_map_of_its_tokens(size: tuple[int, int]) -> None:
     config = small_vit()
     config['backbone'].update(img_size=size, out_type='featmap')
     model = tiny.network({**config, 'head': None, 'neck': None}).eval()
-    taps = FeatureTaps(model, ['backbone.ln1', 'backbone'])
-    inputs = torch.randn(2, 3, *size)
-    with taps.record(model) as features:
-        model(inputs, mode='tensor')
-    assert features['backbone.ln1'].shape == (2, 1 + size[0] * size[1] // 16, 8)
-    knowledge = host_of(model).knowledge(model, features, inputs)
-    assert torch.equal(knowledge.features['backbone.ln1'], features['backbone']), (
+    tokens: list[Tensor] = []
+    model.backbone.ln1.register_forward_hook(lambda _, __, output: tokens.append(output))
+    net = TappedModel(model, 'student')
+    net.request(['backbone.ln1', 'backbone'])
+    output = net.observe(torch.randn(2, 3, *size))
+    assert tokens[0].shape == (2, 1 + size[0] * size[1] // 16, 8)
+    assert torch.equal(output.feature('backbone.ln1'), output.feature('backbone')), (
         'as the backbone itself shapes it'
     )
 
 
-def test_a_hierarchical_transformers_too() -> None:
+def test_features_of_a_hierarchical_transformer_are_maps_too() -> None:
     backbone = dict(
-        type='SwinTransformer', arch=dict(embed_dims=4, depths=[1, 1], num_heads=[1, 1]), img_size=16, patch_size=2,
-        window_size=4, out_indices=(0, 1),
-    )  # fmt: skip
+        type='SwinTransformer',
+        arch=dict(embed_dims=4, depths=[1, 1], num_heads=[1, 1]),
+        img_size=16,
+        patch_size=2,
+        window_size=4,
+        out_indices=(0, 1),
+    )
     model = tiny.network(dict(type='ImageClassifier', backbone=backbone)).eval()
-    inputs = torch.randn(2, 3, 16, 16)
-    with FeatureTaps(model, ['backbone.stages.1[0]', 'backbone.norm1', 'backbone[1]']).record(
-        model
-    ) as features:
-        model(inputs, mode='tensor')
-    seen = host_of(model).knowledge(model, features, inputs).features
-    assert seen['backbone.stages.1[0]'].shape == (2, 8, 4, 4)
-    assert torch.equal(seen['backbone.norm1'], features['backbone[1]'])
+    net = TappedModel(model, 'student')
+    net.request(['backbone.stages.1[0]', 'backbone.norm1', 'backbone[1]'])
+    output = net.observe(torch.randn(2, 3, 16, 16))
+    assert output.feature('backbone.stages.1[0]').shape == (2, 8, 4, 4)
+    assert torch.equal(output.feature('backbone.norm1'), output.feature('backbone[1]'))
 
 
-def test_tokens_of_another_number_stay_tokens() -> None:
+def test_features_tokens_of_another_number_stay_tokens() -> None:
     model = tiny.network(small_vit())
-    seen = host_of(model).knowledge(model, {'x': torch.zeros(2, 8, 8)}, torch.zeros(2, 3, 8, 12))
-    assert seen.features['x'].shape == (2, 8, 8)
+    features = get_adapter(model).features(
+        model, {'x': torch.zeros(2, 8, 8)}, torch.zeros(2, 3, 8, 12)
+    )
+    assert features['x'].shape == (2, 8, 8)
+
+
+def test_to_module_output_is_the_inverse_of_features() -> None:
+    model = tiny.network(small_vit())
+    adapter = get_adapter(model)
+    tokens = torch.randn(2, 1 + 4, 8)
+    feature = adapter.features(model, {'x': tokens}, torch.zeros(2, 3, 8, 8))['x']
+    assert feature.shape == (2, 8, 2, 2)
+    assert torch.equal(adapter.to_module_output(tokens, feature), tokens)
+    changed = adapter.to_module_output(tokens, 2 * feature)
+    assert torch.equal(changed[:, :1], tokens[:, :1]), 'the class token stays'
+    assert torch.equal(changed[:, 1:], 2 * tokens[:, 1:])
+    assert adapter.to_module_output(torch.zeros(2, 8, 2, 2), feature) is feature
 
 
 def test_labels_are_indices_or_mixed_probabilities_or_none() -> None:
-    host = host_of(tiny.network(tiny.classifier()))
+    adapter = get_adapter(tiny.network(tiny.classifier()))
     samples = [DataSample().set_gt_label(label) for label in (2, 0)]
-    assert host.labels(samples).tolist() == [2, 0]
+    assert adapter.labels(samples).tolist() == [2, 0]
     mixed = [sample.set_gt_score(torch.tensor([0.25, 0.75, 0.0, 0.0])) for sample in samples]
-    assert host.labels(mixed).tolist() == [[0.25, 0.75, 0.0, 0.0]] * 2
-    assert (
-        host.labels([DataSample().set_gt_label([0, 1])]) is None
-    )  # several classes, none to ask for
+    assert adapter.labels(mixed).tolist() == [[0.25, 0.75, 0.0, 0.0]] * 2
+    assert adapter.labels([DataSample().set_gt_label([0, 1])]) is None  # several classes an image
     for none in (None, [], [DataSample()], [samples[0], DataSample()]):
-        assert host.missing_labels(none)
-        assert host.labels(none) is None
+        assert adapter.missing_labels(none)
+        assert adapter.labels(none) is None
 
 
 class Own(BaseModel):
-    """As in MMEngine's tutorial: labels come second, under a name of their own."""
+    """As in MMEngine's tutorial: labels come second, under another name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,15 +162,11 @@ class Own(BaseModel):
         return {'loss': nn.functional.cross_entropy(scores, labels)} if mode == 'loss' else scores
 
 
-def test_a_model_that_no_host_knows_runs_for_its_taps() -> None:
-    model = Own()
-    host = host_of(model)
-    assert type(host) is Host
-    assert (host.score_taps, host.labels(torch.ones(3)), host.missing_labels(torch.ones(3))) == (
-        (),
-        None,
-        False,
-    )
-    with FeatureTaps(model, ['net']).record(model) as features:
-        host.run(model, torch.randn(2, 3, 8, 8), scores=False)
-    assert features['net'].shape == (2, 4)
+def test_unknown_model_is_observed_by_its_taps() -> None:
+    net = TappedModel(Own(), 'student')
+    assert type(net.adapter) is Adapter
+    assert net.adapter.score_taps == {}
+    assert net.adapter.labels(torch.ones(3)) is None
+    assert not net.adapter.missing_labels(torch.ones(3))
+    net.request(['net'])
+    assert net.observe(torch.randn(2, 3, 8, 8)).feature('net').shape == (2, 4)

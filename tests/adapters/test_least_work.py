@@ -1,4 +1,7 @@
-"""What a teacher does not do, seen from below: no code of label assignment, sampling, losses, box decoding or suppression runs at all."""
+"""The work that a teacher spares, seen from below.
+
+No code of label assignment, sampling, losses, box decoding or suppression runs at all.
+"""
 
 import sys
 from collections.abc import Callable
@@ -10,9 +13,9 @@ import pytest
 import torch
 from helpers import detection as small
 
-from mmkd_plugin.adapters.teacher import Teacher
+from mmkd_plugin.adapters import Teacher
 
-#: Where MMDet and mmcv keep it: assigners, samplers, coders and priors; losses; boxes; suppression.
+#: Files of that work in MMDet and mmcv: assigners, samplers, coders and priors; losses; boxes.
 WORK = dict(
     tasks='mmdet/models/task_modules/',
     losses='mmdet/models/losses/',
@@ -20,7 +23,7 @@ WORK = dict(
     nms='mmcv/ops/nms.py',
     multiclass_nms='mmdet/models/layers/bbox_nms.py',
 )
-#: And what heads and detectors do themselves beside their forward.
+#: Names of that work in heads and detectors.
 WORDS = (
     'loss',
     'predict',
@@ -42,7 +45,7 @@ ROIS = torch.tensor([[0.0, 1, 1, 30, 30], [1, 5, 5, 60, 40]])
 
 
 def work_of(function: Callable[[], Any]) -> set[str]:
-    """Which of that a call does, whatever the name under which it is imported."""
+    """Return the kinds of that work that a call does, under whatever name it is imported."""
     found: set[str] = set()
 
     def see(frame: FrameType, event: str, _: Any) -> None:
@@ -62,30 +65,33 @@ def work_of(function: Callable[[], Any]) -> set[str]:
     return found
 
 
-def asked(family: str, folder: Path, scores: bool) -> tuple[Teacher, Callable[[], Any]]:
-    """A teacher, and the question that a training step puts to it."""
+def requested(family: str, folder: Path, scores: bool) -> tuple[Teacher, Callable[[], Any]]:
+    """A teacher, and its part of a training step."""
     config = small.detector(family)
     teacher = Teacher(config, small.checkpoint(folder, config))
-    teacher.tap(['neck[0]'], needs_scores=scores)
+    teacher.request(['neck[0]'], scores)
     stages = 3 if family == 'cascade_rcnn' else 1
-    return teacher, lambda: teacher(torch.randn(2, 3, 96, 96), [ROIS] * stages)
+    return teacher, lambda: teacher.observe(torch.randn(2, 3, 96, 96), [ROIS] * stages)
 
 
 @pytest.mark.parametrize(
     ('family', 'scores'),
     [*((family, True) for family in WITH_SCORES), *((family, False) for family in BY_MAPS)],
 )
-def test_a_teacher_runs_none_of_it(family: str, scores: bool, tmp_path: Path) -> None:
-    teacher, ask = asked(family, tmp_path, scores)
-    assert work_of(ask) == set()
-    assert (ask().logits is not None) is scores
-    assert teacher.taps.taps
+def test_observe_does_none_of_the_work_of_training_and_prediction(
+    family: str, scores: bool, tmp_path: Path
+) -> None:
+    _, observe = requested(family, tmp_path, scores)
+    assert work_of(observe) == set()
+    output = observe()
+    assert (output.scores is not None) is scores
+    assert list(output.features) == ['neck[0]']
 
 
 @pytest.mark.parametrize('family', ['gfl', 'faster_rcnn'])
-def test_whoever_trains_or_predicts_runs_it(family: str, tmp_path: Path) -> None:
-    """Otherwise the test above could not fail."""
-    model = asked(family, tmp_path, True)[0].model
+def test_training_and_prediction_do_that_work(family: str, tmp_path: Path) -> None:
+    """The control: without it the test above could not fail."""
+    model = requested(family, tmp_path, True)[0].model
     batch = small.batch_for(family)
     trained = work_of(lambda: small.losses_of(model, batch))
     assert {'tasks', 'losses', 'loss', 'target', 'assign', 'sample'} <= trained

@@ -6,25 +6,22 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers import detection as small
+from helpers.errors import _ANY as ANY
+from helpers.errors import raises_config_error
 from helpers.forbid import forbid
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters import DetectorHost, QueryDetectorHost, host_of
-from mmkd_plugin.adapters.taps import FeatureTaps
-from mmkd_plugin.adapters.teacher import Teacher
+from mmkd_plugin.adapters import DetectorAdapter, QueryDetectorAdapter, TappedModel, Teacher
 
 FAMILIES = ('detr', 'deformable_detr', 'dino')
-PAIRS = [dict(student='neck[0]', teacher='neck[0]')]
+HINT = dict(type='Hint', pairs=[dict(student='neck[0]', teacher='neck[0]')])
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_a_stock_detector_takes_a_step_as_student_and_as_teacher(
-    family: str, tmp_path: Path
-) -> None:
-    config = small.detector(family)
-    model = small.distiller(tmp_path, config, methods=dict(hint=dict(type='Hint', pairs=PAIRS)))
-    assert isinstance(model.host, QueryDetectorHost)
+def test_stock_detector_takes_a_step_as_student_and_as_teacher(family: str, tmp_path: Path) -> None:
+    model = small.distiller(tmp_path, small.detector(family), methods=dict(hint=HINT))
+    assert isinstance(model.tapped.adapter, QueryDetectorAdapter)
     before = tiny.weights_of(model.student)
     losses = small.losses_of(model, small.batch_for(family))
     total = small.total(model, losses)
@@ -41,46 +38,35 @@ def test_a_stock_detector_takes_a_step_as_student_and_as_teacher(
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_class_scores_of_queries_are_an_error(family: str, tmp_path: Path) -> None:
-    message = r'^student: expected a model whose class scores are known, got \w+: its queries do not correspond to those'
-    with pytest.raises(ValueError, match=message):
+def test_class_scores_of_queries_are_refused(family: str, tmp_path: Path) -> None:
+    with raises_config_error('student', ANY, 'queries of two networks do not correspond', fix=''):
         small.distiller(tmp_path, small.detector(family))
 
 
-def test_a_teacher_has_backbone_and_neck_to_say(tmp_path: Path) -> None:
+def test_observe_runs_backbone_and_neck_alone(tmp_path: Path) -> None:
     config = small.detector('deformable_detr')
     teacher = Teacher(config, small.checkpoint(tmp_path, config))
-    teacher.tap(['backbone[0]', 'neck[3]'], needs_scores=False)
+    teacher.request(['backbone[0]', 'neck[3]'])
     with ExitStack() as stack:
-        forbid(
-            stack,
-            teacher.model,
-            'forward',
-            'forward_transformer',
-            'pre_transformer',
-            'loss',
-            'predict',
-        )
+        work = ('forward', 'forward_transformer', 'pre_transformer', 'loss', 'predict')
+        forbid(stack, teacher.model, *work)
         for part in ('encoder', 'decoder', 'bbox_head'):
             forbid(stack, teacher.model.get_submodule(part), 'forward')
-        assert teacher(torch.randn(1, 3, 96, 96)).features['neck[3]'].shape == (1, 32, 2, 2)
+        output = teacher.observe(torch.randn(1, 3, 96, 96))
+    assert output.feature('neck[3]').shape == (1, 32, 2, 2)
 
 
-def test_a_detector_can_teach_another_kind_by_its_maps(tmp_path: Path) -> None:
+def test_detector_of_another_kind_is_a_teacher_by_its_maps(tmp_path: Path) -> None:
     """DETR's neck has one map of stride 32, RetinaNet's third one too."""
-    pairs = [dict(student='neck[2]', teacher='neck')]
-    taught = [small.teacher(tmp_path, small.detector('detr'))]
-    model = small.distiller(
-        tmp_path,
-        small.detector('retinanet'),
-        taught,
-        methods=dict(hint=dict(type='Hint', pairs=pairs)),
-    )
+    hint = dict(type='Hint', pairs=[dict(student='neck[2]', teacher='neck')])
+    teachers = [small.teacher(tmp_path, small.detector('detr'))]
+    student = small.detector('retinanet')
+    model = small.distiller(tmp_path, student, teachers, methods=dict(hint=hint))
     assert small.losses_of(model, small.batch_for('retinanet'))['hint.loss_hint'] > 0
 
 
-class Unheard(BaseDetector):
-    """A detector with a backbone, of a kind that nobody knows."""
+class Unknown(BaseDetector):
+    """A detector with a backbone, of a kind that no adapter knows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,11 +83,10 @@ class Unheard(BaseDetector):
         raise AssertionError('more than is needed')
 
 
-def test_any_other_detector_has_its_taps() -> None:
-    model = Unheard()
-    host = host_of(model)
-    assert type(host) is DetectorHost
-    assert (host.score_taps, host.labels([small.sample([], [], (8, 8))])) == ((), None)
-    with FeatureTaps(model, ['backbone']).record(model) as features:
-        host.run(model, torch.zeros(1, 3, 8, 8), scores=False)
-    assert features['backbone'].shape == (1, 4, 6, 6)
+def test_unknown_detector_is_observed_by_its_taps() -> None:
+    net = TappedModel(Unknown(), 'student')
+    assert type(net.adapter) is DetectorAdapter
+    assert net.adapter.score_taps == {}
+    assert net.adapter.labels([small.sample([], [], (8, 8))]) is None
+    net.request(['backbone'])
+    assert net.observe(torch.zeros(1, 3, 8, 8)).feature('backbone').shape == (1, 4, 6, 6)

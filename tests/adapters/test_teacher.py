@@ -1,20 +1,24 @@
 import copy
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import classification as tiny
+from helpers.errors import _ANY as ANY
+from helpers.errors import raises_config_error
 from mmengine.model import BaseModel, ExponentialMovingAverage
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters.teacher import Teacher, build_teachers
+from mmkd_plugin.adapters import Teacher, build_teachers
+from mmkd_plugin.loading.run_record import read_record
 
 
 @ROOT_MODELS.register_module(force=True)
 class Dropping(BaseModel):
-    """Dropout and BatchNorm; its scores depend on its mode in two ways."""
+    """Dropout and BatchNorm: its outputs depend on its mode in two ways."""
 
     def __init__(self, data_preprocessor: Any = None) -> None:
         super().__init__(data_preprocessor)
@@ -36,37 +40,35 @@ def teacher(folder: Path, config: Any = None, **options: Any) -> Teacher:
     return Teacher(config, **options)
 
 
-def test_it_answers_like_the_network_of_its_checkpoint(tmp_path: Path) -> None:
-    taught, alone = teacher(tmp_path), tiny.network(tiny.classifier(), seed=5).eval()
-    taught.tap(['backbone.layer2'], needs_scores=True)
+def test_observe_equals_the_network_of_the_checkpoint(tmp_path: Path) -> None:
+    network, alone = teacher(tmp_path), tiny.network(tiny.classifier(), seed=5).eval()
+    network.request(['backbone.layer2'], scores=True)
     images = torch.randn(4, 3, 8, 8)
-    seen = taught(images)
-    torch.testing.assert_close(seen.logits, alone(images), rtol=0, atol=0)
-    assert seen.features['backbone.layer2'].shape == (4, 8, 4, 4)
-    assert not seen.logits.requires_grad
+    output = network.observe(images)
+    torch.testing.assert_close(output.scores.logits[:, 0], alone(images), rtol=0, atol=0)
+    assert output.feature('backbone.layer2').shape == (4, 8, 4, 4)
+    assert not output.scores.logits.requires_grad
+    assert not output.feature('backbone.layer2').requires_grad
 
 
-def test_without_scores_it_stops_at_its_deepest_tap(tmp_path: Path) -> None:
-    taught = teacher(tmp_path)
+def test_observe_without_scores_stops_at_the_deepest_tap(tmp_path: Path) -> None:
+    network = teacher(tmp_path)
     ran = []
     for name in ('backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'head'):
-        taught.model.get_submodule(name).register_forward_hook(
+        network.model.get_submodule(name).register_forward_hook(
             lambda *_, name=name: ran.append(name)
         )
-    taught.tap(['backbone.layer1'], needs_scores=False)
-    seen = taught(torch.randn(2, 3, 8, 8))
-    assert (ran, seen.logits, list(seen.features)) == (
-        ['backbone.layer1'],
-        None,
-        ['backbone.layer1'],
-    )
+    network.request(['backbone.layer1'])
+    output = network.observe(torch.randn(2, 3, 8, 8))
+    assert (ran, output.scores) == (['backbone.layer1'], None)
+    assert list(output.features) == ['backbone.layer1']
     ran.clear()
-    taught.tap([], needs_scores=False)  # of several teachers, one that no method asks
-    assert taught(torch.randn(2, 3, 8, 8)).features == {}
+    network.request([])  # one of several teachers that no method needs
+    assert network.observe(torch.randn(2, 3, 8, 8)).features == {}
     assert not ran
 
 
-def test_eval_mode_whatever_train_says(tmp_path: Path) -> None:
+def test_observe_is_in_eval_mode_whatever_train_was_called_on(tmp_path: Path) -> None:
     config = dict(type='Dropping')
     student = tiny.distiller(
         tmp_path,
@@ -76,140 +78,141 @@ def test_eval_mode_whatever_train_says(tmp_path: Path) -> None:
     alone = tiny.network(config, seed=5).eval()
     student.train()
     student.requires_grad_(True)
-    raw = tiny.batch_of()
-    inputs = student.data_preprocessor(raw, True)['inputs']
-    statistics = tiny.weights_of(student.teachers[0].model)
+    inputs = student.data_preprocessor(tiny.batch_of(), True)['inputs']
+    batch = {'inputs': inputs, 'teacher_inputs': []}
+    before = tiny.weights_of(student.teachers[0].model)
     for _ in range(2):
-        (seen,) = student.ask_teachers({'inputs': inputs, 'teacher_inputs': []})
-        torch.testing.assert_close(seen.features['net'], alone(inputs), rtol=0, atol=0)
+        (output,) = student.observe_teachers(batch)
+        torch.testing.assert_close(output.feature('net'), alone(inputs), rtol=0, atol=0)
     student.teachers[0].model.train()  # somebody reached in
-    (seen,) = student.ask_teachers({'inputs': inputs, 'teacher_inputs': []})
-    torch.testing.assert_close(seen.features['net'], alone(inputs), rtol=0, atol=0)
-    assert all(
-        torch.equal(statistics[name], value)
-        for name, value in student.teachers[0].model.state_dict().items()
-    )
+    (output,) = student.observe_teachers(batch)
+    torch.testing.assert_close(output.feature('net'), alone(inputs), rtol=0, atol=0)
+    after = student.teachers[0].model.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
 
 
-def test_no_gradient_reaches_it(tmp_path: Path) -> None:
+def test_teacher_receives_no_gradient(tmp_path: Path) -> None:
     student = tiny.distiller(tmp_path, methods=dict(amtml=tiny.amtml(), kd=dict(type='SoftTarget')))
     sum(value for name, value in tiny.losses_of(student).items() if 'loss' in name).backward()
-    for taught in student.teachers:
-        assert all(p.grad is None and not p.requires_grad for p in taught.model.parameters())
+    for network in student.teachers:
+        assert all(p.grad is None and not p.requires_grad for p in network.model.parameters())
     assert all(p.grad is not None for p in student.parameters())
 
 
-def test_it_is_no_part_of_the_distiller(tmp_path: Path) -> None:
+def test_teacher_is_no_part_of_the_distiller(tmp_path: Path) -> None:
     student = tiny.distiller(tmp_path)
     own = {
         id(tensor)
-        for taught in student.teachers
-        for tensor in taught.model.state_dict(keep_vars=True).values()
+        for network in student.teachers
+        for tensor in network.model.state_dict(keep_vars=True).values()
     }
     assert not own & {id(p) for p in student.parameters()}
     assert not own & {id(b) for b in student.buffers()}
-    modules = {id(module) for taught in student.teachers for module in taught.model.modules()}
+    modules = {id(module) for network in student.teachers for module in network.model.modules()}
     assert not modules & {id(module) for _, module in student.named_modules()}
     roots = {name.split('.')[0] for name in student.state_dict()}
-    assert roots == {'student', 'teacher_scores', 'teacher_sha256'}
+    assert roots == {'student', 'teacher_scores', 'record'}
 
 
-def test_copies_of_the_distiller_share_it(tmp_path: Path) -> None:
+def test_copies_of_the_distiller_share_the_teachers(tmp_path: Path) -> None:
     student = tiny.distiller(tmp_path)
     for other in (copy.deepcopy(student), ExponentialMovingAverage(student).module):
         assert all(one is two for one, two in zip(student.teachers, other.teachers, strict=True))
         assert other.student is not student.student
 
 
-def test_initialisation_leaves_it_alone(tmp_path: Path) -> None:
+def test_init_weights_leaves_the_teachers_as_they_are(tmp_path: Path) -> None:
     student = tiny.distiller(tmp_path)
-    before = [tiny.weights_of(taught.model) for taught in student.teachers]
+    before = [tiny.weights_of(network.model) for network in student.teachers]
     weight = student.student.head.fc.weight.clone()
     student.init_weights()
     assert not torch.equal(weight, student.student.head.fc.weight)
-    for state, taught in zip(before, student.teachers, strict=True):
-        assert all(
-            torch.equal(state[name], value) for name, value in taught.model.state_dict().items()
-        )
+    for state, network in zip(before, student.teachers, strict=True):
+        after = network.model.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in after.items())
 
 
-def test_it_follows_its_input(tmp_path: Path) -> None:
+def test_observe_follows_the_device_of_the_input(tmp_path: Path) -> None:
     """The meta device stands in for a GPU: a parameter left behind would be an error."""
-    taught = teacher(tmp_path)
-    taught.tap([], needs_scores=True)
-    seen = taught(torch.empty(2, 3, 8, 8, device='meta'))
-    assert seen.logits.device.type == 'meta'
+    network = teacher(tmp_path)
+    network.request([], scores=True)
+    output = network.observe(torch.empty(2, 3, 8, 8, device='meta'))
+    assert output.scores.logits.device.type == 'meta'
 
 
-def test_predictions_are_those_of_a_plain_run(tmp_path: Path) -> None:
+def test_predict_equals_a_plain_run_of_the_model(tmp_path: Path) -> None:
     own = dict(type='ClsDataPreprocessor', mean=[10.0] * 3, std=[20.0] * 3)
-    taught = teacher(tmp_path, data_preprocessor=own)
+    network = teacher(tmp_path, data_preprocessor=own)
     alone = tiny.network(tiny.classifier(data_preprocessor=own), seed=5).eval()
-    ours, theirs = (
-        taught.predict(tiny.batch_of(), torch.device('cpu')),
-        alone.val_step(tiny.batch_of()),
-    )
-    for one, other in zip(ours, theirs, strict=True):
+    found = network.predict(tiny.batch_of(), torch.device('cpu'))
+    expected = alone.val_step(tiny.batch_of())
+    for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.pred_score, other.pred_score, rtol=0, atol=0)
 
 
-def test_its_hash_is_its_files(tmp_path: Path) -> None:
-    student = tiny.distiller(tmp_path)
-    assert student.teacher_sha256.shape == (2, 32)
-    assert bytes(student.teacher_sha256[1].tolist()) == student.teachers[1].sha256
+def test_sha256_is_that_of_the_file_and_saved_with_the_run(tmp_path: Path) -> None:
+    configs = tiny.teachers(tmp_path)
+    student = tiny.distiller(tmp_path, teachers=configs)
+    hashes = [hashlib.sha256(Path(one['checkpoint']).read_bytes()).hexdigest() for one in configs]
+    assert [network.sha256 for network in student.teachers] == hashes
+    saved = read_record(student.state_dict())['teachers']
+    assert saved == [dict(name=f't{n}', sha256=one) for n, one in enumerate(hashes)]
 
 
-def test_scores_of_a_model_that_no_host_knows(tmp_path: Path) -> None:
-    taught = teacher(tmp_path, dict(type='Dropping'), key='teachers[0] (odd)')
-    with pytest.raises(
-        ValueError,
-        match=r'^teachers\[0\] \(odd\): expected a model whose class scores are known, got Dropping',
+def test_probe_has_what_a_method_may_need_once(tmp_path: Path) -> None:
+    network = teacher(tmp_path, class_map=[2, 0], key='teachers[0] (a)')
+    network.request(['neck'], scores=True)
+    probe = network.probe((3, 8, 8))
+    assert (probe.key, probe.sha256, probe.frozen) == ('teachers[0] (a)', network.sha256, True)
+    assert (probe.checkpoint, probe.model) == (network.checkpoint, network.model)
+    assert probe.feature('neck').shape == (1, 16)
+    assert probe.output.scores.num_classes == 2
+
+
+def test_request_scores_of_an_unknown_model_is_refused(tmp_path: Path) -> None:
+    network = teacher(tmp_path, dict(type='Dropping'), key='teachers[0] (odd)')
+    with raises_config_error(
+        'teachers[0] (odd)', ANY, 'class scores of Dropping', fix='taps alone'
     ):
-        taught.tap([], needs_scores=True)
+        network.request([], scores=True)
 
 
 @pytest.mark.parametrize('checkpoint', [None, '', 3])
-def test_a_teacher_without_a_checkpoint(checkpoint: Any) -> None:
-    with pytest.raises(
-        ValueError,
-        match=r'^teachers\[0\] \(a\)\.checkpoint: expected the path or URL of trained weights',
-    ):
-        build_teachers(
-            [dict(name='a', model=tiny.classifier(), checkpoint=checkpoint)], tiny.PREPROCESSOR
-        )
+def test_build_without_a_checkpoint_is_refused(checkpoint: Any) -> None:
+    config = dict(name='a', model=tiny.classifier(), checkpoint=checkpoint)
+    with raises_config_error('teachers[0] (a).checkpoint', checkpoint, 'path or URL'):
+        build_teachers([config], tiny.PREPROCESSOR)
 
 
-@pytest.mark.parametrize(
-    ('configs', 'message'),
-    [
-        ([], r'^teachers: expected a list of at least one teacher, got \[\]'),
-        (None, r'^teachers: expected a list of at least one teacher, got None'),
-        (dict(model=1), r'^teachers: expected a list of at least one teacher, got \{'),
-        (['a.pth'], r"^teachers\[0\]: expected dict\(name=…, model=…, checkpoint=…\), got 'a.pth'"),
-        ([dict(checkpoint='a')], r'^teachers\[0\]: expected dict\(name=…, model=…, checkpoint=…\)'),
-        (
-            [dict(model={}, ckpt='a')],
-            r"^teachers\[0\]: expected the keys \[.*\], got also \['ckpt'\]",
-        ),
-    ],
-)
-def test_what_is_no_list_of_teachers(configs: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize('configs', [[], None, dict(model=1), 'a.pth'])
+def test_build_no_list_of_teachers_is_refused(configs: Any) -> None:
+    with raises_config_error('teachers', configs, 'list of at least one teacher'):
         build_teachers(configs, None)
 
 
-def test_two_teachers_of_one_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ('config', 'key', 'found', 'mentions'),
+    [
+        ('a.pth', 'teachers[0]', 'a.pth', 'dict(name=…, model=…, checkpoint=…)'),
+        (dict(checkpoint='a'), 'teachers[0]', dict(checkpoint='a'), 'model=…'),
+        (dict(model={}, ckpt='a'), 'teachers[0].ckpt', 'a', 'The keys are cfg_options, checkpoint'),
+    ],
+)
+def test_build_wrong_dict_is_refused(config: Any, key: str, found: Any, mentions: str) -> None:
+    with raises_config_error(key, found, mentions):
+        build_teachers([config], None)
+
+
+def test_build_two_teachers_of_one_name_are_refused(tmp_path: Path) -> None:
     one, other = tiny.teachers(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"^teachers\[1\]\.name: expected a name of its own, got 't0' again"
-    ):
+    with raises_config_error('teachers[1].name', 't0'):
         build_teachers([one, {**other, 'name': 't0'}], tiny.PREPROCESSOR)
 
 
-def test_options_change_its_config(tmp_path: Path) -> None:
+def test_build_cfg_options_change_the_config(tmp_path: Path) -> None:
     path = tiny.checkpoint(tmp_path, tiny.classifier(classes=7))
     options = {'model.head.num_classes': 7}
-    (taught,) = build_teachers(
+    (network,) = build_teachers(
         [dict(model=tiny.classifier(), checkpoint=path, cfg_options=options)], tiny.PREPROCESSOR
     )
-    assert (taught.name, taught.model.head.fc.out_features) == ('teacher0', 7)
+    assert (network.name, network.model.head.fc.out_features) == ('teacher0', 7)

@@ -1,4 +1,4 @@
-"""Detectors that no host knows, one of each of MMDet's kinds: distilled by their taps; asked for class scores, they say so."""
+"""Detectors whose class scores no adapter knows, one of each of MMDet's kinds: they have taps."""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +6,22 @@ from typing import Any
 import pytest
 import torch
 from helpers import detection as small
+from helpers.errors import _ANY as ANY
+from helpers.errors import raises_config_error
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters import DenseDetectorHost, DetectorHost, RoIDetectorHost, host_of
+from mmkd_plugin.adapters import (
+    DenseDetectorAdapter,
+    DetectorAdapter,
+    RoIDetectorAdapter,
+    get_adapter,
+)
 from mmkd_plugin.loading.build import network_config
 
-PAIRS = [dict(student='neck[0]', teacher='neck[0]')]
-HOSTS = dict(foveabox=DenseDetectorHost, sparse_rcnn=RoIDetectorHost, solo=DetectorHost)
+HINT = dict(type='Hint', pairs=[dict(student='neck[0]', teacher='neck[0]')])
+ADAPTERS = dict(foveabox=DenseDetectorAdapter, sparse_rcnn=RoIDetectorAdapter, solo=DetectorAdapter)
 
 
 def config(kind: str) -> Any:
@@ -48,7 +55,8 @@ def config(kind: str) -> Any:
     return sparse
 
 
-def require_a_step(model: Any) -> None:
+def require_step(model: Any) -> None:
+    """Train one step: student and connectors move, and no gradient reaches the teacher."""
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses = small.losses_of(model, small.batch_for('mask_rcnn'))
     assert losses['hint.loss_hint'] > 0 and any(name.startswith('task.') for name in losses)
@@ -63,15 +71,12 @@ def require_a_step(model: Any) -> None:
     assert not any(p.grad is not None for p in model.teachers[0].model.parameters())
 
 
-@pytest.mark.parametrize('kind', HOSTS)
-def test_a_stock_detector_learns_by_its_taps(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize('kind', ADAPTERS)
+def test_stock_detector_learns_by_its_taps_and_not_by_its_scores(kind: str, tmp_path: Path) -> None:
     detector = config(kind)
-    assert type(host_of(small.network(detector))) is HOSTS[kind]
-    require_a_step(
-        small.distiller(tmp_path, detector, methods=dict(hint=dict(type='Hint', pairs=PAIRS)))
-    )
-    message = r'^student: expected a model whose class scores are known, got \w+: .*taps alone'
-    with pytest.raises(ValueError, match=message):
+    assert type(get_adapter(small.network(detector))) is ADAPTERS[kind]
+    require_step(small.distiller(tmp_path, detector, methods=dict(hint=HINT)))
+    with raises_config_error('student', ANY, 'class scores of', fix='Use methods on taps alone'):
         small.distiller(tmp_path, detector)
 
 
@@ -96,10 +101,10 @@ class OfAnotherProject(BaseDetector):
         raise AssertionError('more than is needed')
 
 
-def test_one_of_another_project_does_as_well(tmp_path: Path) -> None:
+def test_detector_of_another_project_learns_by_its_taps(tmp_path: Path) -> None:
     detector = dict(
         type='mmdet.OfAnotherProject', data_preprocessor=dict(type='mmdet.DetDataPreprocessor')
     )
-    model = small.distiller(tmp_path, detector, methods=dict(hint=dict(type='Hint', pairs=PAIRS)))
-    assert type(model.host) is DetectorHost
-    require_a_step(model)
+    model = small.distiller(tmp_path, detector, methods=dict(hint=HINT))
+    assert type(model.tapped.adapter) is DetectorAdapter
+    require_step(model)

@@ -228,10 +228,25 @@ def output(logits: Tensor | None = None, **features: Tensor) -> NetworkOutput:
     return NetworkOutput(None if logits is None else ClassScores.of_images(logits), features)
 
 
-def built(method: Any, student: NetworkOutput, teachers: Sequence[NetworkOutput]) -> Any:
-    """Return the method, built for the shapes of these outputs; teachers are frozen."""
+def built(
+    method: Any,
+    student: NetworkOutput,
+    teachers: Sequence[NetworkOutput],
+    frozen: bool = True,
+    network: nn.Module | None = None,
+) -> Any:
+    """Return the method, built for the shapes of these outputs.
+
+    Args:
+        method: The method.
+        student: Outputs of the student.
+        teachers: Outputs of each teacher.
+        frozen: Whether the teachers are frozen; peers are not.
+        network: The network of every teacher, if the method reads its layers.
+    """
+    known = dict(sha256='0' * 64, checkpoint='t.pth') if frozen else {}
     probes = [
-        TeacherProbe(f'teachers[{n}]', one, nn.Identity(), sha256='0' * 64, checkpoint='t.pth')
+        TeacherProbe(f'teachers[{n}]', one, network or nn.Identity(), **known)
         for n, one in enumerate(teachers)
     ]
     method.requests(len(teachers))

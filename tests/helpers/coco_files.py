@@ -1,4 +1,4 @@
-"""A detection data set of a few noisy pictures with bright boxes, on disk, in COCO's format and in VOC's."""
+"""A detection data set on disk, in the formats of COCO and VOC: noise with bright boxes."""
 
 import json
 from collections.abc import Sequence
@@ -9,11 +9,14 @@ import mmcv
 import numpy as np
 
 CLASSES = ('red', 'green', 'blue')
-SIDE, BOX = 64, 34  # smaller boxes are left out of VOC's training data
+SIDE, BOX = 64, 34  # VOC's training data leave smaller boxes out
 
 
 def write(folder: Path, count: int = 4, classes: Sequence[str] = CLASSES) -> Path:
-    """``annotations.json`` and ``images/``, and ``VOC2007`` beside them; the last picture is empty, the others have a box each."""
+    """Write ``annotations.json``, ``images/`` and ``VOC2007/``, and return the folder.
+
+    The last image is empty; every other one has one box.
+    """
     rng = np.random.default_rng(0)
     images, annotations = [], []
     voc = folder / 'VOC2007'
@@ -31,9 +34,8 @@ def write(folder: Path, count: int = 4, classes: Sequence[str] = CLASSES) -> Pat
         if index < count - 1:
             left, top = rng.integers(2, SIDE - BOX - 2, 2).tolist()
             label = index % len(classes)
-            picture[top : top + BOX, left : left + BOX, 2 - label] = (
-                250  # written in blue, green, red
-            )
+            channel = 2 - label  # files are written in the order blue, green, red
+            picture[top : top + BOX, left : left + BOX, channel] = 250
             box = [left, top, BOX, BOX]
             annotations.append(
                 dict(
@@ -51,7 +53,10 @@ def write(folder: Path, count: int = 4, classes: Sequence[str] = CLASSES) -> Pat
                 strict=True,
             )
             bounds = ''.join(f'<{name}>{value}</{name}>' for name, value in edges)
-            objects = f'<object><name>{classes[label]}</name><difficult>0</difficult><bndbox>{bounds}</bndbox></object>'
+            objects = (
+                f'<object><name>{classes[label]}</name><difficult>0</difficult>'
+                f'<bndbox>{bounds}</bndbox></object>'
+            )
         for path in (folder / 'images', voc / 'JPEGImages'):
             mmcv.imwrite(picture, str(path / f'{index:06}.jpg'))
         size = f'<size><width>{SIDE}</width><height>{SIDE}</height><depth>3</depth></size>'
@@ -68,7 +73,7 @@ def write(folder: Path, count: int = 4, classes: Sequence[str] = CLASSES) -> Pat
 
 
 def dataset(folder: Path, training: bool = True) -> dict[str, Any]:
-    """Stock ``CocoDataset`` of it, with a stock pipeline."""
+    """Return the config of a stock ``CocoDataset`` of these files, with a stock pipeline."""
     pipeline: list[dict[str, Any]] = [
         dict(type='LoadImageFromFile'),
         dict(type='Resize', scale=(SIDE, SIDE), keep_ratio=True),

@@ -1,4 +1,7 @@
-"""Every detector family from its stock MMDet config, shrunk to a few channels, and batches of small scenes for them."""
+"""Detectors of every family, and batches of small scenes for them.
+
+Each is built from its stock MMDet config, shrunk to a few channels.
+"""
 
 import copy
 import itertools
@@ -19,7 +22,7 @@ from mmkd_plugin.loading.build import build_network, network_config
 from mmkd_plugin.models.distillers import Distiller
 
 with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # of the hosts, about themselves
+    warnings.simplefilter('ignore')  # the frameworks warn about themselves
     import mmdet.models  # noqa: F401
     from mmdet.structures import DetDataSample
     from mmdet.structures.bbox import HorizontalBoxes
@@ -52,9 +55,9 @@ _ROI = {
     'model.train_cfg.rpn_proposal.nms_pre': 50,
     'model.train_cfg.rpn_proposal.max_per_img': 20,
 }
-_GN = dict.fromkeys(
+_GN = dict.fromkeys(  # two channels a group
     ('model.neck.out_channels', 'model.bbox_head.in_channels', 'model.bbox_head.feat_channels'), 64
-)  # two a group
+)
 
 _QUERIES = {
     **_RESNET,
@@ -75,7 +78,7 @@ _QUERIES = {
     'model.test_cfg.max_per_img': 10,
 }
 
-#: The stock config of each family, and what makes it small.
+#: The stock config of each family, and the changes that make it small.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     'retinanet': ('retinanet/retinanet_r18_fpn_1x_coco.py', _DENSE),
     'fcos': ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', {**_DENSE, **_GN}),
@@ -153,7 +156,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
         {**_QUERIES, 'model.neck.in_channels': [8, 16, 32]},
     ),
-    'dino': (  # its encoding of places has 256 channels, whatever the config says
+    'dino': (  # its positional encoding always has 256 channels
         'dino/dino-4scale_r50_8xb2-12e_coco.py',
         {
             **{name: 256 if value == 32 else value for name, value in _QUERIES.items()},
@@ -173,7 +176,12 @@ def _config(family: str) -> Any:
 
 
 def detector(family: str, **options: Any) -> Any:
-    """The config of a small detector; ``options`` as on the command line, with ``__`` for dots, below ``model``."""
+    """Return the config of a small detector.
+
+    Args:
+        family: A key of :data:`FAMILIES`.
+        options: Changes below ``model``, with ``__`` for dots.
+    """
     config = copy.deepcopy(_config(family))
     return network_config(
         config,
@@ -183,15 +191,18 @@ def detector(family: str, **options: Any) -> Any:
 
 
 def network(config: Any, seed: int = 0) -> nn.Module:
-    """Build it, and :func:`varied`."""
+    """Build a network with :func:`varied` weights."""
     return varied(build_network(copy.deepcopy(config), 'network'), seed)
 
 
 def varied(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights, statistics and scores that tell networks and places apart: some places are no background."""
+    """Draw weights, statistics and biases that make networks and locations differ.
+
+    Some locations are then not background.
+    """
     generator = torch.Generator().manual_seed(seed)
-    MMLogger.get_current_instance().setLevel('WARNING')  # it tells of every layer
-    model.init_weights()  # some are made of whatever was in memory
+    MMLogger.get_current_instance().setLevel('WARNING')  # it logs every layer
+    model.init_weights()  # some parameters are created without values
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1, generator=generator)
@@ -207,21 +218,21 @@ def varied(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def checkpoint(folder: Path, config: Any, seed: int = 0) -> str:
-    """Save such a network as a checkpoint."""
+    """Save a :func:`network` and return the path of its checkpoint."""
     path = folder / f'detector{seed}_{next(_FILES)}.pth'
     torch.save(dict(state_dict=network(config, seed).state_dict()), path)
     return str(path)
 
 
 def teacher(folder: Path, config: Any, seed: int = 1, **extra: Any) -> dict[str, Any]:
-    """A teacher's dict."""
+    """Return the config of a teacher with a new checkpoint."""
     return dict(name=f't{seed}', model=config, checkpoint=checkpoint(folder, config, seed), **extra)
 
 
 def distiller(
     folder: Path, student: Any, teachers: Sequence[Any] | None = None, **changes: Any
 ) -> Distiller:
-    """A detector taught by another of its kind by class scores, unless changed."""
+    """Build a detector that learns from the class scores of one of its kind, unless changed."""
     config = dict(
         type='mmkd_plugin.Distiller',
         student=student,
@@ -240,7 +251,15 @@ def sample(
     crowd: bool = False,
     masks: bool = False,
 ) -> DetDataSample:
-    """What a pipeline packs of an image: its boxes, with masks if wanted, or boxes that are all to be ignored."""
+    """Return the sample of an image, as a pipeline packs it.
+
+    Args:
+        boxes: Corners (left, top, right, bottom).
+        labels: Class indices.
+        size: (height, width).
+        crowd: Whether all boxes are to be ignored.
+        masks: Whether each box has a mask.
+    """
     corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     found = InstanceData(
         bboxes=HorizontalBoxes(corners), labels=torch.tensor(labels, dtype=torch.long)
@@ -259,7 +278,7 @@ def sample(
 
 
 def batch_of(samples: Sequence[DetDataSample]) -> dict[str, Any]:
-    """A raw batch, as the data loader collates it, with noise for images."""
+    """Return a raw batch of noise, as the data loader collates it."""
     generator = torch.Generator().manual_seed(0)
     images = [
         torch.randint(0, 256, (3, *one.img_shape), generator=generator, dtype=torch.uint8)
@@ -269,24 +288,23 @@ def batch_of(samples: Sequence[DetDataSample]) -> dict[str, Any]:
 
 
 def batch_for(family: str) -> dict[str, Any]:
-    """Two images with boxes, the second lower than the first; for SSD one."""
+    """Return two images with boxes, the second lower than the first; one for SSD."""
     side, masks = (300 if family == 'ssd' else 96), family == 'mask_rcnn'
     high = sample([[8, 8, 40, 40], [30, 20, 80, 60]], [0, 2], (side, side), masks=masks)
-    if family == 'ssd':  # of VGG's own size: one image is enough
+    if family == 'ssd':  # VGG needs 300 pixels: one image is enough
         return batch_of([high])
     return batch_of([high, sample([[10, 12, 50, 44]], [1], (side - 24, side), masks=masks)])
 
 
 def losses_of(model: nn.Module, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The losses of one batch in training."""
-    MessageHub.get_current_instance().update_info(
-        'iter', 0
-    )  # the Runner does; YOLOX's augmentation asks
+    """Return the losses of one batch in training."""
+    # The Runner sets it; the augmentation of YOLOX reads it.
+    MessageHub.get_current_instance().update_info('iter', 0)
     data = model.data_preprocessor(copy.deepcopy(dict(raw)), True)
     return model(**data, mode='loss')
 
 
 def total(model: Any, losses: Mapping[str, Any]) -> Tensor:
-    """Their sum, as the Runner has it."""
+    """Return the sum of losses that the Runner minimises."""
     loss: Tensor = model.parse_losses(losses)[0]
     return loss

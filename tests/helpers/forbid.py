@@ -1,4 +1,4 @@
-"""What must not be called."""
+"""Calls that a test forbids."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 
 def forbid(stack: ExitStack, owner: Any, *names: str) -> None:
-    """Until the stack ends, it is an error to call any of these; what the owner does not have is not asked for."""
+    """Make every call of these fail until the stack ends; skip names that the owner lacks."""
     for name in names:
         if hasattr(owner, name):
             stack.enter_context(

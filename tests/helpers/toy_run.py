@@ -1,4 +1,4 @@
-"""The smallest things that a Runner trains: two separable clouds and a linear classifier."""
+"""The smallest run of a Runner: two separable clouds and a linear classifier."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 @DATASETS.register_module()
 class ToyClouds(Dataset):
-    """64 points in 8 dimensions around two centres; another view for every split."""
+    """64 points in 8 dimensions around two centres; every split draws its own."""
 
     def __init__(self, split: int = 0) -> None:
         generator = torch.Generator().manual_seed(split)
@@ -30,7 +30,12 @@ class ToyClouds(Dataset):
 
 @MODELS.register_module()
 class ToyLinear(BaseModel):
-    """Linear, with dropout so that training draws random numbers. It can fail in a given step."""
+    """A linear classifier with dropout, so that training draws random numbers.
+
+    Args:
+        dropout: The rate.
+        fail_in_step: Raise an error in this step, counted from 0.
+    """
 
     def __init__(self, dropout: float = 0.3, fail_in_step: int | None = None) -> None:
         super().__init__()
@@ -51,7 +56,7 @@ class ToyLinear(BaseModel):
 
 @METRICS.register_module()
 class ToyAccuracy(BaseMetric):
-    """Per cent of points that are classified rightly."""
+    """Percentage of points that are classified correctly."""
 
     default_prefix = 'toy'
 
@@ -82,6 +87,6 @@ randomness = dict(seed=7)
 
 
 def write_config(path: Path, *lines: str) -> Path:
-    """A config of toys, with lines of Python after it."""
+    """Write the config of a toy run, followed by more lines of Python, and return its path."""
     path.write_text('\n'.join([CONFIG, *lines]))
     return path

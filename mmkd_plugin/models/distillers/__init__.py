@@ -1,4 +1,4 @@
-"""The models that the Runner sees."""
+"""Distillers: the models that the Runner trains."""
 
 from mmkd_plugin.models.distillers.distiller import Distiller
 from mmkd_plugin.models.distillers.mutual_distiller import MutualDistiller

@@ -103,7 +103,7 @@ class MutualDistiller(BaseModel):
                 peer.finish(requests)
         self.peers = nn.ModuleDict({peer.name: peer for peer in built})
         self.record = RunRecord(
-            {'peers': sorted(self.names)},
+            {'peers': ', '.join(sorted(self.names))},  # their order may change
             'To go on with other peers, start a new run: set the checkpoint of each peer to its '
             'exported network.',
         )

@@ -121,6 +121,8 @@ def build_peers(
     peers = []
     with torch.random.fork_rng(devices=[]):
         for entry, (key, network) in zip(entries, networks, strict=True):
+            if 'methods' in dict(network.named_children()):  # trained_together needs the name
+                raise ConfigError(f'{key}.model', "must have no child module called 'methods'")
             own = _methods(methods, entry.get('methods') or {}, key)
             if not own and not task_weight:
                 raise ConfigError(

@@ -57,6 +57,20 @@ class AMTMLKD(Method):
         ConfigError: If a number is out of range, taps of hints are missing, or there are fewer
             groups than teachers.
 
+    Example:
+        >>> import torch
+        >>> from mmkd_plugin.outputs import ClassScores
+        >>> logits = [ClassScores.of_images(torch.rand(4, 10)) for _ in range(3)]
+        >>> student = NetworkOutput(logits[0], {'backbone[-1]': torch.rand(4, 8, 2, 2)})
+        >>> teachers = [NetworkOutput(one) for one in logits[1:]]
+        >>> method = AMTMLKD(hint_weight=0.0)
+        >>> probes = [TeacherProbe('teacher', one, torch.nn.Identity()) for one in teachers]
+        >>> method.build(Probe('student', student), probes)
+        >>> list(method(student, teachers, None))
+        ['loss_kd', 'loss_angle', 'weight_entropy']
+        >>> method.mixture.weighting
+        LatentTeacherWeighting()
+
     Reference:
         Liu, Zhang, Wang, Adaptive Multi-Teacher Multi-level Knowledge Distillation, Neurocomputing
         415, 2020. The authors' code (FLHonker/AMTML-KD-code) departs from the paper: average-pooled
@@ -89,6 +103,11 @@ class AMTMLKD(Method):
         super().__init__(kd_weight=kd_weight, angle_weight=angle_weight, hint_weight=hint_weight)
         self.gather_angles = bool(gather_angles)
         self.angle_locations = positive_integer('angle_locations', angle_locations)
+        self.hints: GroupHints | None = None
+        if self.hint_weight > 0:
+            self.hints = GroupHints(
+                student_groups, teacher_taps, self.hint_weight, mapping, seed, teacher_channels
+            )
         mixture = TeacherMixture(
             weighting,
             objective,
@@ -99,11 +118,6 @@ class AMTMLKD(Method):
         )
         mixes = self.kd_weight > 0 or self.angle_weight > 0
         self.mixture = mixture if mixes else None
-        self.hints: GroupHints | None = None
-        if self.hint_weight > 0:
-            self.hints = GroupHints(
-                student_groups, teacher_taps, self.hint_weight, mapping, seed, teacher_channels
-            )
 
     def requests(self, num_teachers: int) -> Requests:
         parts = [part for part in (self.mixture, self.hints) if part is not None]

@@ -29,8 +29,8 @@ class AngleTransfer(Method):
         temperature: :math:`\tau`, of both sides.
         loss_weight: :math:`w`.
         weighting: Rule that weighs the teachers for each image; their mean if it is None.
-        objective: How a weighting learns: ``'paper'`` gives it no gradient here, ``'label'`` the
-            cross-entropy of the mixture.
+        objective: How a weighting learns: under ``'label'`` by the cross-entropy of the mixture.
+            ``'paper'`` would give it no gradient here, and is refused for a weighting that learns.
         embedding_tap: The student's embedding, for the weighting.
         gather: Take triplets from the batches of all ranks, not from each rank's own; not for
             detectors.
@@ -38,7 +38,19 @@ class AngleTransfer(Method):
         locations: Weights of the locations of detectors.
 
     Raises:
-        ConfigError: If a number or a word is out of range.
+        ConfigError: If a number or a word is out of range, or a weighting could not learn.
+
+    Example:
+        >>> import torch
+        >>> from mmkd_plugin.outputs import ClassScores
+        >>> embedding = {'backbone[-1]': torch.rand(4, 8)}
+        >>> student = NetworkOutput(ClassScores.of_images(torch.rand(4, 10)), embedding)
+        >>> teacher = NetworkOutput(ClassScores.of_images(torch.rand(4, 10)))
+        >>> method = AngleTransfer()
+        >>> probe = TeacherProbe('teacher', teacher, torch.nn.Identity())
+        >>> method.build(Probe('student', student), [probe])
+        >>> list(method(student, [teacher], None))
+        ['loss_angle', 'weight_entropy']
 
     Reference:
         Park et al., Relational Knowledge Distillation, CVPR 2019, eq. 8-10; Liu et al., AMTML-KD,
@@ -69,6 +81,13 @@ class AngleTransfer(Method):
             LocationWeights.from_config(locations),
             teaches=False,
         )
+        if self.mixture.learns and objective == 'paper':
+            raise ConfigError(
+                'objective',
+                "must be 'label' for a weighting that learns: the angle loss gives it no gradient",
+                "Set objective='label', or use AMTMLKD, whose KL term reaches the weighting.",
+                found=objective,
+            )
 
     def requests(self, num_teachers: int) -> Requests:
         return self.mixture.requests(num_teachers)

@@ -25,6 +25,15 @@ class AttentionTransfer(PairedMethod):
     Raises:
         ConfigError: If a pair lacks a tap, or a tap records no map.
 
+    Example:
+        >>> import torch
+        >>> from mmkd_plugin.outputs import NetworkOutput
+        >>> student = NetworkOutput(features={'layer3': torch.tensor([[[[0.0, 2.0]]]])})
+        >>> teacher = NetworkOutput(features={'layer3': torch.tensor([[[[1.0, 0.0]]]])})
+        >>> method = AttentionTransfer([dict(student='layer3', teacher='layer3')], loss_weight=1.0)
+        >>> method(student, [teacher], None)  # (1 + 1) / 2
+        {'loss_attention': tensor(1.)}
+
     Reference:
         Zagoruyko, Komodakis, Paying More Attention to Attention, ICLR 2017, eq. 2.
     """

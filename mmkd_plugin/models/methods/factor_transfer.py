@@ -34,6 +34,19 @@ class FactorTransfer(PairedMethod):
     Raises:
         ConfigError: If a pair lacks a tap, a tap records no map, or a paraphraser does not fit.
 
+    Example:
+        Between peers, whose paraphrasers learn together with them:
+
+        >>> import torch
+        >>> from mmkd_plugin.adapters import Probe
+        >>> from mmkd_plugin.outputs import NetworkOutput
+        >>> student = NetworkOutput(features={'layer3': torch.rand(2, 8, 4, 4)})
+        >>> peer = NetworkOutput(features={'layer3': torch.rand(2, 32, 4, 4)})
+        >>> method = FactorTransfer([dict(student='layer3', teacher='layer3')])
+        >>> method.build(Probe('a', student), [TeacherProbe('b', peer, nn.Identity())])
+        >>> list(method(student, [peer], None)), list(method.auxiliary([peer]))
+        (['loss_factor'], ['loss_rec', 'relative_error'])
+
     Reference:
         Kim et al., Paraphrasing Complex Network: Network Compression via Factor Transfer, NeurIPS
         2018, eq. 3; :math:`w` is that of its code.

@@ -39,6 +39,18 @@ class GroupHints(Method):
     Raises:
         ConfigError: If taps are missing, or there are fewer groups than teachers.
 
+    Example:
+        >>> maps = {'layer2': torch.rand(2, 4, 8, 8), 'layer3': torch.rand(2, 8, 4, 4)}
+        >>> student = NetworkOutput(features=maps)
+        >>> teachers = [NetworkOutput(features={'last': torch.rand(2, 32, 4, 4)}) for _ in range(2)]
+        >>> method = GroupHints(['layer2', 'layer3'], 'last', mapping=[1, 0])
+        >>> probes = [TeacherProbe('teacher', one, nn.Identity()) for one in teachers]
+        >>> method.build(Probe('student', student), probes)
+        >>> [regressor.weight.shape[1] for regressor in method.regressors]
+        [8, 4]
+        >>> list(method(student, teachers, None))
+        ['loss_hint']
+
     Reference:
         Liu et al., AMTML-KD, Neurocomputing 415, 2020, section 3.4; Romero et al., FitNets, ICLR
         2015, eq. 3.

@@ -29,6 +29,19 @@ class Hint(PairedMethod):
     Raises:
         ConfigError: If a pair lacks a tap, or stated channels are not those of the map.
 
+    Example:
+        >>> import torch
+        >>> from mmkd_plugin.adapters import Probe
+        >>> from mmkd_plugin.outputs import NetworkOutput
+        >>> student = NetworkOutput(features={'layer3': torch.rand(2, 8, 4, 4)})
+        >>> teacher = NetworkOutput(features={'layer3': torch.rand(2, 32, 4, 4)})
+        >>> hint = Hint([dict(student='layer3', teacher='layer3')])
+        >>> hint.build(Probe('student', student), [TeacherProbe('teacher', teacher, nn.Identity())])
+        >>> hint.regressors[0].weight.shape
+        torch.Size([32, 8])
+        >>> list(hint(student, [teacher], None))
+        ['loss_hint']
+
     Reference:
         Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, eq. 3.
     """

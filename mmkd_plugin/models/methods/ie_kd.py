@@ -36,8 +36,8 @@ class IEKD(PairedMethod):
               - \lambda_{exp} \sum_p d(F_{exp}^p, F_T^p)
 
     The channels are split. One part is pulled to the factor, the other is pushed away from it. Each
-    part has an encoder, and :math:`F_T` comes from the frozen encoder of a paraphraser. :math:`d` is
-    the mean absolute difference of factors that have norm 1 in each image.
+    part has an encoder, and :math:`F_T` comes from the frozen encoder of a paraphraser. The
+    distance :math:`d` is the mean absolute difference of factors that have norm 1 in each image.
 
     Metrics that are logged:
 
@@ -76,6 +76,18 @@ class IEKD(PairedMethod):
     Raises:
         ConfigError: If a number or a word is out of range, a tap records no map, a part has no
             channel, or a paraphraser does not fit its pair.
+
+    Example:
+        >>> from mmkd_plugin.adapters import Probe
+        >>> student = NetworkOutput(features={'layer3': torch.rand(2, 8, 4, 4)})
+        >>> teacher = NetworkOutput(features={'layer3': torch.rand(2, 32, 4, 4)})
+        >>> method = IEKD([dict(student='layer3', teacher='layer3')], knowledge='attention')
+        >>> probe = TeacherProbe('teacher', teacher, nn.Identity())
+        >>> method.build(Probe('student', student), [probe])
+        >>> [name for name in method(student, [teacher], None) if 'loss' in name]
+        ['loss_inherit', 'loss_explore']
+        >>> method.splits[0].inherit_index.shape, method.splits[0].explore_index.shape
+        (torch.Size([4]), torch.Size([4]))
 
     Reference:
         Huang et al., Revisiting Knowledge Distillation: An Inheritance and Exploration Framework,

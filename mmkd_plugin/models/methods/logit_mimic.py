@@ -35,6 +35,13 @@ class LogitMimic(Method):
     Raises:
         ConfigError: If the weight is negative; in training, if the statistics were not measured.
 
+    Example:
+        >>> from mmkd_plugin.outputs import ClassScores
+        >>> student = NetworkOutput(ClassScores.of_images(torch.tensor([[3.0, 6.0]])))
+        >>> teacher = NetworkOutput(ClassScores.of_images(torch.tensor([[2.0, 4.0]])))
+        >>> LogitMimic()(student, [teacher], None)  # (1 + 4) / 2
+        {'loss_mimic': tensor(2.5000)}
+
     Reference:
         Ba, Caruana, Do Deep Nets Really Need to be Deep?, NIPS 2014, eq. 1 and section 2.2.
     """

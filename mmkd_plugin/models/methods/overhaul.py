@@ -36,6 +36,18 @@ class Overhaul(PairedMethod):
         ConfigError: If a pair lacks a tap or its ``norm``, or the norm has other channels than the
             teacher's map.
 
+    Example:
+        >>> from mmkd_plugin.adapters import Probe
+        >>> from mmkd_plugin.outputs import NetworkOutput
+        >>> network = nn.ModuleDict({'bn': nn.BatchNorm2d(32)})
+        >>> student = NetworkOutput(features={'relu:input': torch.rand(2, 8, 4, 4)})
+        >>> teacher = NetworkOutput(features={'relu:input': torch.rand(2, 32, 4, 4)})
+        >>> method = Overhaul([dict(student='relu:input', teacher='relu:input', norm='bn')])
+        >>> probe = TeacherProbe('teacher', teacher, network, sha256='0' * 64)
+        >>> method.build(Probe('student', student), [probe])
+        >>> round(method.margins.of(0)[0].item(), 4)  # of a standard normal: -sqrt(2 / pi)
+        -0.7979
+
     Reference:
         Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, eq. 2-4; the
         factors of the levels are those of its code.

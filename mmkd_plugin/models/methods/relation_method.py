@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.models.losses import RelationLoss
 from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.feature_method import build_loss
 from mmkd_plugin.models.methods.paired import check_channels
 from mmkd_plugin.outputs import NetworkOutput
-from mmkd_plugin.registry import MODELS, build_part
+from mmkd_plugin.registry import MODELS
 
 
 @MODELS.register_module()
@@ -23,14 +25,16 @@ class RelationMethod(Method):
     An embedding is what the tap records, (N, D); a map (N, C, H, W) is averaged over H and W.
 
     Args:
-        loss: Config of the loss :math:`\ell`, such as ``dict(type='DistanceLoss')``: a registered
-            module that is called with the embeddings of the student and of a teacher.
+        loss: Config of the loss :math:`\ell`, such as ``dict(type='DistanceLoss')``: a
+            :class:`~mmkd_plugin.models.losses.RelationLoss`, which is called with the embeddings of
+            the student and of a teacher.
         tap: Tap of the student, and of the teachers unless ``teacher_tap`` is set.
         teacher_tap: One tap for all teachers, or one each.
         loss_weight: :math:`w`.
 
     Raises:
-        ConfigError: If the loss is unknown or refuses its arguments, or a tap records no embedding.
+        ConfigError: If the loss is unknown, refuses its arguments or compares image by image, or a
+            tap records no embedding.
 
     Example:
         Distance-wise relational distillation in a config::
@@ -42,6 +46,13 @@ class RelationMethod(Method):
                     tap='neck',
                 )
             )
+
+        Distances that differ by a factor alone are equal:
+
+        >>> student = NetworkOutput(features={'neck': torch.tensor([[0.0], [1.0], [3.0]])})
+        >>> teacher = NetworkOutput(features={'neck': torch.tensor([[0.0], [2.0], [6.0]])})
+        >>> RelationMethod(dict(type='DistanceLoss'), tap='neck')(student, [teacher], None)
+        {'loss_relation': tensor(0.)}
     """
 
     loss_weight: float
@@ -54,7 +65,7 @@ class RelationMethod(Method):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__(loss_weight=loss_weight)
-        self.loss = build_part(loss, nn.Module, 'loss')
+        self.loss = build_loss(loss, RelationLoss)
         self.tap = tap
         self.teacher_tap = tap if teacher_tap is None else teacher_tap
 

@@ -10,7 +10,11 @@ from mmkd_plugin.errors import ConfigError, one_of, positive_number
 from mmkd_plugin.models.losses import soft_target_loss
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.location_weights import LocationWeights
-from mmkd_plugin.models.methods.teacher_mixture import EMBEDDING_TAP, TeacherMixture
+from mmkd_plugin.models.methods.teacher_mixture import (
+    EMBEDDING_TAP,
+    OBJECTIVES,
+    TeacherMixture,
+)
 from mmkd_plugin.outputs import NetworkOutput, ScoreRows, score_rows
 from mmkd_plugin.registry import MODELS
 
@@ -42,6 +46,14 @@ class SoftTarget(Method):
         ConfigError: If a number or a word is out of range, or ``ensemble='geometric'`` stands
             beside a weighting, which mixes probabilities.
 
+    Example:
+        >>> import torch
+        >>> from mmkd_plugin.outputs import ClassScores
+        >>> student = NetworkOutput(ClassScores.of_images(torch.zeros(1, 2)))
+        >>> teacher = NetworkOutput(ClassScores.of_images(torch.tensor([[9.0, 1.0]]).log()))
+        >>> SoftTarget(temperature=2.0)(student, [teacher], None)  # 4 KL((3/4, 1/4) || (1/2, 1/2))
+        {'loss_kd': tensor(0.5232)}
+
     Reference:
         Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, sections 2 and 5.
     """
@@ -62,6 +74,7 @@ class SoftTarget(Method):
         self.temperature = positive_number('temperature', temperature)
         self.ensemble = one_of('ensemble', ensemble, ('arithmetic', 'geometric'))
         self.locations = LocationWeights.from_config(locations)
+        one_of('objective', objective, OBJECTIVES)
         self.mixture: TeacherMixture | None = None
         if weighting is not None:
             if ensemble != 'arithmetic':

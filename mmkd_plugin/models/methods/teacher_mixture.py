@@ -105,6 +105,11 @@ class TeacherMixture(nn.Module):
         self._config = weighting
         self._rule = class_of(weighting, TeacherWeighting, 'weighting', 'LatentTeacherWeighting')
 
+    @property
+    def learns(self) -> bool:
+        """Whether the rule has trainable parameters."""
+        return self._rule.learns
+
     def requests(self, num_teachers: int) -> Requests:
         """Return what the mixture needs; see :meth:`Method.requests`."""
         by_label = self._rule.learns and self.objective == 'label'

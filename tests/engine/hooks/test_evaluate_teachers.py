@@ -1,12 +1,16 @@
+"""Evaluation of the teachers before training."""
+
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import classification as tiny
+from helpers.errors import raises_config_error
 from mmengine.runner import Runner
 
 from mmkd_plugin.engine.hooks import EvaluateTeachers
+from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.build import build_network, network_config
 
 
@@ -31,7 +35,7 @@ def _run(
     return tiny.runner(model, folder / 'run', iters, **{**config, **changes})
 
 
-def test_each_score_is_what_the_teacher_reaches_alone(tmp_path: Path) -> None:
+def test_evaluate_teachers_scores_each_teacher_as_a_plain_run_does(tmp_path: Path) -> None:
     run = _run(tmp_path)
     run.train()
     images = tiny.TinyImages(seed=1)
@@ -47,7 +51,7 @@ def test_each_score_is_what_the_teacher_reaches_alone(tmp_path: Path) -> None:
         assert score == pytest.approx(100 * right / 16)
 
 
-def test_order_reaches_the_mapping_is_saved_and_survives_resume(
+def test_evaluate_teachers_in_a_resumed_run_keep_the_scores_and_the_order(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny.distiller_config(
@@ -58,7 +62,7 @@ def test_order_reaches_the_mapping_is_saved_and_survives_resume(
     first = _run(tmp_path, model=model, iters=1)
     first.train()
     scores = first.model.teacher_scores.tolist()
-    mapping = first.model.methods['amtml'].group_mapping
+    mapping = first.model.methods['amtml'].hints.group_mapping
     best = max(range(3), key=lambda index: (scores[index], -index))
     assert mapping.groups()[best] == 2  # the best teacher supervises the highest of three groups
     again = _run(
@@ -66,60 +70,59 @@ def test_order_reaches_the_mapping_is_saved_and_survives_resume(
     )
     evaluated: list[str] = []
     for teacher in again.model.teachers:
-        teacher.predict = lambda *args, name=teacher.name: evaluated.append(name)  # type: ignore[method-assign]
+        teacher.predict = lambda *args, name=teacher.name: evaluated.append(name)
     again.train()
-    assert evaluated == []  # the scores of the run's beginning stand
+    assert evaluated == []
     assert again.model.teacher_scores.tolist() == scores
-    assert again.model.methods['amtml'].group_mapping.groups() == mapping.groups()
+    assert again.model.methods['amtml'].hints.group_mapping.groups() == mapping.groups()
 
 
-def test_a_teacher_that_is_too_bad_ends_the_run_before_the_first_step(tmp_path: Path) -> None:
+def test_evaluate_teachers_below_min_score_raise_before_the_first_step(tmp_path: Path) -> None:
     run = _run(
         tmp_path, dict(type='mmkd_plugin.EvaluateTeachers', metric='accuracy/top1', min_score=99.0)
     )
-    with pytest.raises(
-        ValueError,
-        match=r'teachers\[0\] \(t0\): expected accuracy/top1 of at least 99.0 .* measured',
-    ):
+    with pytest.raises(ConfigError) as caught:
         run.train()
+    error = caught.value
+    assert error.key == 'teachers[0] (t0)'
+    assert 'accuracy/top1' in error.problem and 'at least 99.0' in error.problem
+    assert 'checkpoint' in error.fix
+    assert 0 <= float(str(error.found)) < 99  # the score that was measured
     assert run.iter == 0
 
 
-def test_less_can_be_better(tmp_path: Path) -> None:
+def test_evaluate_teachers_with_rule_less_raise_above_min_score(tmp_path: Path) -> None:
     run = _run(tmp_path, dict(type='mmkd_plugin.EvaluateTeachers', rule='less', min_score=-1.0))
-    with pytest.raises(ValueError, match=r'at most -1\.0'):
+    with pytest.raises(ConfigError) as caught:
         run.train()
+    assert caught.value.key == 'teachers[0] (t0)' and 'at most -1.0' in caught.value.problem
 
 
-def test_an_unknown_metric_is_named(tmp_path: Path) -> None:
+def test_evaluate_teachers_with_an_unknown_metric_raise(tmp_path: Path) -> None:
     run = _run(tmp_path, dict(type='mmkd_plugin.EvaluateTeachers', metric='accuracy'))
-    with pytest.raises(
-        ValueError,
-        match=r"EvaluateTeachers.metric: expected one of \['accuracy/top1'\], got 'accuracy'",
-    ):
+    with raises_config_error('EvaluateTeachers.metric', 'accuracy', "['accuracy/top1']"):
         run.train()
 
 
-def test_without_a_validation_set_it_says_so(tmp_path: Path) -> None:
+def test_evaluate_teachers_without_a_validation_set_raise(tmp_path: Path) -> None:
     run = _run(tmp_path, val_dataloader=None, val_evaluator=None, val_cfg=None)
-    with pytest.raises(ValueError, match='val_dataloader: expected a validation set'):
+    with pytest.raises(ConfigError) as caught:
         run.train()
+    assert caught.value.key == 'val_dataloader' and 'val_evaluator' in caught.value.fix
 
 
-def test_in_another_run_it_says_so(tmp_path: Path) -> None:
+def test_evaluate_teachers_in_a_plain_run_raise(tmp_path: Path) -> None:
     student = dict(tiny.classifier(), data_preprocessor=tiny.PREPROCESSOR)
     run = _run(tmp_path, model=student)
-    with pytest.raises(
-        ValueError,
-        match=r'expected EvaluateTeachers in a run of mmkd_plugin\.Distiller, got ImageClassifier',
-    ):
+    mentions = 'EvaluateTeachers', 'mmkd_plugin.Distiller'
+    with raises_config_error('custom_hooks', 'ImageClassifier', *mentions, fix='Remove'):
         run.train()
 
 
 @pytest.mark.parametrize(
-    ('wrong', 'message'),
-    [(dict(rule='most'), 'EvaluateTeachers.rule'), (dict(min_score=float('nan')), 'min_score')],
+    ('name', 'value'),
+    [('rule', 'most'), ('min_score', float('nan')), ('min_score', '50')],
 )
-def test_bad_settings(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        EvaluateTeachers(**wrong)
+def test_evaluate_teachers_with_a_wrong_setting_raise(name: str, value: Any) -> None:
+    with raises_config_error(f'EvaluateTeachers.{name}', value):
+        EvaluateTeachers(**{name: value})

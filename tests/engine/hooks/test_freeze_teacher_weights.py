@@ -1,9 +1,12 @@
+"""The second phase of AMTML-KD: a weighting that no longer learns."""
+
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import classification as tiny
+from helpers.errors import raises_config_error
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -16,14 +19,14 @@ EMBEDDING = torch.randn(5, 16, generator=torch.Generator().manual_seed(1)).abs()
 
 @HOOKS.register_module(force=True)
 class WatchWeights(Hook):
-    """What the weighting gives for the same embedding after each epoch."""
+    """Keep the weights of the same embedding after each epoch."""
 
     def __init__(self) -> None:
         self.seen: list[torch.Tensor] = []
 
     def after_train_epoch(self, runner: Runner) -> None:
         with torch.no_grad():
-            self.seen.append(runner.model.methods['amtml'].weighting(EMBEDDING))
+            self.seen.append(runner.model.methods['amtml'].mixture.weighting(EMBEDDING))
 
 
 def _run(folder: Path, epochs: int, **changes: Any) -> Runner:
@@ -44,7 +47,7 @@ def _seen(run: Runner) -> list[torch.Tensor]:
     return next(hook.seen for hook in run.hooks if isinstance(hook, WatchWeights))
 
 
-def test_weights_move_until_then_and_no_more(tmp_path: Path) -> None:
+def test_freeze_teacher_weights_after_an_epoch_keep_the_weighting(tmp_path: Path) -> None:
     run = _run(tmp_path, epochs=5)
     run.train()
     seen = _seen(run)
@@ -54,7 +57,7 @@ def test_weights_move_until_then_and_no_more(tmp_path: Path) -> None:
     assert not torch.equal(seen[4][0], seen[4][1])  # images still differ
 
 
-def test_frozen_weights_stay_in_the_graph_with_zero_gradient() -> None:
+def test_weighting_when_frozen_stays_in_the_graph_with_zero_gradient() -> None:
     weighting = LatentTeacherWeighting(3, 16)
     weighting.freeze()
     weighting(EMBEDDING).square().sum().backward()
@@ -63,7 +66,7 @@ def test_frozen_weights_stay_in_the_graph_with_zero_gradient() -> None:
         assert not parameter.grad.any()
 
 
-def test_a_resumed_run_stays_frozen_as_it_was(tmp_path: Path) -> None:
+def test_freeze_teacher_weights_in_a_resumed_run_keep_the_frozen_weighting(tmp_path: Path) -> None:
     first = _run(tmp_path, epochs=3)
     first.train()
     again = _resume(tmp_path, first)
@@ -90,9 +93,7 @@ def _resume(folder: Path, first: Runner) -> Runner:
     return tiny.runner(model, folder / 'run', train_cfg=train, custom_hooks=hooks, resume=True)
 
 
-@pytest.mark.parametrize('wrong', [0, -1, 1.5, '80'])
-def test_bad_epoch(wrong: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r'FreezeTeacherWeights\.after_epoch: expected an integer >= 1'
-    ):
+@pytest.mark.parametrize('wrong', [0, -1, 1.5, '80', True])
+def test_freeze_teacher_weights_with_a_wrong_epoch_raise(wrong: Any) -> None:
+    with raises_config_error('FreezeTeacherWeights.after_epoch', wrong, 'integer >= 1'):
         FreezeTeacherWeights(wrong)

@@ -1,3 +1,5 @@
+"""Teacher weights by class: scalars, pictures and the record behind them."""
+
 import math
 from pathlib import Path
 from typing import Any
@@ -6,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import classification as tiny
+from helpers.errors import raises_config_error
 from mmengine.runner import Runner
 
-from mmkd_plugin.engine.hooks.weight_picture import weight_picture
+from mmkd_plugin.engine.hooks.log_teacher_weights import draw_teacher_weights
 from mmkd_plugin.models.weightings import WeightRecord
 
 
@@ -26,7 +29,9 @@ def _run(folder: Path, **changes: Any) -> Runner:
     )
 
 
-def test_scalars_of_every_epoch_and_pictures_of_some(tmp_path: Path) -> None:
+def test_log_teacher_weights_write_scalars_every_epoch_and_pictures_at_intervals(
+    tmp_path: Path,
+) -> None:
     run = _run(tmp_path)
     run.train()
     [folder] = [path.parent for path in (tmp_path / 'run').rglob('vis_image')]
@@ -44,19 +49,19 @@ def test_scalars_of_every_epoch_and_pictures_of_some(tmp_path: Path) -> None:
     ]  # every second epoch, and the last
 
 
-def test_mean_weights_are_those_of_the_epoch(tmp_path: Path) -> None:
+def test_log_teacher_weights_average_over_one_epoch(tmp_path: Path) -> None:
     run = _run(tmp_path, train_cfg=dict(by_epoch=True, max_epochs=2))
     seen: list[torch.Tensor] = []
-    weighting = run.model.methods['amtml'].weighting
+    weighting = run.model.methods['amtml'].mixture.weighting
     weighting.register_forward_hook(lambda module, args, output: seen.append(output.detach()))
     run.train()
-    record = run.model.methods['amtml'].weight_record
+    record = run.model.methods['amtml'].mixture.weight_record
     last = torch.cat(seen[-2:])  # 16 images in batches of 8
     assert record.count.item() == 16
     torch.testing.assert_close(record.totals[:2] / 16, last.mean(dim=0))
 
 
-def test_record_by_hand() -> None:
+def test_weight_record_of_known_weights_has_known_sums_and_entropy() -> None:
     record = WeightRecord(num_teachers=2, num_classes=3)
     # Weights (1, 0) have no entropy, (1/2, 1/2) all of it: half on average.
     entropy = record(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([2, 2]))
@@ -70,22 +75,22 @@ def test_record_by_hand() -> None:
     assert all(not buffer.any() for buffer in record.buffers())
 
 
-def test_nothing_of_the_record_is_saved() -> None:
+def test_weight_record_adds_nothing_to_a_checkpoint() -> None:
     assert not WeightRecord(2, 3).state_dict()
 
 
-def test_without_a_weighting_it_says_so(tmp_path: Path) -> None:
+def test_log_teacher_weights_without_a_weighting_raise(tmp_path: Path) -> None:
     run = _run(tmp_path, methods=dict(kd=dict(type='SoftTarget')))
-    with pytest.raises(ValueError, match=r"expected a method that weighs teachers .* got \['kd'\]"):
+    with raises_config_error('custom_hooks', ['kd'], 'LogTeacherWeights', fix='AMTMLKD'):
         run.train()
 
 
-def test_picture_shows_more_weight_brighter_and_leaves_an_unseen_class_white() -> None:
+def test_draw_teacher_weights_draws_more_weight_brighter_and_an_unseen_class_white() -> None:
     table = np.array([[0.9, 0.1], [math.nan, math.nan]], dtype=np.float32)
-    picture = weight_picture(table, ['seen', 'unseen'], ['a', 'b'], 'title')
+    picture = draw_teacher_weights(table, ['seen', 'unseen'], ['a', 'b'], 'title')
     assert picture.dtype == np.uint8
     height, width = picture.shape[:2]
-    # Colours of viridis: its brightest is yellow, its darkest violet; both must be there, and white in the unseen row.
+    # viridis: the brightest colour is yellow, the darkest violet
     pixels = picture.reshape(-1, 3).astype(int)
     yellow = (pixels[:, 0] > 200) & (pixels[:, 1] > 200) & (pixels[:, 2] < 80)
     violet = (pixels[:, 0] < 90) & (pixels[:, 1] < 60) & (pixels[:, 2] > 80)
@@ -93,9 +98,8 @@ def test_picture_shows_more_weight_brighter_and_leaves_an_unseen_class_white() -
     assert violet.sum() > 0.02 * height * width
 
 
-def test_many_classes_still_make_a_picture() -> None:
+def test_draw_teacher_weights_of_1000_classes_keeps_a_readable_size() -> None:
     table = np.random.default_rng(0).dirichlet(np.ones(3), 1000).astype(np.float32)
-    assert (
-        weight_picture(table, [str(i) for i in range(1000)], ['a', 'b', 'c'], 'title').shape[0]
-        < 2000
-    )
+    classes = [str(i) for i in range(1000)]
+    picture = draw_teacher_weights(table, classes, ['a', 'b', 'c'], 'title')
+    assert picture.shape[0] < 2000

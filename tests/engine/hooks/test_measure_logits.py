@@ -1,11 +1,15 @@
+"""Statistics of the teachers' logits over the transfer set."""
+
 from pathlib import Path
 
-import pytest
 import torch
 from helpers import classification as tiny
+from helpers.errors import raises_config_error
 
 
-def test_statistics_are_the_teachers_over_the_transfer_set_without_labels(tmp_path: Path) -> None:
+def test_measure_logits_without_labels_measure_the_mean_teacher_over_the_transfer_set(
+    tmp_path: Path,
+) -> None:
     methods = dict(mimic=dict(type='LogitMimic', standardize=True))
     model = tiny.distiller_config(tmp_path, methods=methods, task_weight=0.0)
     run = tiny.runner(
@@ -25,9 +29,11 @@ def test_statistics_are_the_teachers_over_the_transfer_set_without_labels(tmp_pa
     torch.testing.assert_close(mimic.logit_std, logits.std(dim=0, correction=0))
 
 
-def test_without_the_hook_the_run_ends_before_the_first_step(tmp_path: Path) -> None:
+def test_logit_mimic_with_standardize_but_without_measure_logits_raises_in_the_first_step(
+    tmp_path: Path,
+) -> None:
     methods = dict(mimic=dict(type='LogitMimic', standardize=True))
     run = tiny.runner(tiny.distiller_config(tmp_path, methods=methods), tmp_path / 'run')
-    with pytest.raises(ValueError, match=r'methods.mimic.standardize: expected .*MeasureLogits'):
+    with raises_config_error('methods.mimic.standardize', True, 'MeasureLogits', fix=''):
         run.train()
     assert run.iter == 0

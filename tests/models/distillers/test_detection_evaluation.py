@@ -1,4 +1,4 @@
-"""MMDet's metrics and pictures see of a distiller the student, as if nothing were around it."""
+"""A distiller is evaluated and drawn by MMDet as its student alone would be."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ PICTURES = 4
 
 
 def evaluation(folder: Path, kind: str) -> dict[str, Any]:
-    """Stock data set and metric."""
+    """Return the settings of a test run with a stock data set and metric."""
     dataset = coco_files.dataset(folder, training=False)
     metric = dict(
         type='CocoMetric',
@@ -55,7 +55,7 @@ def evaluation(folder: Path, kind: str) -> dict[str, Any]:
 def measured(
     folder: Path, model: dict[str, Any], weights: dict[str, Any], kind: str, **changes: Any
 ) -> dict[str, Any]:
-    """What the Runner's test says of it, with these weights for its student."""
+    """Return the metrics of a test run, with these weights in the (student) network."""
     init_default_scope('mmdet')
     settings = {**evaluation(folder, kind), **changes}
     run = tiny.runner(model, folder / 'run', default_scope='mmdet', **settings)
@@ -66,11 +66,13 @@ def measured(
     return found
 
 
-@pytest.mark.filterwarnings(
+@pytest.mark.filterwarnings(  # the visualiser warns at the edge of an image
     'ignore:Warning. The (bbox|polygon|text) is out of bounds:UserWarning'
-)  # of the visualiser, at the edge
+)
 @pytest.mark.parametrize(('kind', 'family'), [('coco', 'gfl'), ('voc', 'faster_rcnn')])
-def test_the_metrics_are_those_of_the_student_alone(kind: str, family: str, tmp_path: Path) -> None:
+def test_distiller_in_a_test_run_has_the_metrics_of_its_student(
+    kind: str, family: str, tmp_path: Path
+) -> None:
     coco_files.write(tmp_path, count=PICTURES)
     score = 'test_cfg__score_thr' if family == 'gfl' else 'test_cfg__rcnn__score_thr'
     detector = small.detector(family, **{score: 0.001})
@@ -105,12 +107,12 @@ def test_the_metrics_are_those_of_the_student_alone(kind: str, family: str, tmp_
         )
     alone = measured(tmp_path, detector, student, kind)
     assert distilled == alone
-    assert alone.get('boxes') or 0 < alone['pascal_voc/mAP'] < 1, 'something is found'
+    assert alone.get('boxes') or 0 < alone['pascal_voc/mAP'] < 1, 'something is detected'
     assert len(list((tmp_path / 'run').rglob('pictures/*.jpg'))) == PICTURES == len(drawn)
     assert any(len(scores) for scores in drawn)
 
 
-def test_other_modes_are_the_students(tmp_path: Path) -> None:
+def test_distiller_in_tensor_mode_returns_the_outputs_of_its_student(tmp_path: Path) -> None:
     model = small.distiller(tmp_path, small.detector('gfl')).eval()
     with torch.no_grad():
         batch = model.data_preprocessor(small.batch_for('gfl'), False)

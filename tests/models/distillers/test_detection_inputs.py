@@ -1,4 +1,4 @@
-"""What a detector's teacher sees, to the last bit, whatever the student's preprocessor makes of the batch."""
+"""Inputs of a detector's teachers, bit by bit, under every preprocessing of the student."""
 
 import copy
 import gc
@@ -15,8 +15,9 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.distillers import Distiller
-from mmkd_plugin.models.distillers.teacher_inputs import TeacherInputs, same_contract
+from mmkd_plugin.models.distillers.teacher_inputs import TeacherInputs, same_preprocessing
 
 OTHER = dict(
     type='DetDataPreprocessor',
@@ -28,19 +29,19 @@ OTHER = dict(
 
 
 def alone(config: dict[str, Any], raw: Any, training: bool = False, **changes: Any) -> Any:
-    """What this contract by itself makes of the raw batch."""
+    """Return the raw batch under this preprocessing alone."""
     plain = {
         key: value for key, value in {**config, **changes}.items() if key not in ('type', '_scope_')
     }
     return DetDataPreprocessor(**plain)(copy.deepcopy(raw), training)
 
 
-def seen_by_teachers(model: Distiller, raw: Any) -> tuple[list[Tensor], dict[str, Any]]:
-    """The inputs that reach each teacher's network, and the student's batch, of one training step."""
+def inputs_of_teachers(model: Distiller, raw: Any) -> tuple[list[Tensor], dict[str, Any]]:
+    """Return the inputs of each teacher's network, and the student's batch, of one step."""
     inputs: list[Tensor] = []
     handles = [
-        taught.model.backbone.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-        for taught in model.teachers
+        teacher.model.backbone.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        for teacher in model.teachers
     ]
     batch = model.data_preprocessor(copy.deepcopy(raw), True)
     model(**batch, mode='loss')
@@ -50,21 +51,21 @@ def seen_by_teachers(model: Distiller, raw: Any) -> tuple[list[Tensor], dict[str
 
 
 @pytest.mark.parametrize('family', ['retinanet', 'mask_rcnn'])
-def test_mean_std_channels_and_padding_are_the_teachers_own_and_the_students_samples_its_own(
+def test_teacher_with_its_own_preprocessing_receives_it_and_leaves_the_students_batch(
     family: str, tmp_path: Path
 ) -> None:
     config = small.detector(family)
-    taught = [
+    teachers = [
         small.teacher(tmp_path, config, 1, data_preprocessor=OTHER),
         small.teacher(tmp_path, config, 2),
         small.teacher(tmp_path, config, 3, data_preprocessor=OTHER),
     ]
-    model = small.distiller(tmp_path, config, taught)
+    model = small.distiller(tmp_path, config, teachers)
     raw = small.batch_for(family)
-    inputs, batch = seen_by_teachers(model, raw)
+    inputs, batch = inputs_of_teachers(model, raw)
     expected = alone(OTHER, raw)['inputs']
     assert torch.equal(inputs[0], expected) and inputs[0].shape == (2, 3, 128, 128)
-    assert inputs[2] is inputs[0], 'one contract, computed once'
+    assert inputs[2] is inputs[0], 'equal preprocessing runs once'
     assert inputs[1] is batch['inputs']
     own = alone(config.data_preprocessor, raw, training=True)
     assert torch.equal(batch['inputs'], own['inputs']) and batch['inputs'].shape == (2, 3, 96, 96)
@@ -73,10 +74,10 @@ def test_mean_std_channels_and_padding_are_the_teachers_own_and_the_students_sam
         assert torch.equal(got.gt_instances.bboxes, wanted.gt_instances.bboxes)
 
 
-def test_levels_of_a_teacher_that_pads_more_are_compared_where_both_have_them(
+def test_soft_target_with_a_teacher_that_pads_more_compares_the_shared_locations(
     tmp_path: Path,
 ) -> None:
-    """A teacher with the student's own weights, which pads to 128 where the student pads to 32, says almost the same."""
+    """The student pads to 32; a teacher of its weights that pads to 128 outputs almost the same."""
     config = small.detector('retinanet')
     padded = {**config.data_preprocessor, 'pad_size_divisor': 128}
     model = small.distiller(
@@ -89,13 +90,13 @@ def test_levels_of_a_teacher_that_pads_more_are_compared_where_both_have_them(
     for one in (model, other):
         one.student.eval()
     same, different = (small.losses_of(one, raw)['kd.loss_kd'].item() for one in (model, other))
-    assert same < 0.05 * different, 'the padding has its say at its edge alone'
+    assert same < 0.05 * different, 'padding changes outputs near its edge only'
 
 
-def test_a_student_that_resizes_in_its_preprocessor_has_teachers_that_see_the_same_size(
+def test_teacher_inputs_of_a_student_that_resizes_have_the_size_that_it_drew(
     tmp_path: Path,
 ) -> None:
-    """YOLOX draws a size every tenth iteration: teachers get it resized alike, in their own mean and std."""
+    """YOLOX draws a size every tenth iteration; teachers keep their own mean and std."""
     student = small.detector('yolox')
     normalised = dict(
         type='DetDataPreprocessor', mean=[100.0, 110.0, 120.0], std=[50.0] * 3, pad_size_divisor=32
@@ -127,34 +128,35 @@ def test_a_student_that_resizes_in_its_preprocessor_has_teachers_that_see_the_sa
         ):
             assert got.metainfo == wanted.metainfo
             assert torch.equal(got.gt_instances.bboxes, wanted.gt_instances.bboxes), (
-                'scaled once, not once a contract'
+                'scaled once, not once a preprocessing'
             )
         sizes.append(tuple(batch['inputs'].shape[2:]))
     assert sizes[0] == sizes[1] == (96, 96) and sizes[2] != (96, 96), 'a size was drawn'
 
 
 def under_seed(seed: int, preprocessor: Any, raw: Any) -> Any:
+    """Return the training batch that a preprocessor makes under a seed of its random draws."""
     random.seed(seed)
     return preprocessor(copy.deepcopy(raw), True)
 
 
-def test_the_resizing_of_a_teachers_own_training_is_not_repeated(tmp_path: Path) -> None:
+def test_teacher_with_batch_augments_in_its_config_receives_images_without_them(
+    tmp_path: Path,
+) -> None:
     student = small.detector('yolox', data_preprocessor__batch_augments=None)
-    taught = small.teacher(tmp_path, small.detector('yolox', data_preprocessor__pad_value=114))
-    model = small.distiller(tmp_path, student, [taught])
+    teacher = small.teacher(tmp_path, small.detector('yolox', data_preprocessor__pad_value=114))
+    model = small.distiller(tmp_path, student, [teacher])
     raw = small.batch_for('yolox')
     MessageHub.get_current_instance().update_info('iter', 9)
     for _ in range(3):
-        inputs, _ = seen_by_teachers(model, raw)
+        inputs, _ = inputs_of_teachers(model, raw)
         assert torch.equal(
-            inputs[0], alone(taught['model'].data_preprocessor, raw, batch_augments=None)['inputs']
+            inputs[0], alone(teacher['model'].data_preprocessor, raw, batch_augments=None)['inputs']
         )
 
 
-def test_images_that_are_padded_otherwise_before_they_are_resized_are_an_error(
-    tmp_path: Path,
-) -> None:
-    """Their objects would be of another size."""
+def test_teacher_inputs_that_resize_images_of_another_padding_raise(tmp_path: Path) -> None:
+    """Objects would have another size."""
     student = small.detector('yolox')
     padded = {**student.data_preprocessor, 'pad_size_divisor': 64}
     model = small.distiller(
@@ -163,11 +165,11 @@ def test_images_that_are_padded_otherwise_before_they_are_resized_are_an_error(
     raw = small.batch_for('yolox')
     MessageHub.get_current_instance().update_info('iter', 0)
     model.data_preprocessor(copy.deepcopy(raw), True)  # no size drawn yet: each keeps its own
-    with pytest.raises(
-        ValueError,
-        match=r"^teachers: expected images of the student's sizes .*, where the batch is resized",
-    ):
+    with pytest.raises(ConfigError) as caught:
         model.data_preprocessor(copy.deepcopy(raw), True)
+    error = caught.value
+    assert error.key == 'teachers' and 'resized' in error.problem
+    assert error.found and 'padding' in error.fix
 
 
 @pytest.mark.parametrize(
@@ -179,10 +181,10 @@ def test_images_that_are_padded_otherwise_before_they_are_resized_are_an_error(
         dict(mask_pad_value=1),
     ],
 )
-def test_how_labels_are_written_is_no_contract(change: dict[str, Any]) -> None:
+def test_same_preprocessing_ignores_how_labels_are_written(change: dict[str, Any]) -> None:
     base = dict(mean=[120.0] * 3, std=[60.0] * 3, pad_size_divisor=32)
-    assert same_contract(DetDataPreprocessor(**base), DetDataPreprocessor(**base, **change))
-    assert not same_contract(
+    assert same_preprocessing(DetDataPreprocessor(**base), DetDataPreprocessor(**base, **change))
+    assert not same_preprocessing(
         DetDataPreprocessor(**base), DetDataPreprocessor(**{**base, 'pad_size_divisor': 1})
     )
 
@@ -217,7 +219,7 @@ AMTML = dict(
     ],
     ids=['scores', 'attention', 'both', 'amtml', 'factors'],
 )
-def test_nothing_that_a_teacher_computed_is_kept_for_the_backward_pass(
+def test_distiller_step_keeps_no_tensor_of_a_teacher_but_its_targets(
     family: str,
     methods: dict[str, Any],
     number: int,
@@ -225,16 +227,16 @@ def test_nothing_that_a_teacher_computed_is_kept_for_the_backward_pass(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """But the targets themselves: of scores the places that teach, of hints the map. Memory counts: a view keeps all of it."""
+    """Targets are score rows of weighted locations, and maps of hints; a view keeps all memory."""
     config = small.detector(family)
-    taught = [small.teacher(tmp_path, config, seed) for seed in range(1, number + 1)]
+    teachers = [small.teacher(tmp_path, config, seed) for seed in range(1, number + 1)]
     if 'ft' in methods:
-        trainer = dict(type='mmkd_plugin.ParaphraserTrainer', teacher=taught[0], tap='neck[1]')
+        trainer = dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teachers[0], tap='neck[1]')
         torch.save(
             dict(state_dict=ROOT_MODELS.build(trainer).state_dict()), tmp_path / 'paraphraser.pth'
         )
         monkeypatch.chdir(tmp_path)
-    model = small.distiller(tmp_path, config, taught, methods=methods)
+    model = small.distiller(tmp_path, config, teachers, methods=methods)
     kept: list[tuple[str, StorageWeakRef]] = []
     with_gradient: list[str] = []
 

@@ -1,18 +1,20 @@
-"""Every method on feature maps, on detectors, by the classes that serve classification; and mutual learning of detectors."""
+"""Methods on feature maps of detectors, and mutual learning of detectors."""
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from helpers import classification as tiny
 from helpers import detection as small
+from helpers.errors import raises_config_error
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 
 LAST, LEVEL = 'backbone[3]', 'neck[0]'
-#: ResNet-18's last block: its one ReLU runs twice, and the second time it is the map before it that is compared.
+#: The one ReLU in the last block of ResNet-18 runs twice; the map before its second run is tapped.
 BEFORE_RELU = dict(
     student='backbone.layer4.1.relu#1:input',
     teacher='backbone.layer4.1.relu#1:input',
@@ -22,7 +24,7 @@ METHODS = ('ie_ft', 'ie_at', 'ie_od', 'ft', 'at', 'od', 'hint')
 
 
 def paraphraser(folder: Path, teacher: dict[str, Any], tap: str) -> str:
-    """What stage 1 leaves after one step on a batch of scenes."""
+    """Train a paraphraser for one step on a batch of scenes; return its checkpoint."""
     trainer = ROOT_MODELS.build(
         dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teacher, tap=tap)
     )
@@ -33,13 +35,14 @@ def paraphraser(folder: Path, teacher: dict[str, Any], tap: str) -> str:
     predicted = trainer(
         **trainer.data_preprocessor(small.batch_for('retinanet'), False), mode='predict'
     )
-    assert len(predicted) == 2, 'a detector predicts from the reconstruction too'
+    assert len(predicted) == 2, 'predictions are those of the detector'
     path = folder / f'paraphraser_{tap}.pth'
     torch.save(dict(state_dict=trainer.state_dict()), path)
     return str(path)
 
 
 def method(name: str, folder: Path, teacher: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return the config of one of :data:`METHODS`."""
     pairs = [dict(student=tap, teacher=tap) for tap in (LAST, LEVEL)]
     if name.endswith('ft'):
         pairs = [
@@ -61,11 +64,11 @@ def method(name: str, folder: Path, teacher: dict[str, Any], **changes: Any) -> 
 
 
 @pytest.mark.parametrize('name', METHODS)
-def test_each_method_on_maps_teaches_a_detector(name: str, tmp_path: Path) -> None:
+def test_method_on_maps_trains_a_detector(name: str, tmp_path: Path) -> None:
     config = small.detector('retinanet')
-    taught = small.teacher(tmp_path, config)
+    teacher = small.teacher(tmp_path, config)
     model = small.distiller(
-        tmp_path, config, [taught], methods=dict(maps=method(name, tmp_path, taught))
+        tmp_path, config, [teacher], methods=dict(maps=method(name, tmp_path, teacher))
     )
     losses = small.losses_of(model, small.batch_for('retinanet'))
     parts = [value for key, value in losses.items() if key.startswith('maps.loss')]
@@ -80,17 +83,17 @@ def test_each_method_on_maps_teaches_a_detector(name: str, tmp_path: Path) -> No
     assert not any(p.grad is not None for p in model.teachers[0].model.parameters())
 
 
-def test_ie_kd_does_not_fade_as_images_grow(tmp_path: Path) -> None:
-    """With the paper's mean, maps of four times as many places have half the loss."""
+def test_ie_kd_with_size_invariant_reduction_does_not_shrink_as_images_grow(tmp_path: Path) -> None:
+    """With the mean of the paper, maps with four times the locations have half the loss."""
     config = small.detector('retinanet')
-    taught = small.teacher(tmp_path, config)
+    teacher = small.teacher(tmp_path, config)
     losses: dict[tuple[str, int], Tensor] = {}
-    made = method('ie_ft', tmp_path, taught)
+    made = method('ie_ft', tmp_path, teacher)
     for reduction in ('mean', 'size_invariant'):
         model = small.distiller(
-            tmp_path, config, [taught], methods=dict(ie=dict(made, reduction=reduction))
+            tmp_path, config, [teacher], methods=dict(ie=dict(made, reduction=reduction))
         )
-        model.eval()  # the encoders too: the same function of every size
+        model.eval()  # encoders without batch statistics: the same function of every size
         for side in (128, 256):
             batch = small.batch_of([small.sample([[8, 8, 40, 40]], [0], (side, side))])
             losses[reduction, side] = small.losses_of(model, batch)['ie.loss_inherit'].detach()
@@ -99,8 +102,10 @@ def test_ie_kd_does_not_fade_as_images_grow(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('family', ['gfl', 'yolox', 'ssdlite', 'detr'])
-def test_a_step_in_bfloat16_compares_in_float32(family: str, tmp_path: Path) -> None:
-    """Of regions there is none on a CPU: mmcv's NMS and RoIAlign there know no bfloat16."""
+def test_methods_under_bfloat16_autocast_compute_losses_in_float32(
+    family: str, tmp_path: Path
+) -> None:
+    """Two-stage detectors are missing: NMS and RoIAlign of mmcv have no bfloat16 on CPU."""
     pairs = [dict(student=LEVEL, teacher=LEVEL)]
     methods = dict(
         kd=dict(type='SoftTarget', temperature=2.0),
@@ -129,7 +134,22 @@ def test_a_step_in_bfloat16_compares_in_float32(family: str, tmp_path: Path) -> 
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(('objective', 'read'), [('paper', 1), ('label', 1), (None, 0)])
+def test_distiller_of_detectors_makes_labels_only_if_a_method_requests_them(
+    objective: str | None, read: int, tmp_path: Path
+) -> None:
+    methods: dict[str, Any] = dict(kd=dict(type='SoftTarget'))
+    if objective is not None:
+        methods['amtml'] = dict(type='AMTMLKD', objective=objective, hint_weight=0.0)
+    model = small.distiller(tmp_path, small.detector('gfl'), methods=methods)
+    adapter = model.tapped.adapter
+    with patch.object(adapter, 'labels', wraps=adapter.labels) as labels:
+        small.losses_of(model, small.batch_for('gfl'))
+    assert labels.call_count == read
+
+
 def mutual(family: str, order: str = 'alternating', **methods: Any) -> Any:
+    """Build two peers of one family, ready to train."""
     config = small.detector(family)
     peers = [dict(name=name, model=config) for name in 'ab']
     model = ROOT_MODELS.build(
@@ -141,20 +161,20 @@ def mutual(family: str, order: str = 'alternating', **methods: Any) -> Any:
 
 
 def optimizers(model: Any) -> OptimWrapperDict:
-    parts = {
-        name: [p for one in made for p in one.parameters()]
-        for name, made in model.trained_together().items()
-    }
+    """Build one optimizer for each part that is trained together."""
+    parts = model.trained_together().items()
     return OptimWrapperDict(
-        **{n: OptimWrapper(torch.optim.SGD(p, lr=1e-3)) for n, p in parts.items()}
+        **{name: OptimWrapper(torch.optim.SGD(one.parameters(), lr=1e-3)) for name, one in parts}
     )
 
 
 @pytest.mark.parametrize(
     ('family', 'order'), [('gfl', 'alternating'), ('faster_rcnn', 'simultaneous')]
 )
-def test_two_detectors_inherit_and_explore_from_each_other(family: str, order: str) -> None:
-    """IE-DML: by their maps alone, so of any kind."""
+def test_mutual_detectors_with_ie_kd_train_networks_methods_and_paraphrasers(
+    family: str, order: str
+) -> None:
+    """IE-DML compares maps alone, so detectors of any family do."""
     pairs = [dict(student=LEVEL, teacher=LEVEL)]
     model = mutual(family, order, ie=dict(type='IEKD', pairs=pairs, reduction='size_invariant'))
     before = tiny.weights_of(model)
@@ -164,27 +184,25 @@ def test_two_detectors_inherit_and_explore_from_each_other(family: str, order: s
     } <= logged.keys()
     assert all(value.isfinite().all() for value in logged.values())
     moved = {
-        name.split('.')[0]
+        tuple(name.split('.')[:3])
         for name, value in model.state_dict().items()
         if not torch.equal(value, before[name])
     }
-    assert {'peer_a', 'peer_b', 'lessons_a', 'lessons_b', 'apart_a', 'apart_b'} <= moved
+    parts = ('network', 'methods', 'auxiliary')
+    assert {('peers', name, part) for name in 'ab' for part in parts} <= moved
 
 
 @pytest.mark.parametrize('order', ['alternating', 'simultaneous'])
-def test_two_dense_detectors_learn_each_others_class_scores(order: str) -> None:
+def test_mutual_dense_detectors_learn_from_class_scores_in_either_order(order: str) -> None:
     model = mutual('gfl', order, dml=dict(type='SoftTarget', temperature=1.0))
     logged = model.train_step(small.batch_for('gfl'), optimizers(model))
     assert logged['a.dml.loss_kd'] > 0 and logged['b.dml.loss_kd'] > 0
 
 
-def test_a_detectors_predictions_have_no_mean() -> None:
+def test_mutual_detectors_with_predict_ensemble_raise() -> None:
     peers = [small.detector('gfl')] * 2
     config = dict(
         type='mmkd_plugin.MutualDistiller', peers=peers, methods=dict(dml=dict(type='SoftTarget'))
     )
-    with pytest.raises(
-        ValueError,
-        match=r"^predict: expected one of .*, got 'ensemble' of models whose answers have no mean",
-    ):
+    with raises_config_error('predict', 'ensemble', 'averaged'):
         ROOT_MODELS.build(dict(config, predict='ensemble'))

@@ -1,4 +1,4 @@
-"""Batches that teach little or nothing: losses stay finite, and the run goes on."""
+"""Batches with few or no objects: losses stay finite, and the run goes on."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,10 @@ EVERYTHING = dict(
 
 
 def without_regions(model: Any) -> Any:
-    """The student proposes nothing, as where every box is too small; without boxes in the image there is then no region at all."""
+    """Patch the student to propose nothing, as if every box were too small.
+
+    An image without objects then has no region at all.
+    """
     original = model.student.rpn_head.loss_and_predict
 
     def nothing(*args: Any, **kwargs: Any) -> Any:
@@ -52,10 +55,12 @@ def without_regions(model: Any) -> Any:
 
 
 @pytest.mark.parametrize('family', ['gfl', 'faster_rcnn', 'cascade_rcnn'])
-def test_losses_are_finite_and_the_run_goes_on(family: str, tmp_path: Path) -> None:
+def test_distiller_on_batches_with_few_or_no_objects_has_finite_losses(
+    family: str, tmp_path: Path
+) -> None:
     config = small.detector(family)
-    taught = [small.teacher(tmp_path, config, seed) for seed in (1, 2)]
-    model: Any = small.distiller(tmp_path, config, taught, methods=EVERYTHING).train()
+    teachers = [small.teacher(tmp_path, config, seed) for seed in (1, 2)]
+    model: Any = small.distiller(tmp_path, config, teachers, methods=EVERYTHING).train()
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-5))
     nothing = small.sample([], [], (75, 91))
     crowd = small.sample([[4, 4, 60, 60]], [1], (97, 53), crowd=True)

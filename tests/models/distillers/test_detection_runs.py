@@ -1,4 +1,4 @@
-"""Detectors in MMEngine's Runner, on data sets of MMDet's on disk, with MMDet's own evaluator."""
+"""Runs of detectors: the Runner of MMEngine, data sets and evaluator of MMDet."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,8 @@ import torch
 from helpers import classification as tiny
 from helpers import coco_files
 from helpers import detection as small
+from helpers.errors import _ANY as ANY
+from helpers.errors import raises_config_error
 from mmdet.engine.hooks import YOLOXModeSwitchHook
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -19,10 +21,12 @@ from mmkd_plugin.loading.build import build_network
 from mmkd_plugin.loading.checkpoint import load_weights
 
 METRIC = 'coco/bbox_mAP'
+#: Parts of the message about a teacher of other class names.
+OTHER_NAMES = ('the training data', '3 classes', "class 0 is 'red' there and 'green' here")
 
 
 def run(folder: Path, model: dict[str, Any], iters: int = 2, **changes: Any) -> Runner:
-    """A Runner that trains and then evaluates, as a stock config's does."""
+    """Return a Runner that trains and then evaluates, as with a stock config."""
     if not (folder / 'annotations.json').exists():
         coco_files.write(folder)
     init_default_scope('mmdet')
@@ -49,24 +53,25 @@ def run(folder: Path, model: dict[str, Any], iters: int = 2, **changes: Any) -> 
 
 
 def config(folder: Path, family: str = 'gfl', **changes: Any) -> dict[str, Any]:
+    """Return the config of a student with two teachers of its family, unless changed."""
     detector = detectable(family)
-    taught = [small.teacher(folder, detector, seed) for seed in (1, 2)]
+    teachers = [small.teacher(folder, detector, seed) for seed in (1, 2)]
     methods = dict(kd=dict(type='SoftTarget', temperature=2.0))
     return {
-        **dict(type='mmkd_plugin.Distiller', student=detector, teachers=taught, methods=methods),
+        **dict(type='mmkd_plugin.Distiller', student=detector, teachers=teachers, methods=methods),
         **changes,
     }
 
 
 def detectable(family: str) -> dict[str, Any]:
-    """It reports what it sees from its first step on."""
+    """Return the config of a detector whose predictions pass the threshold untrained."""
     option = 'test_cfg__score_thr' if family == 'gfl' else 'test_cfg__rcnn__score_thr'
     return small.detector(family, **{option: 0.001})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('family', ['gfl', 'faster_rcnn'])
-def test_a_run_trains_evaluates_teachers_and_student_and_saves_the_student_alone(
+def test_runner_with_a_distiller_trains_evaluates_and_saves_the_student_alone(
     family: str, tmp_path: Path
 ) -> None:
     hooks = [
@@ -86,7 +91,7 @@ def test_a_run_trains_evaluates_teachers_and_student_and_saves_the_student_alone
     assert {f'teacher/t1/{METRIC}', f'teacher/t2/{METRIC}'} <= {
         key for line in logged for key in line
     }
-    assert any(METRIC in line for line in logged), 'the student is evaluated as any detector is'
+    assert any(METRIC in line for line in logged), 'the student is evaluated'
     assert any('kd.loss_kd' in line and 'task.loss_cls' in line for line in logged)
     student = tmp_path / 'run' / 'iter_2_student.pth'
     alone = build_network(detectable(family), 'student').eval()
@@ -102,11 +107,11 @@ def test_a_run_trains_evaluates_teachers_and_student_and_saves_the_student_alone
         assert torch.equal(one.pred_instances.bboxes, other.pred_instances.bboxes)
 
 
-def test_teachers_that_detect_nothing_at_all_score_zero(tmp_path: Path) -> None:
-    """CocoMetric gives no bbox_mAP then."""
+def test_evaluate_teachers_that_detect_nothing_score_zero(tmp_path: Path) -> None:
+    """CocoMetric returns no bbox_mAP then."""
     detector = small.detector('gfl', test_cfg__score_thr=0.999)
-    taught = [small.teacher(tmp_path, detector, seed) for seed in (1, 2)]
-    model = config(tmp_path, student=detector, teachers=taught)
+    teachers = [small.teacher(tmp_path, detector, seed) for seed in (1, 2)]
+    model = config(tmp_path, student=detector, teachers=teachers)
     for metric in (METRIC, None):
         hook = dict(type='mmkd_plugin.EvaluateTeachers', metric=metric)
         runner = run(tmp_path, model, iters=1, custom_hooks=[hook])
@@ -114,89 +119,90 @@ def test_teachers_that_detect_nothing_at_all_score_zero(tmp_path: Path) -> None:
         assert runner.model.teacher_scores.tolist() == [0.0, 0.0]
 
 
-def test_a_teacher_of_other_class_names_is_found_before_training(tmp_path: Path) -> None:
+def test_evaluate_teachers_with_other_class_names_raise_unless_mapped(tmp_path: Path) -> None:
     detector = small.detector('gfl')
-    taught = [named(small.teacher(tmp_path, detector), ('green', 'red', 'blue'))]
+    teachers = [named(small.teacher(tmp_path, detector), ('green', 'red', 'blue'))]
     hooks = [dict(type='mmkd_plugin.EvaluateTeachers')]
-    runner = run(tmp_path, config(tmp_path, teachers=taught), custom_hooks=hooks)
-    message = r"^teachers\[0\] \(t1\).class_map: expected .* of the training data.*: 3 and 3, class 0 is 'red' here and 'green' there"
-    with pytest.raises(ValueError, match=message):
+    runner = run(tmp_path, config(tmp_path, teachers=teachers), custom_hooks=hooks)
+    with raises_config_error('teachers[0] (t1).class_map', ANY, *OTHER_NAMES, fix='student class'):
         runner.call_hook('before_train')
-    mapped = [dict(taught[0], class_map=[1, 0, 2])]
+    mapped = [dict(teachers[0], class_map=[1, 0, 2])]
     runner = run(tmp_path, config(tmp_path, teachers=mapped), custom_hooks=hooks)
     runner.call_hook('before_train')
     assert runner.model.teacher_scores.isfinite().all()
 
 
-def test_it_is_found_without_that_hook_too_before_the_first_step(tmp_path: Path) -> None:
+def test_distiller_with_teachers_of_other_class_names_raises_before_the_first_step(
+    tmp_path: Path,
+) -> None:
     detector = small.detector('gfl')
-    taught = [named(small.teacher(tmp_path, detector), ('green', 'red', 'blue'))]
-    runner = run(tmp_path, config(tmp_path, teachers=taught), iters=1)
+    teachers = [named(small.teacher(tmp_path, detector), ('green', 'red', 'blue'))]
+    runner = run(tmp_path, config(tmp_path, teachers=teachers), iters=1)
     runner.model.init_weights = lambda: None
     before = tiny.weights_of(runner.model.student)
-    message = r"^teachers\[0\] \(t1\).class_map: expected .* of the training data.*class 0 is 'red' here and 'green' there"
-    with pytest.raises(ValueError, match=message):
+    with raises_config_error('teachers[0] (t1).class_map', ANY, *OTHER_NAMES, fix='student class'):
         runner.train()
     assert all(
         torch.equal(value, before[name])
         for name, value in runner.model.student.state_dict().items()
     )
     pairs = [dict(student='neck[0]', teacher='neck[0]')]
-    mapped = [dict(taught[0], class_map=[1, 0, 2])]
-    maps = dict(hint=dict(type='Hint', pairs=pairs))  # they have no classes
+    mapped = [dict(teachers[0], class_map=[1, 0, 2])]
+    maps = dict(hint=dict(type='Hint', pairs=pairs))  # maps have no classes
     for allowed in (
         small.distiller(tmp_path, detector, mapped),
-        small.distiller(tmp_path, detector, taught, methods=maps),
+        small.distiller(tmp_path, detector, teachers, methods=maps),
     ):
         assert small.total(allowed, small.losses_of(allowed, small.batch_for('gfl'))).isfinite()
 
 
-def test_teachers_of_different_class_names_are_an_error_at_once(tmp_path: Path) -> None:
+def test_distiller_with_teachers_that_disagree_on_class_names_raises_when_built(
+    tmp_path: Path,
+) -> None:
     detector = small.detector('gfl')
     one, other = small.teacher(tmp_path, detector, 1), small.teacher(tmp_path, detector, 2)
-    taught = [named(one, ('a', 'b', 'c')), named(other, ('a', 'c', 'b'))]
-    with pytest.raises(
-        ValueError,
-        match=r"^teachers\[1\] \(t2\).class_map: .* of t1.*class 1 is 'b' here and 'c' there",
-    ):
-        small.distiller(tmp_path, detector, taught)
-    small.distiller(tmp_path, detector, [taught[0], dict(taught[1], class_map=[0, 2, 1])])
+    teachers = [named(one, ('a', 'b', 'c')), named(other, ('a', 'c', 'b'))]
+    mentions = 't1', "class 1 is 'b' there and 'c' here"
+    with raises_config_error('teachers[1] (t2).class_map', ANY, *mentions):
+        small.distiller(tmp_path, detector, teachers)
+    small.distiller(tmp_path, detector, [teachers[0], dict(teachers[1], class_map=[0, 2, 1])])
 
 
 @pytest.mark.parametrize('task_weight', [0, 1])
-def test_a_classifier_in_a_detectors_run_is_an_error_before_the_first_step(
+def test_distiller_of_classifiers_on_detection_data_raises_before_the_first_step(
     task_weight: int, tmp_path: Path
 ) -> None:
-    """It and its teachers agree with each other, but not with the data."""
+    """Student and teachers have one task, and the data another."""
     runner = run(tmp_path, tiny.distiller_config(tmp_path, task_weight=task_weight))
-    message = r'^student: expected a model for detection, as the training data are, got one for classification$'
-    with pytest.raises(ValueError, match=message):
+    with raises_config_error('student', 'classification', 'detection', 'training data'):
         runner.train()
     assert runner.iter == 0
 
 
-def test_a_detector_in_a_classifiers_run_is_one_too(tmp_path: Path) -> None:
+def test_distiller_of_detectors_on_classification_data_raises_before_the_first_step(
+    tmp_path: Path,
+) -> None:
     runner = tiny.runner(config(tmp_path), tmp_path / 'run')
-    message = r'^student: expected a model for classification, as the training data are, got one for detection$'
-    with pytest.raises(ValueError, match=message):
+    with raises_config_error('student', 'detection', 'classification', 'training data'):
         runner.train()
+    assert runner.iter == 0
 
 
-def test_classifiers_that_learn_from_each_other_in_a_detectors_run(tmp_path: Path) -> None:
+def test_mutual_distiller_of_classifiers_on_detection_data_raises_before_the_first_step(
+    tmp_path: Path,
+) -> None:
     runner = run(
         tmp_path, tiny.mutual_config(), val_dataloader=None, val_evaluator=None, val_cfg=None,
         optim_wrapper=tiny.peer_optimizers(),
     )  # fmt: skip
-    with pytest.raises(
-        ValueError,
-        match=r'^peers\[0\] \(a\): expected a model for detection, as the training data are, got one for class',
-    ):
+    with raises_config_error('peers[0] (a)', 'classification', 'detection', 'training data'):
         runner.train()
+    assert runner.iter == 0
 
 
 @pytest.mark.slow
-def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
-    """With everything that has a state: weightings, their optimizer, the statistics of connectors."""
+def test_runner_that_resumes_a_distiller_ends_as_an_unbroken_run(tmp_path: Path) -> None:
+    """Weightings, their optimizer and the statistics of connectors have a state."""
     amtml = dict(
         type='AMTMLKD',
         objective='label',
@@ -236,13 +242,13 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
 
 
 def named(teacher: dict[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
-    """The same weights, with the names that their training wrote beside them."""
+    """Add class names to the checkpoint of a teacher, as training writes them."""
     content = torch.load(teacher['checkpoint'])
     torch.save(dict(content, meta=dict(dataset_meta=dict(classes=classes))), teacher['checkpoint'])
     return teacher
 
 
-def test_a_mapped_teacher_predicts_in_the_students_classes(tmp_path: Path) -> None:
+def test_teacher_with_a_class_map_predicts_in_the_classes_of_the_student(tmp_path: Path) -> None:
     detector = small.detector('gfl', test_cfg__score_thr=0.05)
     raw = small.batch_for('gfl')
     path = small.checkpoint(tmp_path, detector)
@@ -258,8 +264,10 @@ def test_a_mapped_teacher_predicts_in_the_students_classes(tmp_path: Path) -> No
     assert len(raw['inputs']) == len(own)
 
 
-def test_mmdets_hooks_find_the_students_head(tmp_path: Path) -> None:
-    """YOLOX's own hook switches a loss on for the last epochs."""
+def test_distiller_with_yolox_mode_switch_hook_switches_the_head_of_the_student(
+    tmp_path: Path,
+) -> None:
+    """The hook of YOLOX switches a loss on for the last epochs."""
     model = small.distiller(tmp_path, small.detector('yolox'))
     runner = Mock(model=model, epoch=290, max_epochs=300)
     runner.train_dataloader.dataset.pipeline.transforms = []

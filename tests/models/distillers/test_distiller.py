@@ -1,12 +1,15 @@
-"""The model that the Runner sees, one call at a time."""
+"""The distiller: its losses, gradients, state and random numbers, one call at a time."""
 
 import copy
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from helpers import classification as tiny
+from helpers.errors import _ANY as ANY
+from helpers.errors import raises_config_error
 from mmengine.model import BaseModel, ExponentialMovingAverage
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
@@ -15,9 +18,11 @@ from torch.nn import functional as F
 TWO = dict(
     amtml=tiny.amtml(temperature=3.0), kd=dict(type='SoftTarget', temperature=2.0, loss_weight=0.5)
 )
+PARTS = ('weight', 'bias')
+FROZEN = ('', '_factors', '_direction')
 
 
-def test_two_methods_and_the_task_give_one_dict_of_losses(tmp_path: Path) -> None:
+def test_losses_of_two_methods_and_the_task_are_in_one_dict(tmp_path: Path) -> None:
     model = tiny.distiller(
         tmp_path, methods=TWO, task_weight=0.3
     ).eval()  # eval: the second forward repeats the first
@@ -35,16 +40,16 @@ def test_two_methods_and_the_task_give_one_dict_of_losses(tmp_path: Path) -> Non
     torch.testing.assert_close(
         losses['task.loss'], 0.3 * F.cross_entropy(logits, torch.arange(8) % 4)
     )
-    taught = [
+    teacher_logits = [
         tiny.network(tiny.classifier(base_channels=6), seed).eval()(batch['inputs'])
         for seed in (1, 2)
     ]
-    target = sum((scores / 2).softmax(1) for scores in taught) / 2
+    target = sum((scores / 2).softmax(1) for scores in teacher_logits) / 2
     expected = 0.5 * 4 * F.kl_div((logits / 2).log_softmax(1), target, reduction='batchmean')
     torch.testing.assert_close(losses['kd.loss_kd'], expected)
 
 
-def test_the_framework_sums_what_is_called_loss_and_logs_the_rest(tmp_path: Path) -> None:
+def test_losses_without_loss_in_their_name_are_only_logged(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=TWO)
     losses = tiny.losses_of(model)
     total, logged = model.parse_losses(losses)
@@ -54,31 +59,31 @@ def test_the_framework_sums_what_is_called_loss_and_logs_the_rest(tmp_path: Path
     assert logged.keys() == {*losses, 'loss'}
 
 
-def test_what_is_no_loss_is_not_weighted(tmp_path: Path) -> None:
+def test_task_metrics_with_a_task_weight_are_not_weighted(tmp_path: Path) -> None:
     student = tiny.classifier()
     student['head']['cal_acc'] = True
     losses = tiny.losses_of(tiny.distiller(tmp_path, student=student, task_weight=0.0001))
-    (accuracy,) = losses['task.accuracy_top-1']  # a list, one entry a threshold
-    assert accuracy.item() in [100 * right / 8 for right in range(9)], 'a fact is not weighted'
+    (accuracy,) = losses['task.accuracy_top-1']  # a list, one entry per threshold
+    assert accuracy.item() in [100 * right / 8 for right in range(9)], 'a metric is not weighted'
     assert losses['task.loss'].item() < 0.01
 
 
-def test_state_dict_keys(tmp_path: Path) -> None:
+def test_state_dict_of_a_distiller_holds_student_methods_and_record(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=TWO)
     alone = tiny.network(tiny.classifier()).state_dict()
     keys = set(model.state_dict())
     assert {f'student.{name}' for name in alone} < keys
     assert keys - {f'student.{name}' for name in alone} == {
         'teacher_scores',
-        'teacher_sha256',
-        *(f'methods.amtml.regressors.{i}.{name}' for i in (0, 1) for name in ('weight', 'bias')),
-        *(f'methods.amtml.weighting.{name}' for name in ('factors', 'direction')),
-        *(f'methods.amtml.weighting.frozen{name}' for name in ('', '_factors', '_direction')),
-        'methods.amtml.group_mapping.order',
+        'record.began',
+        *(f'methods.amtml.hints.regressors.{i}.{part}' for i in (0, 1) for part in PARTS),
+        *(f'methods.amtml.mixture.weighting.{name}' for name in ('factors', 'direction')),
+        *(f'methods.amtml.mixture.weighting.frozen{name}' for name in FROZEN),
+        'methods.amtml.hints.group_mapping.order',
     }
 
 
-def test_predict_and_tensor_are_the_students(tmp_path: Path) -> None:
+def test_predict_and_tensor_of_a_distiller_equal_the_students(tmp_path: Path) -> None:
     model, alone = tiny.distiller(tmp_path).eval(), tiny.network(tiny.classifier()).eval()
     alone.load_state_dict(
         {
@@ -96,7 +101,7 @@ def test_predict_and_tensor_are_the_students(tmp_path: Path) -> None:
     assert torch.equal(model(images), alone(images))
 
 
-def test_gradients_reach_all_that_is_trained_and_nothing_else(tmp_path: Path) -> None:
+def test_gradients_of_the_total_reach_every_parameter(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods={**TWO, 'label': tiny.amtml(objective='label')})
     model.parse_losses(tiny.losses_of(model))[0].backward()
     for name, parameter in model.named_parameters():
@@ -104,7 +109,7 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(tmp_path: Path) ->
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_without_weight_no_teacher_is_built(tmp_path: Path) -> None:
+def test_distiller_with_all_weights_zero_builds_no_teacher(tmp_path: Path) -> None:
     absent = [dict(name='t', model='nowhere.py', checkpoint='nowhere.pth')]
     methods = dict(
         kd=dict(type='SoftTarget', loss_weight=0),
@@ -115,7 +120,7 @@ def test_without_weight_no_teacher_is_built(tmp_path: Path) -> None:
     assert tiny.losses_of(model).keys() == {'task.loss'}
 
 
-def test_one_weight_of_zero_among_others_takes_no_part(tmp_path: Path) -> None:
+def test_method_with_weight_zero_is_left_out(tmp_path: Path) -> None:
     model = tiny.distiller(
         tmp_path,
         methods=dict(kd=dict(type='SoftTarget'), off=dict(type='LogitMimic', loss_weight=0)),
@@ -123,13 +128,13 @@ def test_one_weight_of_zero_among_others_takes_no_part(tmp_path: Path) -> None:
     assert list(model.methods) == ['kd']
 
 
-def test_the_students_random_numbers_are_those_of_a_plain_build(tmp_path: Path) -> None:
-    taught = tiny.teachers(tmp_path)
+def test_student_with_teachers_draws_the_random_numbers_of_a_plain_build(tmp_path: Path) -> None:
+    teachers = tiny.teachers(tmp_path)
     torch.manual_seed(9)
     alone = ROOT_MODELS.build(dict(tiny.classifier(), _scope_='mmpretrain'))
     after = torch.rand(1)
     torch.manual_seed(9)
-    model = tiny.distiller(tmp_path, teachers=taught, methods=TWO)
+    model = tiny.distiller(tmp_path, teachers=teachers, methods=TWO)
     assert torch.equal(after, torch.rand(1))
     assert all(
         torch.equal(a, b)
@@ -137,7 +142,7 @@ def test_the_students_random_numbers_are_those_of_a_plain_build(tmp_path: Path) 
     )
 
 
-def test_half_precision_on_the_cpu(tmp_path: Path) -> None:
+def test_losses_under_autocast_are_float32_and_close(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=TWO)
     for teacher in model.teachers:
         teacher.model.head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
@@ -158,9 +163,7 @@ def test_half_precision_on_the_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('count', [1, 2])
 @pytest.mark.parametrize('objective', ['paper', 'label'])
-def test_a_last_batch_of_one_or_two_images_trains(
-    tmp_path: Path, count: int, objective: str
-) -> None:
+def test_losses_of_one_or_two_images_are_finite(tmp_path: Path, count: int, objective: str) -> None:
     model = tiny.distiller(tmp_path, methods={**TWO, 'amtml': tiny.amtml(objective=objective)})
     total = model.parse_losses(tiny.losses_of(model, tiny.batch_of(count)))[0]
     total.backward()
@@ -168,7 +171,7 @@ def test_a_last_batch_of_one_or_two_images_trains(
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_mixed_labels(tmp_path: Path) -> None:
+def test_losses_with_mixed_labels_are_finite_and_counted_by_share(tmp_path: Path) -> None:
     student = tiny.classifier(train_cfg=dict(augments=[dict(type='Mixup', alpha=1.0)]))
     student['head']['loss']['use_soft'] = True
     methods = dict(
@@ -178,13 +181,13 @@ def test_mixed_labels(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, student=student, methods=methods)
     losses = tiny.losses_of(model)
     assert all(value.isfinite() for value in losses.values())
-    record = model.methods.label.weight_record
+    record = model.methods.label.mixture.weight_record
     assert record.class_counts.tolist() == pytest.approx([2.0] * 4), (
         'mixing keeps each class at its share of the batch'
     )
 
 
-def test_without_labels_at_task_weight_zero(tmp_path: Path) -> None:
+def test_losses_without_labels_at_task_weight_zero_are_those_of_the_methods(tmp_path: Path) -> None:
     model = tiny.distiller(
         tmp_path, methods=dict(mimic=dict(type='LogitMimic'), amtml=tiny.amtml()), task_weight=0
     )
@@ -197,21 +200,35 @@ def test_without_labels_at_task_weight_zero(tmp_path: Path) -> None:
     assert all(p.grad is not None for p in model.parameters()), 'or DDP would wait for it'
 
 
-def test_measured_scores_order_the_teachers(tmp_path: Path) -> None:
+def test_labels_without_a_request_are_not_read(tmp_path: Path) -> None:
+    model = tiny.distiller(tmp_path)
+    tiny.losses_of(model)
+    with patch.object(model.tapped.adapter, 'labels', side_effect=AssertionError('read')):
+        tiny.losses_of(model)
+
+
+def test_checks_of_the_first_batch_run_once(tmp_path: Path) -> None:
+    model = tiny.distiller(tmp_path)
+    adapter = model.tapped.adapter
+    with patch.object(adapter, 'missing_labels', wraps=adapter.missing_labels) as check:
+        tiny.losses_of(model)
+        tiny.losses_of(model)
+    assert check.call_count == 1
+
+
+def test_set_teacher_scores_with_measured_scores_orders_the_teachers(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=dict(amtml=tiny.amtml(mapping='best_high')))
-    with pytest.raises(
-        ValueError, match=r"^methods\.amtml\.mapping: expected measured teachers for 'best_high'"
-    ):
+    with raises_config_error('methods.amtml.mapping', 'best_high', fix='EvaluateTeachers'):
         tiny.losses_of(model)
     model.set_teacher_scores([40.0, 70.0])
-    assert model.methods.amtml.group_mapping.groups() == (1, 2)
+    assert model.methods.amtml.hints.group_mapping.groups() == (1, 2)
     assert model.teacher_scores.tolist() == [40.0, 70.0]
     tiny.losses_of(model)
     model.set_teacher_scores([40.0, 70.0], greater_is_better=False)
-    assert model.methods.amtml.group_mapping.groups() == (2, 1)
+    assert model.methods.amtml.hints.group_mapping.groups() == (2, 1)
 
 
-def test_an_average_of_the_distiller_keeps_teachers_and_scores(tmp_path: Path) -> None:
+def test_average_of_a_distiller_keeps_scores_record_and_order(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=dict(amtml=tiny.amtml(mapping='best_high')))
     average = ExponentialMovingAverage(
         model, momentum=0.5, update_buffers=True
@@ -220,13 +237,13 @@ def test_an_average_of_the_distiller_keeps_teachers_and_scores(tmp_path: Path) -
     for _ in range(3):
         average.update_parameters(model)
     assert average.module.teacher_scores.tolist() == [40.0, 70.0]
-    assert torch.equal(average.module.teacher_sha256, model.teacher_sha256)
-    assert average.module.methods.amtml.group_mapping.order.tolist() == [1, 0]
+    assert torch.equal(average.module.record.began, model.record.began)
+    assert average.module.methods.amtml.hints.group_mapping.order.tolist() == [1, 0]
 
 
 @ROOT_MODELS.register_module(force=True)
-class OwnNet(BaseModel):
-    """As in MMEngine's tutorial: known to no host, labels are a tensor."""
+class UnknownNet(BaseModel):
+    """A model as in MMEngine's tutorial: no adapter knows it, and its labels are a tensor."""
 
     def __init__(self, width: int = 4, data_preprocessor: Any = None) -> None:
         super().__init__(data_preprocessor)
@@ -238,35 +255,32 @@ class OwnNet(BaseModel):
         return {'loss': F.cross_entropy(scores, labels)} if mode == 'loss' else scores
 
 
-def own(folder: Path, **changes: Any) -> dict[str, Any]:
-    path = folder / 'own.pth'
-    torch.save(OwnNet(6).state_dict(), path)
+def unknown(folder: Path, **changes: Any) -> dict[str, Any]:
+    path = folder / 'unknown.pth'
+    torch.save(UnknownNet(6).state_dict(), path)
     config = dict(
         type='mmkd_plugin.Distiller',
-        student=dict(type='OwnNet'),
-        teachers=[dict(model=dict(type='OwnNet', width=6), checkpoint=str(path))],
+        student=dict(type='UnknownNet'),
+        teachers=[dict(model=dict(type='UnknownNet', width=6), checkpoint=str(path))],
         methods=dict(hint=dict(type='Hint', pairs=[dict(student='net', teacher='net')])),
     )
     return {**config, **changes}
 
 
-def test_a_model_that_no_host_knows_is_distilled_by_its_taps(tmp_path: Path) -> None:
-    model = ROOT_MODELS.build(own(tmp_path))
+def test_unknown_model_with_taps_is_distilled(tmp_path: Path) -> None:
+    model = ROOT_MODELS.build(unknown(tmp_path))
     losses = model(torch.randn(4, 3, 8, 8), torch.arange(4), mode='loss')
     assert losses.keys() == {'task.loss', 'hint.loss_hint'}
     model.parse_losses(losses)[0].backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_class_scores_of_a_model_that_no_host_knows(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError,
-        match=r'^student: expected a model whose class scores are known, got OwnNet: use methods on taps',
-    ):
-        ROOT_MODELS.build(own(tmp_path, methods=dict(kd=dict(type='SoftTarget'))))
+def test_unknown_model_with_class_scores_is_refused(tmp_path: Path) -> None:
+    with raises_config_error('student', ANY, 'UnknownNet', 'no adapter knows', fix='taps'):
+        ROOT_MODELS.build(unknown(tmp_path, methods=dict(kd=dict(type='SoftTarget'))))
 
 
-def test_a_copy_trains_on_its_own(tmp_path: Path) -> None:
+def test_copy_of_a_distiller_in_training_leaves_the_original_unchanged(tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=TWO)
     other = copy.deepcopy(model)
     before = tiny.weights_of(model)

@@ -1,4 +1,4 @@
-"""IE-KD and its kin in a distiller and in real runs."""
+"""IE-KD, factor and attention transfer, and overhaul in a distiller and in real runs."""
 
 import math
 from pathlib import Path
@@ -8,18 +8,21 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers import processes
+from helpers.errors import _ANY as ANY
+from helpers.errors import raises_config_error
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 
 TAP = 'backbone.layer3'
+CHECKPOINT = 'methods.ie.pairs[0].checkpoint'
 BEFORE_RELU = dict(
     student=f'{TAP}.0.relu2:input', teacher=f'{TAP}.0.relu2:input', norm=f'{TAP}.0.bn2'
 )
 
 
 def paraphraser(folder: Path, teacher: dict[str, Any], tap: str = TAP, **options: Any) -> str:
-    """What stage 1 leaves, without its training."""
+    """Write a checkpoint of stage 1, without its training."""
     trainer = ROOT_MODELS.build(
         dict(
             type='mmkd_plugin.ParaphraserTrainer',
@@ -48,24 +51,24 @@ def methods(folder: Path, teacher: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(one.nan_to_num(), other.nan_to_num())  # scores that nobody measured are nan
+    return torch.equal(one.nan_to_num(), other.nan_to_num())  # scores are nan until measured
 
 
 def one_teacher(folder: Path) -> list[dict[str, Any]]:
     return tiny.teachers(folder, 1)
 
 
-def test_all_of_them_and_soft_targets_train_together_and_resume_to_the_last_bit(
+def test_run_of_all_methods_together_trains_and_resumes_to_the_bit(
     tmp_path: Path,
 ) -> None:
-    taught_by = one_teacher(tmp_path)
-    every = dict(kd=dict(type='SoftTarget'), **methods(tmp_path, taught_by[0]))
-    config = tiny.distiller_config(tmp_path, teachers=taught_by, methods=every)
+    teachers = one_teacher(tmp_path)
+    every = dict(kd=dict(type='SoftTarget'), **methods(tmp_path, teachers[0]))
+    config = tiny.distiller_config(tmp_path, teachers=teachers, methods=every)
     unbroken = tiny.runner(config, tmp_path / 'one', iters=4)
     before = tiny.weights_of(unbroken.model)
     unbroken.train()
     logged = MessageHub.get_current_instance().log_scalars
-    facts = (
+    metrics = (
         'loss_inherit',
         'loss_explore',
         'inherit_cosine',
@@ -74,7 +77,7 @@ def test_all_of_them_and_soft_targets_train_together_and_resume_to_the_last_bit(
         'explore_gradient',
     )
     assert {
-        f'train/{name}.{fact}' for name in ('ie_ft', 'ie_at', 'ie_od') for fact in facts
+        f'train/{name}.{metric}' for name in ('ie_ft', 'ie_at', 'ie_od') for metric in metrics
     } <= logged.keys()
     assert all(math.isfinite(logged[name].current()) for name in logged)
     assert logged['train/ie_ft.explore_gradient'].current() > 0
@@ -96,15 +99,15 @@ def test_all_of_them_and_soft_targets_train_together_and_resume_to_the_last_bit(
     ] == []
 
 
-def test_a_frozen_paraphraser_stays_in_eval_and_the_teacher_stops_at_its_tap(
+def test_frozen_paraphraser_in_training_stays_in_eval_and_the_teacher_stops_at_its_tap(
     tmp_path: Path,
 ) -> None:
-    taught_by = one_teacher(tmp_path)
+    teachers = one_teacher(tmp_path)
     some = {
-        name: method for name, method in methods(tmp_path, taught_by[0]).items() if name == 'ie_ft'
+        name: method for name, method in methods(tmp_path, teachers[0]).items() if name == 'ie_ft'
     }
-    distiller = tiny.distiller(tmp_path, teachers=taught_by, methods=some).train()
-    (trained,) = distiller.methods.ie_ft.compared.targets.trained
+    distiller = tiny.distiller(tmp_path, teachers=teachers, methods=some).train()
+    (trained,) = distiller.methods.ie_ft.transform.targets.trained
     assert not any(module.training for module in trained.modules())
     assert not any(parameter.requires_grad for parameter in trained.parameters())
     calls: list[str] = []
@@ -116,52 +119,41 @@ def test_a_frozen_paraphraser_stays_in_eval_and_the_teacher_stops_at_its_tap(
     assert calls == []
 
 
-def test_an_untrained_paraphraser_is_an_error(tmp_path: Path) -> None:
-    message = r'^methods\.ie\.pairs: expected a checkpoint for Paraphrasers \(train it first'
-    with pytest.raises(ValueError, match=message):
-        tiny.distiller(
-            tmp_path, methods=dict(ie=dict(type='IEKD', pairs=[dict(student=TAP, teacher=TAP)]))
-        )
+def test_pair_without_a_trained_paraphraser_is_refused(tmp_path: Path) -> None:
+    pairs = [dict(student=TAP, teacher=TAP)]
+    with raises_config_error(CHECKPOINT, ANY, 'is missing', fix='ParaphraserTrainer'):
+        tiny.distiller(tmp_path, methods=dict(ie=dict(type='IEKD', pairs=pairs)))
 
 
-def test_a_paraphraser_of_another_teacher_is_an_error(tmp_path: Path) -> None:
+def test_pair_with_a_paraphraser_of_another_teacher_is_refused(tmp_path: Path) -> None:
     first, second = tiny.teachers(tmp_path, 2)
     pairs = [dict(student=TAP, teacher=TAP, checkpoint=paraphraser(tmp_path, second))]
-    message = r'^methods\.ie\.pairs: expected a checkpoint trained on the file of teachers\[0\] \(t0\), .* those of another teacher'
-    with pytest.raises(ValueError, match=message):
-        tiny.distiller(
-            tmp_path, teachers=[first, second], methods=dict(ie=dict(type='IEKD', pairs=pairs))
-        )
+    changes = dict(teachers=[first, second], methods=dict(ie=dict(type='IEKD', pairs=pairs)))
+    mentions = ('teachers[0] (t0)', first['checkpoint'])
+    with raises_config_error(CHECKPOINT, pairs[0]['checkpoint'], *mentions, fix='this teacher'):
+        tiny.distiller(tmp_path, **changes)
     pairs[0]['index'] = 1
-    tiny.distiller(
-        tmp_path, teachers=[first, second], methods=dict(ie=dict(type='IEKD', pairs=pairs))
-    )
+    tiny.distiller(tmp_path, **changes)
 
 
-def test_a_paraphraser_of_another_map_is_an_error(tmp_path: Path) -> None:
-    taught_by = one_teacher(tmp_path)
-    pairs = [
-        dict(
-            student=TAP,
-            teacher=TAP,
-            checkpoint=paraphraser(tmp_path, taught_by[0], 'backbone.layer2'),
-        )
-    ]
-    message = r"^methods\.ie\.pairs\[0\]\.checkpoint: expected a paraphraser of 'backbone\.layer3', got one .* on 'backbone\.layer2'"
-    with pytest.raises(ValueError, match=message):
-        tiny.distiller(
-            tmp_path, teachers=taught_by, methods=dict(ie=dict(type='IEKD', pairs=pairs))
-        )
+def test_pair_with_a_paraphraser_of_another_map_is_refused(tmp_path: Path) -> None:
+    teachers = one_teacher(tmp_path)
+    path = paraphraser(tmp_path, teachers[0], 'backbone.layer2')
+    methods = dict(ie=dict(type='IEKD', pairs=[dict(student=TAP, teacher=TAP, checkpoint=path)]))
+    with raises_config_error(CHECKPOINT, 'backbone.layer2', repr(TAP), path, fix='Train one'):
+        tiny.distiller(tmp_path, teachers=teachers, methods=methods)
 
 
-def test_the_norm_of_a_margin_must_be_one(tmp_path: Path) -> None:
-    pairs = [dict(BEFORE_RELU, norm=f'{TAP}.0.conv2')]
-    message = r"^methods\.od\.norm of teachers\[0\] \(t0\): expected a BatchNorm layer .* got Conv2d at 'backbone\.layer3\.0\.conv2'"
-    with pytest.raises(ValueError, match=message):
+def test_pair_with_a_norm_that_is_a_convolution_is_refused(tmp_path: Path) -> None:
+    norm = f'{TAP}.0.conv2'
+    pairs = [dict(BEFORE_RELU, norm=norm)]
+    with raises_config_error('methods.od.pairs[0].norm', norm, 'BatchNorm', 'Conv2d'):
         tiny.distiller(tmp_path, methods=dict(od=dict(type='Overhaul', pairs=pairs)))
 
 
-def test_a_larger_student_inherits_from_a_smaller_teacher(tmp_path: Path) -> None:
+def test_distiller_with_a_student_larger_than_its_teacher_trains_every_parameter(
+    tmp_path: Path,
+) -> None:
     small = [dict(name='small', model=tiny.classifier(), checkpoint=tiny.checkpoint(tmp_path))]
     every = methods(tmp_path, small[0])
     large = tiny.distiller(
@@ -175,10 +167,10 @@ def test_a_larger_student_inherits_from_a_smaller_teacher(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_two_processes_train_without_unused_parameters(tmp_path: Path) -> None:
-    taught_by = one_teacher(tmp_path)
+def test_distiller_in_two_processes_has_the_gradients_of_one(tmp_path: Path) -> None:
+    teachers = one_teacher(tmp_path)
     config = tiny.distiller_config(
-        tmp_path, teachers=taught_by, methods=methods(tmp_path, taught_by[0])
+        tmp_path, teachers=teachers, methods=methods(tmp_path, teachers[0])
     )
     ranks = processes.in_two(tmp_path, dict(gradients=(processes.gradients, config)))
     (logged, gradients), (other_logged, other) = (rank['gradients'] for rank in ranks)
@@ -192,7 +184,7 @@ def test_two_processes_train_without_unused_parameters(tmp_path: Path) -> None:
         torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_maps_before_the_relu_of_a_stock_network_whose_blocks_share_one(tmp_path: Path) -> None:
+def test_taps_before_a_shared_relu_of_a_stock_network_train(tmp_path: Path) -> None:
     stock = dict(
         type='ImageClassifier',
         backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=8, stem_channels=8),
@@ -201,20 +193,19 @@ def test_maps_before_the_relu_of_a_stock_network_whose_blocks_share_one(tmp_path
             type='LinearClsHead', num_classes=4, in_channels=64, loss=dict(type='CrossEntropyLoss')
         ),
     )
-    taught_by = [dict(name='stock', model=stock, checkpoint=tiny.checkpoint(tmp_path, stock))]
+    teachers = [dict(name='stock', model=stock, checkpoint=tiny.checkpoint(tmp_path, stock))]
     tap = 'backbone.layer4.1.relu#1:input'
     pairs = [dict(student=tap, teacher=tap, norm='backbone.layer4.1.bn2')]
     every = dict(
         od=dict(type='Overhaul', pairs=pairs),
         ie=dict(type='IEKD', knowledge='overhaul', pairs=pairs),
     )
-    distiller = tiny.distiller(tmp_path, student=stock, teachers=taught_by, methods=every)
+    distiller = tiny.distiller(tmp_path, student=stock, teachers=teachers, methods=every)
     inputs = distiller.data_preprocessor(tiny.batch_of(), True)['inputs']
     teacher = distiller.teachers[0]
-    assert teacher(inputs).features[tap].min() < 0
-    torch.testing.assert_close(
-        teacher(inputs).features[tap].relu(), teacher.model.backbone(inputs)[-1]
-    )
+    before_relu = teacher.observe(inputs).feature(tap)
+    assert before_relu.min() < 0
+    torch.testing.assert_close(before_relu.relu(), teacher.model.backbone(inputs)[-1])
     losses = tiny.losses_of(distiller)
     sum(value for name, value in losses.items() if 'loss' in name).backward()
     assert distiller.student.backbone.conv1.weight.grad.abs().sum() > 0

@@ -1,4 +1,4 @@
-"""Detectors that learn from each other."""
+"""Detectors that learn from each other: steps, predictions, what cannot be compared."""
 
 import copy
 from contextlib import ExitStack
@@ -8,14 +8,15 @@ from unittest.mock import patch
 import mmcv.ops
 import pytest
 import torch
-from helpers import detection
+from helpers import classification, detection
+from helpers.errors import raises_config_error
 from helpers.forbid import forbid
 from mmengine.registry import MODELS as ROOT_MODELS
 
 from mmkd_plugin.engine.optim_wrappers import PeerOptimWrappers
 from mmkd_plugin.models.distillers import MutualDistiller
-from mmkd_plugin.models.distillers.mutual_step import MutualStep
-from mmkd_plugin.outputs import ClassScores
+from mmkd_plugin.models.distillers.peer import Peer
+from mmkd_plugin.outputs import ClassScores, NetworkOutput
 
 SCORES = dict(kd=dict(type='SoftTarget', temperature=2.0))
 MAPS = dict(
@@ -29,6 +30,7 @@ MAPS = dict(
 
 
 def built(family: str, **changes: Any) -> MutualDistiller:
+    """Build two peers of one family, in training mode, unless changed."""
     peers = [dict(name=name, model=detection.detector(family)) for name in 'ab']
     model = ROOT_MODELS.build(
         {**dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=SCORES), **changes}
@@ -42,12 +44,19 @@ def built(family: str, **changes: Any) -> MutualDistiller:
 @pytest.mark.parametrize(
     ('family', 'order', 'methods', 'logged'),
     [
-        ('retinanet', 'alternating', {**SCORES, **MAPS}, {'a.kd.loss_kd', 'b.ie.loss_inherit', 'apart_a.ie.loss_rec'}),
+        (
+            'retinanet',
+            'alternating',
+            {**SCORES, **MAPS},
+            {'a.kd.loss_kd', 'b.ie.loss_inherit', 'auxiliary_a.ie.loss_rec'},
+        ),
         ('gfl', 'simultaneous', SCORES, {'a.kd.loss_kd', 'b.kd.loss_kd', 'a.task.loss_dfl'}),
         ('faster_rcnn', 'alternating', MAPS, {'a.ie.loss_inherit', 'b.task.loss_rpn_cls'}),
     ],
-)  # fmt: skip
-def test_one_step(family: str, order: str, methods: dict[str, Any], logged: set[str]) -> None:
+)
+def test_mutual_step_of_detectors_trains_every_parameter(
+    family: str, order: str, methods: dict[str, Any], logged: set[str]
+) -> None:
     model = built(family, order=order, methods=methods)
     wrappers = PeerOptimWrappers(dict(optimizer=dict(type='SGD', lr=0.1)))(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -59,31 +68,31 @@ def test_one_step(family: str, order: str, methods: dict[str, Any], logged: set[
         for name, p in model.named_parameters()
         if p.requires_grad and torch.equal(p, before[name])
     ]
-    alone = (
-        '.scale',
-        'fpn_convs.4.conv.weight',
-        'fpn_convs.4.conv.bias',
-    )  # of levels without a box
-    assert not [name for name in still if not name.endswith(alone)]
+    # levels without a box train neither
+    no_box = ('.scale', 'fpn_convs.4.conv.weight', 'fpn_convs.4.conv.bias')
+    assert not [name for name in still if not name.endswith(no_box)]
     if 'kd' in methods:
         assert found['a.kd.loss_kd'] > 0 and found['b.kd.loss_kd'] > 0
 
 
 @pytest.mark.parametrize(
-    ('family', 'order', 'asks'), [('fcos', 'alternating', 'ba'), ('gfl', 'simultaneous', '')]
+    ('family', 'order', 'expected'), [('fcos', 'alternating', 'ba'), ('gfl', 'simultaneous', '')]
 )
-def test_a_peer_that_is_asked_does_a_teachers_work_alone(
-    family: str, order: str, asks: str
+def test_mutual_step_runs_a_peer_for_the_others_at_least_cost(
+    family: str, order: str, expected: str
 ) -> None:
-    """No assigner, sampler, loss, prior, decoding or NMS; in simultaneous order what its own step computed has to do."""
+    """No assigner, sampler, loss, prior, decoding or NMS runs for the others.
+
+    In simultaneous order the forward of its own step is used.
+    """
     model = built(family, order=order)
     wrappers = PeerOptimWrappers(dict(optimizer=dict(type='SGD', lr=1e-3)))(model)
-    asked: list[str] = []
-    ask = MutualStep._ask
+    observed: list[str] = []
+    observe = Peer.observe
 
-    def watched(step: MutualStep, peer: Any) -> Any:
-        asked.append(peer.name)
-        head = peer.network.bbox_head
+    def watched(peer: Peer, *args: Any) -> NetworkOutput:
+        observed.append(peer.name)
+        head: Any = peer.network.bbox_head
         with ExitStack() as stack:
             forbid(stack, peer.network, 'forward', 'loss', 'predict', '_forward')
             forbid(stack, head, 'loss', 'loss_by_feat', 'predict', 'predict_by_feat', 'get_targets')
@@ -99,44 +108,37 @@ def test_a_peer_that_is_asked_does_a_teachers_work_alone(
             ).items():
                 forbid(stack, getattr(head, part, None), work)
             forbid(stack, mmcv.ops, 'nms', 'batched_nms')
-            said = ask(step, peer)
-        assert isinstance(said.logits, ClassScores) and not said.logits.logits.requires_grad
-        return said
+            output = observe(peer, *args)
+        assert isinstance(output.scores, ClassScores)
+        assert not output.scores.logits.requires_grad
+        return output
 
-    with patch.object(MutualStep, '_ask', watched):
+    with patch.object(Peer, 'observe', watched):
         logged = model.train_step(copy.deepcopy(detection.batch_for(family)), wrappers)
-    assert asked == list(asks)
+    assert observed == list(expected)
     assert logged['a.kd.loss_kd'] > 0 and logged['b.kd.loss_kd'] > 0
 
 
-def test_each_predicts_and_there_is_no_ensemble() -> None:
+def test_mutual_detectors_predict_each_alone_and_have_no_ensemble() -> None:
     model = built('retinanet', predict='b').eval()
     raw = detection.batch_for('retinanet')
-    answers = model.answers(raw)
-    assert list(answers) == ['a', 'b'] and not model.can_average
-    [first, _], [again, _] = answers['b'], model.val_step(copy.deepcopy(raw))
+    predictions = model.predictions(raw)
+    assert list(predictions) == ['a', 'b'] and not model.can_average
+    [first, _], [again, _] = predictions['b'], model.val_step(copy.deepcopy(raw))
     assert torch.equal(first.pred_instances.scores, again.pred_instances.scores)
-    with pytest.raises(
-        ValueError, match=r"^predict: expected one of \['a', 'b'\], got 'ensemble' of models whose"
-    ):
+    with raises_config_error('predict', 'ensemble', "['a', 'b']"):
         built('retinanet', predict='ensemble')
 
 
-def test_scores_of_regions_that_each_chooses_itself() -> None:
-    message = r'^peers\[0\] \(a\): expected .* got FasterRCNN, .*: use methods on taps alone$'
-    with pytest.raises(ValueError, match=message):
+def test_mutual_detectors_with_class_scores_of_their_own_regions_raise() -> None:
+    with raises_config_error('peers[0] (a)', 'FasterRCNN', 'regions', fix='methods on taps alone'):
         built('faster_rcnn')
 
 
-def test_a_classifier_among_detectors() -> None:
-    from tiny import classifier
-
+def test_mutual_detectors_with_a_classifier_among_them_raise() -> None:
     peers = [
         dict(name='a', model=detection.detector('retinanet')),
-        dict(name='b', model=classifier()),
+        dict(name='b', model=classification.classifier()),
     ]
-    with pytest.raises(
-        ValueError,
-        match=r'^peers\[1\] \(b\): expected a model for detection, as the first peer is, got one',
-    ):
+    with raises_config_error('peers[1] (b)', 'classification', 'detection', 'peers[0] (a)'):
         built('retinanet', peers=peers)

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from helpers import classification as tiny
+from helpers.checkpoints import state_of
+from helpers.errors import raises_config_error
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
@@ -18,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 DML = dict(dml=dict(type='SoftTarget', temperature=1.0))
 BOTH = {**DML, **tiny.inherit_explore()}
+OPTIMIZERS = ('a', 'b', 'auxiliary_a', 'auxiliary_b')
 VALIDATION = dict(
     val_dataloader=dict(
         batch_size=8,
@@ -49,29 +52,32 @@ def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
 
 
 @pytest.mark.parametrize('order', ['alternating', 'simultaneous'])
-def test_two_iterations_move_all_that_learns(tmp_path: Path, order: str) -> None:
+def test_run_of_two_iterations_moves_all_that_learns(tmp_path: Path, order: str) -> None:
     run = run_of(tmp_path, model=dict(order=order))
     run.model.init_weights = lambda: None
     before = tiny.weights_of(run.model)
     run.train()
     still = set(before) - set(differing(before, run.model.state_dict()))
     assert still == {
-        f'lessons_{name}.methods.ie.splits.0.{index}'
-        for name in 'ab'
-        for index in ('inherit_index', 'explore_index')
+        'record.began',
+        *(
+            f'peers.{name}.methods.ie.splits.0.{index}'
+            for name in 'ab'
+            for index in ('inherit_index', 'explore_index')
+        ),
     }
     logged = MessageHub.get_current_instance().log_scalars
-    assert {f'train/{name}.lr' for name in ('a', 'b', 'apart_a', 'apart_b')} < logged.keys()
+    assert {f'train/{name}.lr' for name in OPTIMIZERS} < logged.keys()
     assert {
         'train/loss',
         'train/a.loss',
         'train/b.dml.loss_kd',
-        'train/apart_a.ie.loss_rec',
+        'train/auxiliary_a.ie.loss_rec',
     } < logged.keys()
 
 
 @pytest.mark.parametrize('order', ['alternating', 'simultaneous'])
-def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, order: str) -> None:
+def test_run_that_resumes_ends_where_an_unbroken_one_does(tmp_path: Path, order: str) -> None:
     settings = dict(
         param_scheduler=dict(type='ExponentialLR', gamma=0.5, by_epoch=False, end=99),
         model=dict(order=order),
@@ -93,43 +99,49 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, order: st
 
 
 @pytest.mark.parametrize('names', ['abc', 'ac'])
-def test_other_peers_stop_a_resumed_run(tmp_path: Path, names: str) -> None:
+def test_run_that_resumes_with_other_peers_is_refused(tmp_path: Path, names: str) -> None:
     run_of(tmp_path, model=dict(methods=DML)).train()
     resumed = run_of(tmp_path, *names, iters=4, resume=True, model=dict(methods=DML))
-    message = rf"^peers: expected those that the run began with, \['a', 'b'\], got \[{str(list(names))[1:-1]}\]; to go on"
-    with pytest.raises(ValueError, match=message):
+    with raises_config_error('peers', ', '.join(names), "'a, b'", fix='start a new run'):
         resumed.train()
 
 
-def test_other_connectors_apart_stop_a_resumed_run(tmp_path: Path) -> None:
+def test_run_that_resumes_with_peers_in_another_order_goes_on(tmp_path: Path) -> None:
+    run_of(tmp_path, model=dict(methods=DML)).train()
+    peers = tiny.mutual_config()['peers'][::-1]
+    resumed = run_of(tmp_path, iters=3, resume=True, model=dict(methods=DML, peers=peers))
+    resumed.train()
+    assert (resumed.iter, resumed.model.names) == (3, ['b', 'a'])
+
+
+def test_run_that_resumes_without_its_auxiliary_modules_is_refused(tmp_path: Path) -> None:
     run_of(tmp_path).train()
     resumed = run_of(tmp_path, iters=4, resume=True, model=dict(methods=DML))
-    message = r"^optim_wrapper: expected the optimizers that the run began with, \['a', 'apart_a', .* got \['a', 'b'\]$"
-    with pytest.raises(ValueError, match=message):
+    with raises_config_error('optim_wrapper', ['a', 'b'], 'auxiliary_a', fix='start a new run'):
         resumed.train()
 
 
-def test_rates_by_peer(tmp_path: Path) -> None:
+def test_run_with_schedules_by_peer_has_their_rates(tmp_path: Path) -> None:
     schedules = dict(
         a=dict(type='ExponentialLR', gamma=0.5, by_epoch=False, end=99),
         b=[
             dict(type='ConstantLR', factor=0.1, end=99, by_epoch=False),
             dict(type='ConstantMomentum', factor=0.5, end=99, by_epoch=False),
         ],
-        apart_a=[],
-        apart_b=[],
+        auxiliary_a=[],
+        auxiliary_b=[],
     )
     optim = tiny.peer_optimizers(
-        peers=dict(b=dict(optimizer=dict(lr=0.2))), apart=dict(optimizer=dict(lr=0.01))
+        peers=dict(b=dict(optimizer=dict(lr=0.2))), auxiliary=dict(optimizer=dict(lr=0.01))
     )
     run = run_of(tmp_path, optim=optim, param_scheduler=schedules)
     run.train()
     groups = {name: wrapper.param_groups[0] for name, wrapper in run.optim_wrapper.items()}
     assert {name: group['lr'] for name, group in groups.items()} == pytest.approx(
-        dict(a=0.05 / 4, b=0.02, apart_a=0.01, apart_b=0.01)
+        dict(a=0.05 / 4, b=0.02, auxiliary_a=0.01, auxiliary_b=0.01)
     )
     assert {name: group['momentum'] for name, group in groups.items()} == pytest.approx(
-        dict(a=0.9, b=0.45, apart_a=0.9, apart_b=0.9)
+        dict(a=0.9, b=0.45, auxiliary_a=0.9, auxiliary_b=0.9)
     )
 
 
@@ -140,10 +152,11 @@ def freeze_statistics(module: nn.Module) -> None:
 
 
 @pytest.mark.parametrize('order', ['alternating', 'simultaneous'])
-def test_accumulated_gradients(tmp_path: Path, order: str) -> None:
-    """Two steps of 8 images accumulate what one step of 16 has; in alternating order for the first peer alone.
+def test_run_with_accumulated_gradients_equals_a_larger_batch(tmp_path: Path, order: str) -> None:
+    """Two steps of 8 images accumulate the gradients of one step of 16.
 
-    There the second asks it about the first half before it has moved, and about a whole batch after.
+    In alternating order this holds for the first peer alone: the second receives its outputs for
+    the first half before an update, and for the second half after it.
     """
     weights = []
     for name, batch, iters, counts in (('one', 16, 1, 1), ('two', 8, 2, 2)):
@@ -163,12 +176,12 @@ def test_accumulated_gradients(tmp_path: Path, order: str) -> None:
         run.train()
         weights.append(run.model.state_dict())
     for name, value in weights[0].items():
-        if order == 'simultaneous' or name.startswith('peer_a'):
+        if order == 'simultaneous' or name.startswith('peers.a.'):
             torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_the_last_gradients_are_not_lost_where_their_number_does_not_divide(tmp_path: Path) -> None:
-    """Three iterations by two: MMEngine's own dict of optimizers counts for none of them, and would drop the third."""
+def test_run_with_an_undivided_number_of_accumulated_steps_uses_the_last(tmp_path: Path) -> None:
+    """Three iterations, accumulated by two: MMEngine's dict of optimizers would drop the third."""
     run = run_of(tmp_path, iters=3, optim=tiny.peer_optimizers(accumulative_counts=2))
     before: list[dict[str, Tensor]] = []
     step = run.model.train_step
@@ -189,17 +202,17 @@ def test_the_last_gradients_are_not_lost_where_their_number_does_not_divide(tmp_
     ]
 
 
-def test_gradients_are_clipped_and_their_norms_told_by_name(tmp_path: Path) -> None:
+def test_run_with_clipped_gradients_logs_norms_by_name(tmp_path: Path) -> None:
     run_of(tmp_path, optim=tiny.peer_optimizers(clip_grad=dict(max_norm=1e-9))).train()
     logged = MessageHub.get_current_instance().log_scalars
-    assert {f'train/{name}.grad_norm' for name in ('a', 'b', 'apart_a', 'apart_b')} < logged.keys()
+    assert {f'train/{name}.grad_norm' for name in OPTIMIZERS} < logged.keys()
     losses = logged['train/a.task.loss'].data[0]
     assert losses[0] > 0
 
 
 @OPTIM_WRAPPERS.register_module(force=True)
 class CpuAmp(OptimWrapper):
-    """MMEngine's AmpOptimWrapper wants a GPU; this does on the CPU what it does there."""
+    """MMEngine's AmpOptimWrapper needs a GPU; this one works on the CPU."""
 
     def __init__(self, loss_scale: float, **options: Any) -> None:
         super().__init__(**options)
@@ -224,14 +237,14 @@ class CpuAmp(OptimWrapper):
         super().load_state_dict(state_dict)
 
 
-def test_mixed_precision_with_a_scaler_each(tmp_path: Path) -> None:
+def test_run_in_mixed_precision_scales_and_resumes_each_optimizer(tmp_path: Path) -> None:
     optim = tiny.peer_optimizers(type='CpuAmp', loss_scale=64.0, peers=dict(b=dict(loss_scale=4.0)))
     unbroken = run_of(tmp_path / 'one', iters=4, optim=optim)
     unbroken.train()
     scales = {
         name: wrapper.loss_scaler.get_scale() for name, wrapper in unbroken.optim_wrapper.items()
     }
-    assert scales == dict(a=256.0, b=16.0, apart_a=256.0, apart_b=256.0), (
+    assert scales == dict(a=256.0, b=16.0, auxiliary_a=256.0, auxiliary_b=256.0), (
         'each doubled its own, twice'
     )
     run_of(tmp_path / 'two', iters=2, optim=optim).train()
@@ -240,7 +253,7 @@ def test_mixed_precision_with_a_scaler_each(tmp_path: Path) -> None:
     assert differing(unbroken.model.state_dict(), resumed.model.state_dict()) == []
 
 
-def test_a_pretrained_peer_begins_with_its_weights(tmp_path: Path) -> None:
+def test_run_with_a_pretrained_peer_begins_with_its_weights(tmp_path: Path) -> None:
     peers = tiny.mutual_config()['peers']
     peers[1]['checkpoint'] = tiny.checkpoint(tmp_path, peers[1]['model'], seed=5)
     optim = tiny.peer_optimizers(peers=dict(b=dict(optimizer=dict(lr=0.0))))
@@ -250,7 +263,7 @@ def test_a_pretrained_peer_begins_with_its_weights(tmp_path: Path) -> None:
     assert torch.equal(run.model.network('b').head.fc.weight, saved['head.fc.weight'])
 
 
-def test_with_all_weights_zero_the_first_peer_is_trained_as_alone_to_the_last_bit(
+def test_run_with_all_weights_zero_trains_the_first_peer_as_alone_to_the_bit(
     tmp_path: Path,
 ) -> None:
     model = {
@@ -271,7 +284,9 @@ def test_with_all_weights_zero_the_first_peer_is_trained_as_alone_to_the_last_bi
 
 
 @pytest.mark.parametrize('update_buffers', [False, True])
-def test_averaged_weights_end_to_end(tmp_path: Path, update_buffers: bool) -> None:
+def test_run_with_averaged_weights_saves_exports_and_resumes(
+    tmp_path: Path, update_buffers: bool
+) -> None:
     hooks = [
         dict(type='EMAHook', momentum=0.3, update_buffers=update_buffers),
         dict(type='mmkd_plugin.SaveStudent'),
@@ -283,22 +298,20 @@ def test_averaged_weights_end_to_end(tmp_path: Path, update_buffers: bool) -> No
     )
     run = run_of(tmp_path, iters=3, **options)
     run.train()
-    saved = torch.load(tmp_path / 'iter_3.pth', weights_only=True)['state_dict']
+    saved = state_of(tmp_path / 'iter_3.pth')
     assert saved.keys() == run.model.state_dict().keys()
     assert differing(saved, run.model.state_dict()), 'the file has the average'
     exported = torch.load(tmp_path / 'iter_3_b.pth', weights_only=True)['state_dict']
-    assert (
-        differing(
-            exported,
-            {n.removeprefix('peer_b.'): v for n, v in saved.items() if n.startswith('peer_b.')},
-        )
-        == []
-    )
+    prefix = 'peers.b.network.'
+    own = {n.removeprefix(prefix): v for n, v in saved.items() if n.startswith(prefix)}
+    assert differing(exported, own) == []
     options['train_cfg']['max_iters'] = 5
     run_of(tmp_path, iters=3, resume=True, **options).train()
 
 
-def test_every_peer_is_validated_and_the_best_is_chosen_by_their_mean(tmp_path: Path) -> None:
+def test_peer_val_loop_of_a_run_validates_every_peer_and_saves_the_best_mean(
+    tmp_path: Path,
+) -> None:
     default_hooks = dict(
         checkpoint=dict(
             type='CheckpointHook', interval=1, by_epoch=False, save_best='mean/accuracy/top1'
@@ -324,7 +337,7 @@ def test_every_peer_is_validated_and_the_best_is_chosen_by_their_mean(tmp_path: 
     assert list(tmp_path.glob('best_mean_accuracy_top1_iter_*.pth'))
 
 
-def test_a_plain_loop_validates_the_peer_that_predicts(tmp_path: Path) -> None:
+def test_plain_val_loop_of_a_run_validates_the_peer_that_predicts(tmp_path: Path) -> None:
     train_cfg = dict(by_epoch=False, max_iters=2, val_interval=2)
     run_of(
         tmp_path, model=dict(predict='b'), train_cfg=train_cfg, **{**VALIDATION, 'val_cfg': dict()}
@@ -334,7 +347,7 @@ def test_a_plain_loop_validates_the_peer_that_predicts(tmp_path: Path) -> None:
 
 @ROOT_MODELS.register_module(force=True)
 class Unknown(BaseModel):
-    """Known to no host; its labels are a tensor."""
+    """A model that no adapter knows; its labels are a tensor."""
 
     def __init__(self, width: int = 4, data_preprocessor: Any = None) -> None:
         super().__init__(data_preprocessor)
@@ -345,7 +358,7 @@ class Unknown(BaseModel):
         return {'loss': features.square().mean()} if mode == 'loss' else features
 
 
-def test_models_that_no_host_knows_learn_from_each_other_by_their_taps(tmp_path: Path) -> None:
+def test_run_of_unknown_models_with_taps_moves_all(tmp_path: Path) -> None:
     peers = [dict(type='Unknown'), dict(type='Unknown', width=6)]
     hint = dict(hint=dict(type='Hint', pairs=[dict(student='net.0', teacher='net.0')]))
     loader = dict(
@@ -363,4 +376,4 @@ def test_models_that_no_host_knows_learn_from_each_other_by_their_taps(tmp_path:
     )
     before = tiny.weights_of(run.model)
     run.train()
-    assert set(differing(before, run.model.state_dict())) == set(before)
+    assert set(differing(before, run.model.state_dict())) == set(before) - {'record.began'}

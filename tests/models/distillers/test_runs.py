@@ -1,4 +1,4 @@
-"""The distiller in a real Runner."""
+"""The distiller in a real Runner: resume, validation, averages, accumulation."""
 
 import copy
 import itertools
@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from helpers import classification as tiny
+from helpers.checkpoints import state_of
+from helpers.errors import raises_config_error
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
@@ -34,14 +36,15 @@ def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     ]
 
 
-def test_two_iterations(tmp_path: Path) -> None:
+def test_run_of_two_iterations_moves_all_that_learns(tmp_path: Path) -> None:
     config = tiny.distiller_config(tmp_path, methods=METHODS)
     run = tiny.runner(config, tmp_path / 'run')
     run.model.init_weights = lambda: None  # compare with the weights as they are
     before = tiny.weights_of(run.model)
     run.train()
-    still = {'teacher_sha256', 'teacher_scores', 'methods.amtml.group_mapping.order'}
-    still |= {f'methods.amtml.weighting.frozen{name}' for name in ('', '_factors', '_direction')}
+    still = {'record.began', 'teacher_scores', 'methods.amtml.hints.group_mapping.order'}
+    frozen = 'methods.amtml.mixture.weighting.frozen'
+    still |= {f'{frozen}{name}' for name in ('', '_factors', '_direction')}
     assert set(before) - set(differing(before, run.model.state_dict())) == still, 'all else moved'
     logged = MessageHub.get_current_instance().log_scalars
     assert {
@@ -53,7 +56,7 @@ def test_two_iterations(tmp_path: Path) -> None:
     assert all(math.isfinite(logged[name].current()) for name in logged)
 
 
-def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+def test_run_that_resumes_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     config = tiny.distiller_config(tmp_path, methods=METHODS)
     unbroken = tiny.runner(config, tmp_path / 'one', iters=4)
     unbroken.train()
@@ -64,42 +67,41 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     assert differing(unbroken.model.state_dict(), resumed.model.state_dict()) == []
 
 
-def test_a_teacher_that_changed_stops_a_resumed_run(tmp_path: Path) -> None:
+def test_run_that_resumes_with_another_teacher_file_is_refused(tmp_path: Path) -> None:
     config = tiny.distiller_config(tmp_path)
-    tiny.runner(config, tmp_path / 'run').train()
+    run = tiny.runner(config, tmp_path / 'run')
+    run.train()
     other = tiny.network(tiny.classifier(base_channels=6), seed=9).state_dict()
     torch.save(other, config['teachers'][1]['checkpoint'])
     resumed = tiny.runner(config, tmp_path / 'run', iters=4, resume=True)
-    message = r'^teachers: expected the 2 checkpoint files that the run began with, got 2, of which changed: t1;'
-    with pytest.raises(ValueError, match=message):
+    present, first = resumed.model.teachers[1].sha256, run.model.teachers[1].sha256
+    with raises_config_error('teachers[1].sha256', present, first, fix='Put the files'):
         resumed.train()
 
 
-def test_one_teacher_fewer_stops_it_too(tmp_path: Path) -> None:
+def test_run_that_resumes_with_one_teacher_fewer_is_refused(tmp_path: Path) -> None:
     config = tiny.distiller_config(tmp_path)
     tiny.runner(config, tmp_path / 'run').train()
     fewer = tiny.runner(
         {**config, 'teachers': config['teachers'][:1]}, tmp_path / 'run', iters=4, resume=True
     )
-    with pytest.raises(
-        ValueError,
-        match=r'^teachers: expected the 2 checkpoint files .* got 1, of which changed: none;',
-    ):
+    present = [dict(name='t0', sha256=fewer.model.teachers[0].sha256)]
+    with raises_config_error('teachers', present, "'t1'", fix='Put the files'):
         fewer.train()
 
 
-def test_the_measured_order_survives_a_resume(tmp_path: Path) -> None:
+def test_run_that_resumes_has_the_measured_order_of_teachers(tmp_path: Path) -> None:
     config = tiny.distiller_config(tmp_path, methods=dict(amtml=tiny.amtml(mapping='best_high')))
     run = tiny.runner(config, tmp_path / 'run')
     run.model.set_teacher_scores([40.0, 70.0])
     run.train()
     resumed = tiny.runner(config, tmp_path / 'run', iters=3, resume=True)
-    resumed.train()  # without an order it would stop
-    assert resumed.model.methods.amtml.group_mapping.groups() == (1, 2)
+    resumed.train()  # without an order this is an error
+    assert resumed.model.methods.amtml.hints.group_mapping.groups() == (1, 2)
     assert resumed.model.teacher_scores.tolist() == [40.0, 70.0]
 
 
-def test_with_all_weights_zero_a_run_is_plain_training_to_the_last_bit(tmp_path: Path) -> None:
+def test_run_with_all_weights_zero_equals_plain_training_to_the_bit(tmp_path: Path) -> None:
     student = tiny.classifier(train_cfg=dict(augments=[dict(type='Mixup', alpha=1.0)], probs=[0.5]))
     student['backbone'] = dict(
         type='ResNet_CIFAR', depth=18, base_channels=8, stem_channels=8, drop_path_rate=0.3
@@ -130,7 +132,7 @@ def test_with_all_weights_zero_a_run_is_plain_training_to_the_last_bit(tmp_path:
     assert not ours.model.teachers
 
 
-def test_an_active_method_leaves_the_task_loss_of_the_first_step_as_it_was(tmp_path: Path) -> None:
+def test_run_with_an_active_method_has_the_first_task_loss_of_a_plain_run(tmp_path: Path) -> None:
     first = []
     for methods in (dict(kd=dict(type='SoftTarget', loss_weight=0)), METHODS):
         tiny.runner(
@@ -140,7 +142,7 @@ def test_an_active_method_leaves_the_task_loss_of_the_first_step_as_it_was(tmp_p
     assert first[0] == first[1], 'same initialisation, same order of the data'
 
 
-def test_the_students_accuracy_is_evaluated(tmp_path: Path) -> None:
+def test_run_with_validation_logs_the_accuracy_of_the_student(tmp_path: Path) -> None:
     run = tiny.runner(
         tiny.distiller_config(tmp_path),
         tmp_path / 'run',
@@ -158,7 +160,7 @@ def test_the_students_accuracy_is_evaluated(tmp_path: Path) -> None:
     assert score == pytest.approx(100 * right.item())
 
 
-def test_mimicry_trains_on_data_without_labels(tmp_path: Path) -> None:
+def test_run_of_logit_mimic_without_labels_lowers_its_loss(tmp_path: Path) -> None:
     loader = dict(
         batch_size=16,
         num_workers=0,
@@ -182,8 +184,11 @@ def test_mimicry_trains_on_data_without_labels(tmp_path: Path) -> None:
     assert run.model.methods.mimic.logit_std.min() > 0
 
 
-def test_accumulated_gradients(tmp_path: Path) -> None:
-    """Two steps of 8 images accumulate what one step of 16 has: all losses are means (the student has no BatchNorm to differ)."""
+def test_run_with_accumulated_gradients_equals_a_larger_batch(tmp_path: Path) -> None:
+    """Two steps of 8 images accumulate the gradients of one step of 16, as all losses are means.
+
+    The student's BatchNorm stays in eval mode.
+    """
     weights = []
     methods = dict(amtml=tiny.amtml(angle_weight=0.0), kd=dict(type='SoftTarget'))
     config = tiny.distiller_config(tmp_path, methods=methods)
@@ -204,7 +209,7 @@ def _freeze_statistics(module: nn.Module) -> None:
 
 
 class Watch(Hook):
-    """Keeps what the averaged model holds."""
+    """Keeps the averaged model."""
 
     def after_train(self, runner: Any) -> None:
         (self.ema,) = [
@@ -213,7 +218,9 @@ class Watch(Hook):
 
 
 @pytest.mark.parametrize('update_buffers', [False, True])
-def test_averaged_weights_end_to_end(tmp_path: Path, update_buffers: bool) -> None:
+def test_run_with_averaged_weights_saves_and_resumes_them(
+    tmp_path: Path, update_buffers: bool
+) -> None:
     config = tiny.distiller_config(tmp_path, methods=METHODS)
     watch = Watch()
     options: dict[str, Any] = dict(
@@ -227,26 +234,26 @@ def test_averaged_weights_end_to_end(tmp_path: Path, update_buffers: bool) -> No
     assert all(a is b for a, b in zip(watch.ema.teachers, run.model.teachers, strict=True))
     for before, teacher in zip(teachers, run.model.teachers, strict=True):
         assert not differing(before, teacher.model.state_dict())
-    saved = torch.load(tmp_path / 'run' / 'iter_3.pth', weights_only=True)
-    assert differing(saved['state_dict'], run.model.state_dict()), 'the file has the average'
-    assert not differing(saved['state_dict'], watch.ema.state_dict())
+    saved = state_of(tmp_path / 'run' / 'iter_3.pth')
+    assert differing(saved, run.model.state_dict()), 'the file has the average'
+    assert not differing(saved, watch.ema.state_dict())
     options['train_cfg']['max_iters'] = 5
     tiny.runner(config, tmp_path / 'run', resume=True, **options).train()
 
 
-def test_a_tap_in_every_step_leaves_no_hook_behind(tmp_path: Path) -> None:
+def test_run_with_taps_leaves_no_hook_behind(tmp_path: Path) -> None:
     run = tiny.runner(tiny.distiller_config(tmp_path, methods=METHODS), tmp_path / 'run')
     run.train()
     modules = [run.model, *(teacher.model for teacher in run.model.teachers)]
     assert not any(module._forward_hooks for model in modules for module in model.modules())
 
 
-def test_the_weighting_of_teachers_moves_and_frozen_it_stays(tmp_path: Path) -> None:
+def test_run_with_a_frozen_weighting_moves_it_no_more(tmp_path: Path) -> None:
     class Freeze(Hook):
         def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
             self.weightings.append(weights())
             if batch_idx == 2:
-                runner.model.methods.amtml.weighting.freeze()
+                runner.model.methods.amtml.mixture.weighting.freeze()
 
         weightings: list[Tensor] = []  # noqa: RUF012
 
@@ -256,7 +263,7 @@ def test_the_weighting_of_teachers_moves_and_frozen_it_stays(tmp_path: Path) -> 
     embedding = torch.rand(4, 16)
 
     def weights() -> Tensor:
-        return run.model.methods.amtml.weighting(embedding).detach()
+        return run.model.methods.amtml.mixture.weighting(embedding).detach()
 
     run.train()
     moved = [not torch.equal(a, b) for a, b in itertools.pairwise(freeze.weightings)]

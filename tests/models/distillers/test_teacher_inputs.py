@@ -1,4 +1,4 @@
-"""What a teacher sees, to the last bit."""
+"""Batches for teachers with another preprocessing, to the bit."""
 
 import random
 from pathlib import Path
@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from helpers import classification as tiny
+from helpers.errors import raises_config_error
 from mmpretrain.models.utils import ClsDataPreprocessor
 from torch import Tensor
 
 from mmkd_plugin.models.distillers import Distiller
-from mmkd_plugin.models.distillers.teacher_inputs import TeacherInputs, same_contract
+from mmkd_plugin.models.distillers.teacher_inputs import TeacherInputs, same_preprocessing
 
 OTHER = dict(type='ClsDataPreprocessor', mean=[10.0, 20.0, 30.0], std=[2.0, 3.0, 4.0], to_rgb=True)
 PADDED = dict(
@@ -21,53 +22,54 @@ PADDED = dict(
 
 
 def preprocess(config: dict[str, Any]) -> Tensor:
-    """What this contract alone makes of the raw batch."""
+    """Preprocess the raw batch with this config alone."""
     plain = {key: value for key, value in config.items() if key != 'type'}
     return ClsDataPreprocessor(**plain)(tiny.batch_of())['inputs']
 
 
-def distiller(folder: Path, contracts: list[Any], **changes: Any) -> Distiller:
-    taught = tiny.teachers(folder, len(contracts))
-    for config, contract in zip(taught, contracts, strict=True):
-        if contract is not None:
-            config['data_preprocessor'] = contract
-    return tiny.distiller(folder, teachers=taught, **changes)
+def distiller(folder: Path, preprocessors: list[Any], **changes: Any) -> Distiller:
+    teachers = tiny.teachers(folder, len(preprocessors))
+    for teacher, preprocessor in zip(teachers, preprocessors, strict=True):
+        if preprocessor is not None:
+            teacher['data_preprocessor'] = preprocessor
+    return tiny.distiller(folder, teachers=teachers, **changes)
 
 
-def seen_by_teachers(model: Distiller) -> tuple[list[Tensor], dict[str, Any]]:
-    """The inputs that reach each teacher's network, and the student's batch, of one training step."""
+def step_inputs(model: Distiller) -> tuple[list[Tensor], dict[str, Any]]:
+    """Run one training step; return each teacher's inputs and the student's batch."""
     inputs: list[Tensor] = []
-    for taught in model.teachers:
-        taught.model.backbone.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    for teacher in model.teachers:
+        teacher.model.backbone.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     batch = model.data_preprocessor(tiny.batch_of(), True)
     model(**batch, mode='loss')
     return inputs, batch
 
 
-def test_each_teacher_sees_exactly_what_its_own_preprocessor_makes(tmp_path: Path) -> None:
-    inputs, batch = seen_by_teachers(distiller(tmp_path, [OTHER, None, PADDED, OTHER]))
+def test_teachers_with_their_own_preprocessing_receive_its_images(tmp_path: Path) -> None:
+    inputs, batch = step_inputs(distiller(tmp_path, [OTHER, None, PADDED, OTHER]))
     assert torch.equal(batch['inputs'], preprocess(tiny.PREPROCESSOR))
-    for got, contract in zip(inputs, (OTHER, tiny.PREPROCESSOR, PADDED, OTHER), strict=True):
-        assert torch.equal(got, preprocess(contract))
+    for got, config in zip(inputs, (OTHER, tiny.PREPROCESSOR, PADDED, OTHER), strict=True):
+        assert torch.equal(got, preprocess(config))
     assert inputs[2].shape == (8, 3, 12, 12)
 
 
-def test_a_contract_is_computed_once(tmp_path: Path) -> None:
-    inputs, batch = seen_by_teachers(distiller(tmp_path, [OTHER, None, PADDED, OTHER]))
+def test_teachers_of_equal_preprocessing_share_one_batch(tmp_path: Path) -> None:
+    inputs, batch = step_inputs(distiller(tmp_path, [OTHER, None, PADDED, OTHER]))
     assert len(batch['teacher_inputs']) == 2
     assert inputs[0] is inputs[3] is batch['teacher_inputs'][0]
     assert inputs[1] is batch['inputs']
 
 
-def test_without_a_contract_of_its_own_nothing_is_wrapped(tmp_path: Path) -> None:
-    model = distiller(
-        tmp_path, [None, dict(tiny.PREPROCESSOR, num_classes=9)]
-    )  # how labels are written is no contract
+def test_preprocessor_without_another_preprocessing_is_the_students(tmp_path: Path) -> None:
+    # The number of classes changes labels, and no image.
+    model = distiller(tmp_path, [None, dict(tiny.PREPROCESSOR, num_classes=9)])
     assert model.data_preprocessor is model.student.data_preprocessor
 
 
 @pytest.mark.parametrize('probs', [None, 0.5])
-def test_mixup_draws_one_mixture_for_all(tmp_path: Path, probs: float | None) -> None:
+def test_mixup_with_two_preprocessings_draws_one_mixture(
+    tmp_path: Path, probs: float | None
+) -> None:
     augments = dict(
         augments=dict(type='Mixup', alpha=1.0), **({} if probs is None else dict(probs=probs))
     )
@@ -75,10 +77,10 @@ def test_mixup_draws_one_mixture_for_all(tmp_path: Path, probs: float | None) ->
     own, other = preprocess(tiny.PREPROCESSOR), preprocess(OTHER)
     mixtures = 0
     for _ in range(8):
-        inputs, batch = seen_by_teachers(model)
+        inputs, batch = step_inputs(model)
         assert inputs[1] is batch['inputs']
         scores = torch.stack([sample.gt_score for sample in batch['data_samples']])
-        # The scores tell the mixture: image i is lam of itself and 1 - lam of another, and so are its classes.
+        # Image i is lam of itself and 1 - lam of another; so are its scores.
         lam, permutation = found_mixture(own, batch['inputs'])
         torch.testing.assert_close(
             inputs[0], lam * other + (1 - lam) * other[permutation], rtol=1e-5, atol=1e-4
@@ -94,7 +96,7 @@ def test_mixup_draws_one_mixture_for_all(tmp_path: Path, probs: float | None) ->
 
 
 def found_mixture(images: Tensor, mixture: Tensor) -> tuple[float, Tensor]:
-    """The lambda and the permutation that make ``mixture`` of ``images``, by least squares over all pairs."""
+    """Find the lambda and the permutation of a mixture, by least squares over all pairs."""
     if torch.equal(images, mixture):
         return 1.0, torch.arange(len(images))
     partners, lambdas = [], []
@@ -115,12 +117,12 @@ def found_mixture(images: Tensor, mixture: Tensor) -> tuple[float, Tensor]:
     return float(torch.tensor(moved).median()), torch.tensor(partners)
 
 
-def test_cutmix_cuts_the_same_box_from_the_same_images(tmp_path: Path) -> None:
+def test_cutmix_with_two_preprocessings_cuts_the_same_boxes(tmp_path: Path) -> None:
     augments = dict(augments=dict(type='CutMix', alpha=1.0))
     model = distiller(tmp_path, [OTHER, None], student=tiny.classifier(train_cfg=augments))
     own, other = preprocess(tiny.PREPROCESSOR), preprocess(OTHER)
-    inputs, batch = seen_by_teachers(model)
-    # Each pixel of the mixture comes from one image: find it in the student's, expect it in the teacher's.
+    inputs, batch = step_inputs(model)
+    # Each pixel of the mixture comes from one image: the same for student and teacher.
     found = (own[None] == batch['inputs'][:, None]).all(dim=2)  # (mixture, source, H, W)
     source = found.float().argmax(dim=1)
     assert found.any(dim=1).all()
@@ -131,14 +133,16 @@ def test_cutmix_cuts_the_same_box_from_the_same_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('augment', ['Mixup', 'CutMix', 'ResizeMix'])
-def test_the_runs_random_numbers_stay_its_own(tmp_path: Path, augment: str) -> None:
-    """With a teacher of another contract, the student's batches are those of a run without."""
+def test_batch_augmentation_with_two_preprocessings_draws_as_with_one(
+    tmp_path: Path, augment: str
+) -> None:
+    """With a teacher of another preprocessing, the student's batches are those of a run without."""
 
-    def batches(contract: Any) -> tuple[list[Tensor], tuple[float, float, float]]:
+    def batches(preprocessor: Any) -> tuple[list[Tensor], tuple[float, float, float]]:
         student = tiny.classifier(
             train_cfg=dict(augments=[dict(type=augment, alpha=1.0)], probs=[0.7])
         )
-        model = distiller(tmp_path, [contract], student=student)
+        model = distiller(tmp_path, [preprocessor], student=student)
         random.seed(4)
         np.random.seed(4)
         torch.manual_seed(4)
@@ -150,7 +154,7 @@ def test_the_runs_random_numbers_stay_its_own(tmp_path: Path, augment: str) -> N
     assert after_one == after_other
 
 
-def test_only_training_makes_teacher_inputs_and_raw_data_stay_whole(tmp_path: Path) -> None:
+def test_teacher_inputs_in_evaluation_are_left_out_and_raw_data_unchanged(tmp_path: Path) -> None:
     inputs = distiller(tmp_path, [OTHER]).data_preprocessor
     assert isinstance(inputs, TeacherInputs)
     assert inputs(tiny.batch_of(), False).keys() == {'inputs', 'data_samples'}
@@ -161,7 +165,7 @@ def test_only_training_makes_teacher_inputs_and_raw_data_stay_whole(tmp_path: Pa
     )
 
 
-def test_a_hook_that_switches_the_augmentation_switches_it_for_all(tmp_path: Path) -> None:
+def test_batch_augments_set_by_a_hook_change_for_all(tmp_path: Path) -> None:
     """MMPretrain's SwitchRecipeHook sets ``model.data_preprocessor.batch_augments``."""
     augments = dict(augments=[dict(type='Mixup', alpha=1.0)])
     model = distiller(tmp_path, [OTHER], student=tiny.classifier(train_cfg=augments))
@@ -183,45 +187,45 @@ def test_a_hook_that_switches_the_augmentation_switches_it_for_all(tmp_path: Pat
         dict(mean=None, std=None),
     ],
 )
-def test_what_changes_images_is_another_contract(change: dict[str, Any]) -> None:
+def test_same_preprocessing_with_other_images_is_false(change: dict[str, Any]) -> None:
     base = dict(mean=[120.0] * 3, std=[60.0] * 3)
-    assert not same_contract(ClsDataPreprocessor(**base), ClsDataPreprocessor(**{**base, **change}))
-    assert same_contract(
-        ClsDataPreprocessor(**base), ClsDataPreprocessor(**base, to_onehot=True, num_classes=3)
-    )
+    other = ClsDataPreprocessor(**{**base, **change})
+    assert not same_preprocessing(ClsDataPreprocessor(**base), other)
 
 
-def test_the_augmentation_is_the_students_even_if_the_teacher_was_trained_with_another(
+def test_same_preprocessing_with_other_labels_is_true() -> None:
+    base = dict(mean=[120.0] * 3, std=[60.0] * 3)
+    other = ClsDataPreprocessor(**base, to_onehot=True, num_classes=3)
+    assert same_preprocessing(ClsDataPreprocessor(**base), other)
+
+
+def test_teacher_trained_with_an_augmentation_receives_the_students_images(
     tmp_path: Path,
 ) -> None:
     model = classifier_trained_with_mixup(tmp_path)
-    inputs, batch = seen_by_teachers(model)
+    inputs, batch = step_inputs(model)
     assert torch.equal(inputs[0], preprocess(OTHER))
     assert torch.equal(batch['inputs'], preprocess(tiny.PREPROCESSOR))
 
 
 def classifier_trained_with_mixup(folder: Path) -> Distiller:
     config = tiny.classifier(train_cfg=dict(augments=[dict(type='Mixup', alpha=1.0)], probs=[0.9]))
-    taught = dict(
+    teacher = dict(
         model=config,
         checkpoint=tiny.checkpoint(folder),
         data_preprocessor=dict(OTHER, num_classes=4),
     )
-    return tiny.distiller(folder, teachers=[taught])
+    return tiny.distiller(folder, teachers=[teacher])
 
 
 @pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
-def test_boxes_cannot_be_cut_alike_from_images_of_two_sizes(tmp_path: Path, augment: str) -> None:
+def test_cutmix_of_images_of_two_sizes_is_refused(tmp_path: Path, augment: str) -> None:
     student = tiny.classifier(train_cfg=dict(augments=[dict(type=augment, alpha=1.0)]))
     model = distiller(tmp_path, [PADDED], student=student)
-    if augment == 'Mixup':  # which mixes whole images
-        assert model.data_preprocessor(tiny.batch_of(), True)['teacher_inputs'][0].shape == (
-            8,
-            3,
-            12,
-            12,
-        )
+    if augment == 'Mixup':  # it mixes whole images
+        batch = model.data_preprocessor(tiny.batch_of(), True)
+        assert batch['teacher_inputs'][0].shape == (8, 3, 12, 12)
     else:
-        message = r"^teachers: expected images padded to the student's \(8, 3, 8, 8\), .*, got \(8, 3, 12, 12\)"
-        with pytest.raises(ValueError, match=message):
+        expected = '(8, 3, 8, 8)'
+        with raises_config_error('teachers', (8, 3, 12, 12), expected, fix='data_preprocessor'):
             model.data_preprocessor(tiny.batch_of(), True)

@@ -1,113 +1,57 @@
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
-from helpers.classification import knowledge
+from helpers import classification as tiny
+from helpers.classification import built, output
+from helpers.errors import raises_config_error
 
 from mmkd_plugin.models.methods import Hint
-from mmkd_plugin.outputs import Knowledge
 
-STUDENT = knowledge(
-    low=torch.randn(2, 4, 8, 8), high=torch.randn(2, 6, 4, 4), flat=torch.randn(2, 6)
-)
+STUDENT = output(low=torch.randn(2, 4, 8, 8), high=torch.randn(2, 6, 4, 4), flat=torch.randn(2, 6))
 TEACHERS = [
-    knowledge(map=torch.randn(2, 5, 4, 4)),
-    knowledge(map=torch.randn(2, 7, 8, 8), flat=torch.randn(2, 3)),
+    output(map=torch.randn(2, 5, 4, 4)),
+    output(map=torch.randn(2, 7, 8, 8), flat=torch.randn(2, 3)),
 ]
 
 
-def bound(pairs: Any, **options: Any) -> Hint:
-    method = Hint(pairs, **options)
-    for index in range(len(TEACHERS)):
-        method.taps_of_teacher(index, len(TEACHERS))
-    method.bind(STUDENT, TEACHERS)
-    return method
-
-
-def test_mean_squared_error_behind_the_regressors() -> None:
-    method = bound(
-        [dict(student='high', teacher='map'), dict(student='flat', teacher='flat', index=1)],
-        loss_weight=0.5,
-    )
+def test_loss_is_the_mean_squared_error_behind_the_regressors() -> None:
+    pairs = [dict(student='high', teacher='map'), dict(student='flat', teacher='flat', index=1)]
+    method = built(Hint(pairs, loss_weight=0.5), STUDENT, TEACHERS)
     spatial, flat = method.regressors
-    regressed = (
-        torch.einsum('oc,nchw->nohw', spatial.weight, STUDENT.features['high'])
-        + spatial.bias[:, None, None]
-    )
-    vectors = STUDENT.features['flat'] @ flat.weight.T + flat.bias
+    regressed = torch.einsum('oc,nchw->nohw', spatial.weight, STUDENT.feature('high'))
+    regressed = regressed + spatial.bias[:, None, None]
+    vectors = STUDENT.feature('flat') @ flat.weight.T + flat.bias
     expected = 0.5 * (
-        (regressed - TEACHERS[0].features['map']).square().mean()
-        + (vectors - TEACHERS[1].features['flat']).square().mean()
+        (regressed - TEACHERS[0].feature('map')).square().mean()
+        + (vectors - TEACHERS[1].feature('flat')).square().mean()
     )
-    torch.testing.assert_close(method(STUDENT, TEACHERS, None)['loss_hint'], expected)
+    torch.testing.assert_close(method(STUDENT, TEACHERS, None), {'loss_hint': expected})
 
 
 @pytest.mark.parametrize(('tap', 'index'), [('low', 0), ('high', 1)])
-def test_the_larger_map_is_pooled_to_the_smaller(tap: str, index: int) -> None:
-    method = bound([dict(student=tap, teacher='map', index=index)])
-    source, target = STUDENT.features[tap], TEACHERS[index].features['map']
+def test_larger_map_is_pooled_to_the_size_of_the_smaller(tap: str, index: int) -> None:
+    pair = dict(student=tap, teacher='map', index=index)
+    method = built(Hint([pair]), STUDENT, TEACHERS)
     pooled = [
         x.reshape(*x.shape[:2], 4, x.shape[2] // 4, 4, x.shape[3] // 4).mean(dim=(3, 5))
-        for x in (source, target)
+        for x in (STUDENT.feature(tap), TEACHERS[index].feature('map'))
     ]
     (regressor,) = method.regressors
-    regressed = (
-        torch.einsum('oc,nchw->nohw', regressor.weight, pooled[0]) + regressor.bias[:, None, None]
-    )
-    torch.testing.assert_close(
-        method(STUDENT, TEACHERS, None)['loss_hint'], (regressed - pooled[1]).square().mean()
-    )
+    regressed = torch.einsum('oc,nchw->nohw', regressor.weight, pooled[0])
+    regressed = regressed + regressor.bias[:, None, None]
+    expected = (regressed - pooled[1]).square().mean()
+    torch.testing.assert_close(method(STUDENT, TEACHERS, None)['loss_hint'], expected)
 
 
-def test_gradient_reaches_student_and_regressor() -> None:
-    method = bound([dict(student='low', teacher='map')])
-    student = Knowledge(None, {'low': STUDENT.features['low'].clone().requires_grad_()})
-    method(student, TEACHERS, None)['loss_hint'].backward()
-    assert student.features['low'].grad.abs().sum() > 0
-    assert all(parameter.grad.abs().sum() > 0 for parameter in method.parameters())
+def test_run_with_a_vector_beside_a_map_is_refused_when_it_is_built(tmp_path: Path) -> None:
+    maps = dict(student='backbone.layer3', teacher='backbone.layer3')
+    methods = dict(hint=dict(type='Hint', pairs=[maps, dict(maps, student='neck', index=1)]))
+    key, vector, feature = 'methods.hint.pairs[1].teacher', (1, 16), (1, 24, 16, 16)
+    with raises_config_error(key, feature, str(vector), fix='Pair a map with a map'):
+        tiny.distiller(tmp_path, methods=methods)
 
 
-def test_only_the_named_teacher_is_asked() -> None:
-    method = Hint(
-        [dict(student='a', teacher='x', index=1), dict(student='b', teacher='y', index=1)]
-    )
-    assert method.student_taps == ('a', 'b')
-    assert [method.taps_of_teacher(index, 2) for index in range(2)] == [(), ('x', 'y')]
-    assert not method.needs_scores
-
-
-@pytest.mark.parametrize(
-    ('pairs', 'message'),
-    [
-        ([], r'^pairs: expected a list'),
-        ('backbone', r'^pairs: expected a list'),
-        ([dict(student='low')], r'^pairs\[0\]: expected dict\(student=…, teacher=…\)'),
-        (
-            [dict(student='low', teacher='map', channels=3)],
-            r'^pairs\[0\]: expected dict\(student=…, teacher=…\)',
-        ),
-        (
-            [dict(student='low', teacher='map', index=2)],
-            r'^pairs\[0\]\.index: expected one of 2 teachers, got 2',
-        ),
-        (
-            [dict(student='low', teacher='map', index='t0')],
-            r"^pairs\[0\]\.index: expected one of 2 teachers, got 't0'",
-        ),
-        (
-            [dict(student='low', teacher='map', student_channels=9)],
-            r'^pairs\[0\]\.student_channels: expected 9 channels as the config states, the tap gives \(2, 4, 8, 8\)',
-        ),
-        (
-            [dict(student='low', teacher='map', teacher_channels=9)],
-            r'^pairs\[0\]\.teacher_channels: expected 9 channels as the config states, the tap gives \(2, 5, 4, 4\)',
-        ),
-        (
-            [dict(student='none', teacher='map')],
-            r"^features: expected 'none' to be recorded, got \['flat', 'high', 'low'\]",
-        ),
-    ],
-)
-def test_pairs_that_do_not_fit(pairs: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        bound(pairs)
+def test_run_with_a_vector_beside_a_vector_trains(tmp_path: Path) -> None:
+    methods = dict(hint=dict(type='Hint', pairs=[dict(student='head', teacher='neck')]))
+    assert tiny.losses_of(tiny.distiller(tmp_path, methods=methods))['hint.loss_hint'] > 0

@@ -3,289 +3,286 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.classification import knowledge
-from torch import Tensor
+from helpers.classification import built, output
+from helpers.errors import raises_config_error
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmkd_plugin.models.losses import exploration_loss, inheritance_loss, linear_cka, overhaul_loss
+from mmkd_plugin.models.losses import (
+    exploration_loss,
+    factor_distance,
+    linear_cka,
+    overhaul_loss,
+    overhaul_margin,
+)
 from mmkd_plugin.models.methods import IEKD
-from mmkd_plugin.outputs import Knowledge
+from mmkd_plugin.outputs import NetworkOutput
 
 PAIR = dict(student='map', teacher='map')
-NORMS = dict(bn=(torch.tensor([1.0, 0.5, 2.0, 1.0, 0.1]), torch.tensor([0.0, 0.3, -1.0, 2.0, 0.0])))
-ALL = [
-    dict(),
-    dict(knowledge='attention'),
-    dict(knowledge='overhaul', pairs=[dict(PAIR, norm='bn')]),
-]
+SCALE, SHIFT = torch.tensor([1.0, 0.5, 2.0, 1.0, 0.1]), torch.tensor([0.0, 0.3, -1.0, 2.0, 0.0])
+OVERHAUL = dict(knowledge='overhaul', pairs=[dict(PAIR, norm='bn')])
+KINDS = pytest.mark.parametrize(
+    'options', [dict(), dict(knowledge='attention'), OVERHAUL], ids=['factor', 'attention', 'od']
+)
 
 
-def teacher(size: int = 4, images: int = 3) -> Knowledge:
-    return Knowledge(
-        None, dict(map=torch.randn(images, 5, size, size), low=torch.randn(images, 3, 8, 8)), NORMS
-    )
+def network() -> nn.Module:
+    net = nn.ModuleDict({'bn': nn.BatchNorm2d(5)})
+    net['bn'].weight.data, net['bn'].bias.data = SCALE, SHIFT
+    return net
 
 
-def student(channels: int = 6, images: int = 3, size: int = 4) -> Knowledge:
+def teacher_output(size: int = 4, images: int = 3) -> NetworkOutput:
+    return output(map=torch.randn(images, 5, size, size), low=torch.randn(images, 3, 8, 8))
+
+
+def student_output(channels: int = 6, images: int = 3, size: int = 4) -> NetworkOutput:
     maps = dict(map=torch.rand(images, channels, size, size), low=torch.rand(images, 4, 8, 8))
-    return knowledge(**{name: value.requires_grad_() for name, value in maps.items()})
+    return output(**{name: value.requires_grad_() for name, value in maps.items()})
 
 
-def bound(own: Knowledge | None = None, taught_by: Knowledge | None = None, **options: Any) -> IEKD:
+def build(
+    student: NetworkOutput | None = None, teacher: NetworkOutput | None = None, **options: Any
+) -> IEKD:
+    """Build the method in eval mode, so that a paraphraser gives the same factor twice."""
     method = IEKD(**{'pairs': [PAIR], **options})
-    method.bind(own or student(), [taught_by or teacher()])
-    if method.apart is not None:
-        method.apart.eval()  # a paraphraser that is read twice gives one answer
+    frozen = options.get('knowledge') == 'overhaul'
+    both = student or student_output(), [teacher or teacher_output()]
+    built(method, *both, frozen, network())
+    if method.auxiliary is not None:
+        method.auxiliary.eval()
     return method.eval()
 
 
-def parts_of(method: IEKD, own: Knowledge) -> tuple[Tensor, Tensor]:
+def parts_of(method: IEKD, student: NetworkOutput) -> dict[str, Tensor]:
     (split,) = method.splits
-    return own.features['map'][:, split.inherit_index], own.features['map'][:, split.explore_index]
+    feature = student.feature('map')
+    return {
+        'inherit': feature[:, split.inherit_index],
+        'explore': feature[:, split.explore_index],
+    }
 
 
-def test_the_equations_of_factors() -> None:
-    own, taught_by = student(), teacher()
-    method = bound(own, taught_by, inherit_weight=50.0, explore_weight=20.0)
-    inherit, explore = parts_of(method, own)
-    assert sorted(
-        method.splits[0].inherit_index.tolist() + method.splits[0].explore_index.tolist()
-    ) == list(range(6))
-    factor = method.apart.paraphrasers[0].encode(taught_by.features['map']).detach()
-    encoded = [
-        method.compared.encoders[part][0](x)
-        for part, x in (('inherit', inherit), ('explore', explore))
-    ]
-    losses = method(own, [taught_by], None)
-    direction = [F.normalize(x.flatten(1), dim=1) for x in (*encoded, factor)]
-    torch.testing.assert_close(
-        losses['loss_inherit'], 50 * (direction[0] - direction[2]).abs().mean()
-    )
-    torch.testing.assert_close(
-        losses['loss_explore'], -20 * (direction[1] - direction[2]).abs().mean()
-    )
-    torch.testing.assert_close(
-        losses['inherit_cosine'], (direction[0] * direction[2]).sum(dim=1).mean()
-    )
-    torch.testing.assert_close(
-        losses['explore_cosine'], (direction[1] * direction[2]).sum(dim=1).mean()
-    )
+def encoded_parts(method: IEKD, student: NetworkOutput) -> dict[str, Tensor]:
+    encoders = method.transform.encoders
+    return {part: encoders[part][0](x) for part, x in parts_of(method, student).items()}
+
+
+def factor_of(method: IEKD, teacher: NetworkOutput) -> Tensor:
+    return method.auxiliary.paraphrasers[0].encode(teacher.feature('map')).detach()
+
+
+def test_factor_losses_and_metrics_equal_the_equations() -> None:
+    student, teacher = student_output(), teacher_output()
+    method = build(student, teacher, inherit_weight=50.0, explore_weight=20.0)
+    split = method.splits[0]
+    both = split.inherit_index.tolist() + split.explore_index.tolist()
+    assert sorted(both) == list(range(6))
+    factor = factor_of(method, teacher)
+    unit = {p: F.normalize(x.flatten(1), dim=1) for p, x in encoded_parts(method, student).items()}
+    target = F.normalize(factor.flatten(1), dim=1)
     rows = [
         torch.stack([x[n, :, i, j] for n in range(3) for i in range(4) for j in range(4)])
-        for x in (inherit, explore)
+        for x in parts_of(method, student).values()
     ]
-    torch.testing.assert_close(losses['cka'], linear_cka(*rows))
-    assert {name for name in losses if 'loss' in name} == {'loss_inherit', 'loss_explore'}
+    expected = {
+        'loss_inherit': 50 * (unit['inherit'] - target).abs().mean(),
+        'loss_explore': -20 * (unit['explore'] - target).abs().mean(),
+        'inherit_cosine': (unit['inherit'] * target).sum(dim=1).mean(),
+        'explore_cosine': (unit['explore'] * target).sum(dim=1).mean(),
+        'cka': linear_cka(*rows),
+        'inherit_gradient': torch.zeros(()),
+        'explore_gradient': torch.zeros(()),
+    }
+    torch.testing.assert_close(dict(method(student, [teacher], None)), expected)
 
 
-def test_attention_of_each_part_against_the_teachers() -> None:
-    own, taught_by = student(), teacher()
-    method = bound(own, taught_by, knowledge='attention', inherit_weight=3.0, explore_weight=2.0)
+def test_attention_of_each_part_is_compared_with_the_teachers() -> None:
+    student, teacher = student_output(), teacher_output()
+    options = dict(knowledge='attention', inherit_weight=3.0, explore_weight=2.0)
+    method = build(student, teacher, **options)
     maps = [
         F.normalize(x.square().mean(1).flatten(1), dim=1)
-        for x in (*parts_of(method, own), taught_by.features['map'])
+        for x in (*parts_of(method, student).values(), teacher.feature('map'))
     ]
-    losses = method(own, [taught_by], None)
+    losses = method(student, [teacher], None)
     torch.testing.assert_close(losses['loss_inherit'], 3 * (maps[0] - maps[2]).square().mean())
     torch.testing.assert_close(losses['loss_explore'], -2 * (maps[1] - maps[2]).square().mean())
     assert not list(method.parameters()), 'attention needs no connector'
-    assert method.apart is None
+    assert method.auxiliary is None
 
 
-def test_overhaul_inherits_by_its_own_loss_and_explores_within_bounds() -> None:
-    own, taught_by = student(), teacher()
-    method = bound(
-        own,
-        taught_by,
-        knowledge='overhaul',
-        pairs=[dict(PAIR, norm='bn')],
-        inherit_weight=3.0,
-        explore_weight=2.0,
-    )
-    assert method.norms_of_teacher(0, 1) == ('bn',)
-    inherit, explore = parts_of(method, own)
-    target, margin = taught_by.features['map'], method.compared.margins.of(0)
-    losses = method(own, [taught_by], None)
-    expected = overhaul_loss(method.compared.encoders['inherit'][0](inherit), target, margin)
-    torch.testing.assert_close(losses['loss_inherit'], 3 * expected / 1000)
+def test_overhaul_inherits_by_its_own_loss_and_explores_by_a_bounded_one() -> None:
+    student, teacher = student_output(), teacher_output()
+    method = build(student, teacher, **OVERHAUL, inherit_weight=3.0, explore_weight=2.0)
+    encoded, target = encoded_parts(method, student), teacher.feature('map')
+    margin = overhaul_margin(SCALE, SHIFT)
+    torch.testing.assert_close(method.transform.margins.of(0), margin)
+    losses = method(student, [teacher], None)
+    inherited = overhaul_loss(encoded['inherit'], target, margin)
+    torch.testing.assert_close(losses['loss_inherit'], 3 * inherited / 1000)
     limited = torch.maximum(target, margin.view(1, -1, 1, 1))
-    pushed = exploration_loss(
-        method.compared.encoders['explore'][0](explore), limited, 'partial_l2'
-    )
-    torch.testing.assert_close(losses['loss_explore'], 2 * pushed)
+    explored = exploration_loss(encoded['explore'], limited, 'partial_l2')
+    torch.testing.assert_close(losses['loss_explore'], 2 * explored)
 
 
-@pytest.mark.parametrize('options', ALL)
-def test_gradients_move_both_parts_and_every_connector_and_no_teacher(
-    options: dict[str, Any],
-) -> None:
-    own, taught_by = student(), teacher()
-    taught_by.features['map'].requires_grad_()
-    method = bound(own, taught_by, **options).train()
-    losses = method(own, [taught_by], None)
-    sum(value for name, value in losses.items() if 'loss' in name).backward()
-    assert (own.features['map'].grad.flatten(2).abs().sum(dim=(0, 2)) > 0).all(), (
-        'every channel, of either part'
-    )
-    assert all(
-        p.grad is not None and p.grad.abs().sum() > 0
-        for p in method.parameters()
-        if p.requires_grad
-    )
-    assert taught_by.features['map'].grad is None
-    assert method.apart is None or all(p.grad is None for p in method.apart.parameters())
+@KINDS
+def test_gradient_reaches_every_channel_of_both_parts(options: dict[str, Any]) -> None:
+    student, teacher = student_output(), teacher_output()
+    losses = build(student, teacher, **options).train()(student, [teacher], None)
+    (losses['loss_inherit'] + losses['loss_explore']).backward()
+    assert (student.feature('map').grad.flatten(2).abs().sum(dim=(0, 2)) > 0).all()
 
 
-def test_the_gradient_of_each_part_is_told_a_step_later() -> None:
-    own, taught_by = student(), teacher()
-    method = bound(own, taught_by)
-    first = method(own, [taught_by], None)
+def test_gradient_norm_of_each_part_is_logged_a_step_later() -> None:
+    student, teacher = student_output(), teacher_output()
+    method = build(student, teacher)
+    first = method(student, [teacher], None)
     assert first['inherit_gradient'] == first['explore_gradient'] == 0
-    total = sum(value for name, value in first.items() if 'loss' in name)
-    total.backward()
-    gradient = own.features['map'].grad
-    split = method.splits[0]
-    inherit, explore = (
-        gradient[:, split.inherit_index].norm(),
-        gradient[:, split.explore_index].norm(),
-    )
-    second = method(own, [taught_by], None)
-    torch.testing.assert_close(second['inherit_gradient'], inherit)
-    torch.testing.assert_close(second['explore_gradient'], explore)
+    (first['loss_inherit'] + first['loss_explore']).backward()
+    gradient, split = student.feature('map').grad, method.splits[0]
+    second = method(student, [teacher], None)
+    for part in ('inherit', 'explore'):
+        expected = gradient[:, getattr(split, f'{part}_index')].norm()
+        torch.testing.assert_close(second[f'{part}_gradient'], expected)
     assert 'gradient_norms' not in method.state_dict()
 
 
-def test_away_and_toward_are_opposite_and_only_of_the_part_that_explores() -> None:
-    own, taught_by = student(), teacher()
-    away = bound(own, taught_by)
-    toward = bound(own, taught_by, explore_direction='toward')
+def test_direction_toward_is_the_opposite_of_away_for_the_part_that_explores() -> None:
+    student, teacher = student_output(), teacher_output()
+    away = build(student, teacher)
+    toward = build(student, teacher, explore_direction='toward')
     toward.load_state_dict(away.state_dict())
-    toward.apart.load_state_dict(away.apart.state_dict())
-    one, other = away(own, [taught_by], None), toward(own, [taught_by], None)
+    toward.auxiliary.load_state_dict(away.auxiliary.state_dict())
+    one, other = away(student, [teacher], None), toward(student, [teacher], None)
     torch.testing.assert_close(one['loss_explore'], -other['loss_explore'])
     torch.testing.assert_close(one['loss_inherit'], other['loss_inherit'])
 
 
-def test_away_from_what_the_student_inherited() -> None:
-    own, taught_by = student(), teacher()
-    method = bound(own, taught_by, explore_target='student', explore_weight=1.0)
-    inherit, explore = parts_of(method, own)
-    factors = [
-        method.compared.encoders[part][0](x)
-        for part, x in (('inherit', inherit), ('explore', explore))
-    ]
-    losses = method(own, [taught_by], None)
-    torch.testing.assert_close(losses['loss_explore'], exploration_loss(factors[1], factors[0]))
-    losses['loss_explore'].backward()
-    assert all(p.grad is None for p in method.compared.encoders['inherit'].parameters()), 'detached'
+def test_target_student_explores_away_from_the_inherited_factor_detached() -> None:
+    student, teacher = student_output(), teacher_output()
+    method = build(student, teacher, explore_target='student', explore_weight=1.0)
+    encoded = encoded_parts(method, student)
+    loss = method(student, [teacher], None)['loss_explore']
+    torch.testing.assert_close(loss, exploration_loss(encoded['explore'], encoded['inherit']))
+    loss.backward()
+    assert all(p.grad is None for p in method.transform.encoders['inherit'].parameters())
+    assert any(p.grad is not None for p in method.transform.encoders['explore'].parameters())
 
 
 @pytest.mark.parametrize(('part', 'other'), [('inherit', 'explore'), ('explore', 'inherit')])
-@pytest.mark.parametrize('options', ALL)
-def test_a_part_without_weight_builds_nothing(
+@KINDS
+def test_part_without_weight_builds_no_encoder_and_has_no_loss(
     part: str, other: str, options: dict[str, Any]
 ) -> None:
-    method = bound(**options, **{f'{other}_weight': 0.0})
-    losses = method(student(), [teacher()], None)
+    method = build(**options, **{f'{other}_weight': 0.0})
+    losses = method(student_output(), [teacher_output()], None)
     assert {name for name in losses if 'loss' in name} == {f'loss_{part}'}
-    assert set(method.compared.encoders) <= {part}
+    assert set(method.transform.encoders) <= {part}
     assert method.active
-    assert not IEKD([PAIR], inherit_weight=0.0, explore_weight=0.0).active
 
 
-def test_distances_and_reduction_are_the_losses_own() -> None:
-    own, taught_by = student(), teacher()
-    options = dict(
-        inherit_distance='cosine', explore_distance='orthogonal', reduction='size_invariant'
-    )
-    method = bound(own, taught_by, **options, inherit_weight=1.0, explore_weight=1.0)
-    factor = method.apart.paraphrasers[0].encode(taught_by.features['map'])
-    inherit, explore = (
-        method.compared.encoders[part][0](x)
-        for part, x in zip(('inherit', 'explore'), parts_of(method, own), strict=True)
-    )
-    losses = method(own, [taught_by], None)
+def test_distances_and_reduction_are_those_of_the_losses() -> None:
+    student, teacher = student_output(), teacher_output()
+    distances = dict(inherit_distance='cosine', explore_distance='orthogonal')
+    weights = dict(inherit_weight=1.0, explore_weight=1.0)
+    method = build(student, teacher, **distances, **weights, reduction='size_invariant')
+    factor, encoded = factor_of(method, teacher), encoded_parts(method, student)
+    losses = method(student, [teacher], None)
     torch.testing.assert_close(
-        losses['loss_inherit'], inheritance_loss(inherit, factor, 'cosine', 'size_invariant')
+        losses['loss_inherit'],
+        factor_distance(encoded['inherit'], factor, 'cosine', 'size_invariant'),
     )
     torch.testing.assert_close(
-        losses['loss_explore'], exploration_loss(explore, factor, 'orthogonal', 'size_invariant')
+        losses['loss_explore'],
+        exploration_loss(encoded['explore'], factor, 'orthogonal', 'size_invariant'),
     )
 
 
-@pytest.mark.parametrize('options', ALL)
+@KINDS
 @pytest.mark.parametrize(('size', 'images'), [(8, 3), (2, 3), (4, 1)])
-def test_other_sizes_and_one_image_are_finite(
+def test_other_sizes_and_a_single_image_are_finite(
     options: dict[str, Any], size: int, images: int
 ) -> None:
-    own, taught_by = student(images=images), teacher(size, images)
-    losses = bound(own, taught_by, **options)(own, [taught_by], None)
+    student, teacher = student_output(images=images), teacher_output(size, images)
+    losses = build(student, teacher, **options)(student, [teacher], None)
     assert all(value.isfinite() for value in losses.values())
 
 
-@pytest.mark.parametrize('options', ALL)
-def test_constant_maps_are_finite(options: dict[str, Any]) -> None:
-    own, taught_by = student(), teacher()
-    method = bound(own, taught_by, **options).train()
-    own.features['map'].data.zero_()
-    taught_by.features['map'].zero_()
-    losses = method(own, [taught_by], None)
-    sum(value for name, value in losses.items() if 'loss' in name).backward()
+@KINDS
+def test_constant_maps_have_finite_losses_and_gradients(options: dict[str, Any]) -> None:
+    student, teacher = student_output(), teacher_output()
+    method = build(student, teacher, **options).train()
+    student.feature('map').data.zero_()
+    teacher.feature('map').zero_()
+    losses = method(student, [teacher], None)
+    (losses['loss_inherit'] + losses['loss_explore']).backward()
     assert all(value.isfinite() for value in losses.values())
-    assert own.features['map'].grad.isfinite().all()
+    assert student.feature('map').grad.isfinite().all()
 
 
-def test_several_pairs_add_their_losses_and_average_their_facts() -> None:
-    own, taught_by = student(), teacher()
-    both = bound(
-        own, taught_by, pairs=[PAIR, dict(student='low', teacher='low')], knowledge='attention'
-    )
-    each = [
-        bound(own, taught_by, pairs=[dict(student=tap, teacher=tap)], knowledge='attention')
-        for tap in ('map', 'low')
-    ]
+def test_pairs_add_their_losses_and_average_their_metrics() -> None:
+    student, teacher = student_output(), teacher_output()
+    pairs = [PAIR, dict(student='low', teacher='low')]
+    both = build(student, teacher, pairs=pairs, knowledge='attention')
+    each = [build(student, teacher, pairs=[pair], knowledge='attention') for pair in pairs]
     for one, split in zip(each, both.splits, strict=True):
         one.splits[0].load_state_dict(split.state_dict())
-    total, *single = (method(own, [taught_by], None) for method in (both, *each))
-    torch.testing.assert_close(
-        total['loss_inherit'], single[0]['loss_inherit'] + single[1]['loss_inherit']
-    )
-    torch.testing.assert_close(total['cka'], (single[0]['cka'] + single[1]['cka']) / 2)
+    total, first, second = (method(student, [teacher], None) for method in (both, *each))
+    for name in ('loss_inherit', 'loss_explore'):
+        torch.testing.assert_close(total[name], first[name] + second[name])
+    for name in ('cka', 'inherit_cosine', 'explore_cosine'):
+        torch.testing.assert_close(total[name], (first[name] + second[name]) / 2)
 
 
-def test_bfloat16_maps_are_compared_in_float32() -> None:
-    own, taught_by = student(), teacher()
-    method = bound(own, taught_by)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        losses = method(own, [taught_by], None)
-    assert all(value.dtype == torch.float32 for value in losses.values())
+CHECKPOINT, NORM = dict(PAIR, checkpoint='x'), dict(PAIR, norm='bn')
 
 
 @pytest.mark.parametrize(
-    ('make', 'message'),
+    ('make', 'key', 'found', 'mentions'),
     [
-        (lambda: IEKD([PAIR], inherit_weight=-1.0), r'^inherit_weight: expected a number >= 0, got -1\.0$'),
-        (lambda: IEKD([PAIR], explore_weight=-50), r'^explore_weight: expected a number >= 0, got -50$'),
-        (lambda: IEKD([PAIR], knowledge='hint'), r"^knowledge: expected one of 'factor', 'attention', 'overhaul', got 'hint'$"),
-        (lambda: IEKD([PAIR], explore_target='me'), r"^explore_target: expected one of 'teacher', 'student'"),
-        (lambda: IEKD([PAIR], explore_direction='up'), r"^explore_direction: expected one of 'away', 'toward'"),
-        (lambda: IEKD([PAIR], inherit_distance='cka'), r"^inherit_distance: expected one of 'l1'"),
-        (lambda: IEKD([PAIR], reduction='sum'), r"^reduction: expected one of 'mean', 'size_invariant'"),
-        (lambda: IEKD([PAIR], inherit_weight=0, explore_target='student'), r"^explore_target: expected 'teacher' where nothing"),
-        (lambda: IEKD([PAIR], knowledge='overhaul'), r'^pairs\[0\]\.norm: expected the path'),
-        (lambda: IEKD([dict(PAIR, norm='bn')]), r"^pairs\[0\]\.norm: expected only with knowledge='overhaul', got it with 'factor'$"),
+        (lambda: IEKD([PAIR], knowledge='hint'), 'knowledge', 'hint', "'attention', 'overhaul'"),
+        (lambda: IEKD([PAIR], explore_target='me'), 'explore_target', 'me', "'teacher', 'student'"),
+        (lambda: IEKD([PAIR], explore_direction='up'), 'explore_direction', 'up', "'toward'"),
+        (lambda: IEKD([PAIR], inherit_distance='cka'), 'inherit_distance', 'cka', "'l1'"),
+        (lambda: IEKD([PAIR], explore_distance='l3'), 'explore_distance', 'l3', "'cka'"),
+        (lambda: IEKD([PAIR], reduction='sum'), 'reduction', 'sum', "'mean', 'size_invariant'"),
         (
-            lambda: IEKD([dict(PAIR, checkpoint='x')], knowledge='attention'),
-            r"^pairs\[0\]\.checkpoint: expected only with knowledge='factor', got it with 'attention'$",
+            lambda: IEKD([PAIR], inherit_weight=0, explore_target='student'),
+            'explore_target',
+            'student',
+            'inherit_weight=0',
         ),
-        (lambda: IEKD([PAIR], knowledge='attention', encoder=dict(norm=None)), r"^encoder: expected only with knowledge='factor'"),
-        (lambda: bound(split=dict(ratio=1.0)), r'^pairs\[0\]\.student: split\.ratio: expected a number between 0 and 1, got 1\.0$'),
-        (lambda: bound(split=dict(ratio=0.01)), r'^pairs\[0\]\.student: split\.ratio: expected at least one channel in each part'),
-        (lambda: bound(student(channels=7)), r'^pairs\[0\]\.student: split\.ratio: expected an even number of channels to halve, got 7'),
-        (lambda: bound(split=dict(part=0.5)), r'^pairs\[0\]\.student: split: expected other arguments: .*part'),
-        (lambda: bound(encoder=dict(kernel=1)), r'^encoder: expected other arguments: .*kernel'),
+        (lambda: IEKD([PAIR], knowledge='overhaul'), 'pairs[0].norm', None, 'BatchNorm'),
+        (lambda: IEKD([NORM]), 'pairs[0].norm', 'bn', "knowledge='overhaul'"),
+        (
+            lambda: IEKD([CHECKPOINT], knowledge='attention'),
+            'pairs[0].checkpoint',
+            'x',
+            "knowledge='factor'",
+        ),
+        (
+            lambda: IEKD([PAIR], knowledge='attention', encoder=dict(norm=None)),
+            'encoder',
+            dict(norm=None),
+            "knowledge='factor'",
+        ),
+        (
+            lambda: IEKD([NORM], knowledge='overhaul', paraphraser=dict(norm=None)),
+            'paraphraser',
+            dict(norm=None),
+            "knowledge='factor'",
+        ),
+        (lambda: IEKD([PAIR], split='random'), 'split', 'random', 'must be a dict'),
+        (lambda: build(split=dict(ratio=1.0)), 'split.ratio', 1.0, 'between 0 and 1'),
+        (lambda: build(split=dict(ratio=0.01)), 'split.ratio', 0.01, 'one channel'),
+        (lambda: build(student_output(channels=7)), 'split.ratio', 0.5, '7'),
+        (lambda: build(split=dict(part=0.5)), 'split.part', 0.5, 'ChannelSplit'),
+        (lambda: build(encoder=dict(kernel=1)), 'encoder.kernel', 1, 'FactorEncoder'),
     ],
-)  # fmt: skip
-def test_what_does_not_fit(make: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+)
+def test_setting_that_does_not_fit_is_refused(
+    make: Callable[[], Any], key: str, found: Any, mentions: str
+) -> None:
+    with raises_config_error(key, found, mentions):
         make()
