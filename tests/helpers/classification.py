@@ -1,4 +1,4 @@
-"""The smallest real runs: a ResNet-8 classifier of 4 channels, on 8x8 images in memory."""
+"""The smallest real runs: ResNet-8 of 4 channels in MMPretrain's classifier, on 8x8 images."""
 
 import itertools
 import warnings
@@ -31,9 +31,12 @@ PREPROCESSOR = dict(
 _RUNS = itertools.count()
 
 
+# Data
+
+
 @DATASETS.register_module(force=True)
 class TinyImages(Dataset):
-    """Noise with one bright quarter for each class, as uint8 (3, 8, 8); labels are optional."""
+    """Noise with one bright quarter for each class, as uint8 (3, 8, 8), with or without labels."""
 
     def __init__(self, length: int = 16, labels: bool = True, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -56,10 +59,23 @@ class TinyImages(Dataset):
         return dict(inputs=self.images[index].clone(), data_samples=sample)
 
 
+def batch_of(count: int = 8, labels: bool = True) -> dict[str, Any]:
+    """Return a raw batch, as the data loader collates it."""
+    data = TinyImages(count, labels)
+    items = [data[index] for index in range(count)]
+    return dict(
+        inputs=[item['inputs'] for item in items],
+        data_samples=[item['data_samples'] for item in items],
+    )
+
+
+# Networks
+
+
 def classifier(
     depth: int = 8, classes: int = CLASSES, base_channels: int = 4, **extra: Any
 ) -> dict[str, Any]:
-    """The config of a stock classifier on our backbone."""
+    """Return the config of a stock classifier on our backbone."""
     return dict(
         type='ImageClassifier',
         backbone=dict(type='mmkd_plugin.CifarResNet', depth=depth, base_channels=base_channels),
@@ -76,7 +92,7 @@ def classifier(
 
 
 def network(config: Any, seed: int = 0) -> nn.Module:
-    """Build and initialise a network, with statistics and scores that differ by ``seed``."""
+    """Build a network whose statistics and scores differ from those of other seeds."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build_network(
@@ -92,14 +108,17 @@ def network(config: Any, seed: int = 0) -> nn.Module:
 
 
 def checkpoint(folder: Path, config: Any = None, seed: int = 0) -> str:
-    """Save such a network as a checkpoint."""
+    """Save such a network; return the path."""
     path = folder / f'network{seed}_{next(_RUNS)}.pth'
     torch.save(dict(state_dict=network(config or classifier(), seed).state_dict()), path)
     return str(path)
 
 
+# Distillers
+
+
 def teachers(folder: Path, count: int = 2, **extra: Any) -> list[dict[str, Any]]:
-    """Teachers of 6 channels, t0, t1, …, each with other weights."""
+    """Return teachers t0, t1, … of 6 channels, with weights of their own."""
     config = classifier(base_channels=6)
     return [
         dict(
@@ -113,7 +132,7 @@ def teachers(folder: Path, count: int = 2, **extra: Any) -> list[dict[str, Any]]
 
 
 def amtml(**changes: Any) -> dict[str, Any]:
-    """All parts of AMTML-KD on these nets."""
+    """Return a config of AMTML-KD with all its parts for these networks."""
     parts = dict(
         type='AMTMLKD',
         student_groups=['backbone.layer1', 'backbone.layer2', 'backbone.layer3'],
@@ -124,7 +143,7 @@ def amtml(**changes: Any) -> dict[str, Any]:
 
 
 def distiller_config(folder: Path, **changes: Any) -> dict[str, Any]:
-    """A student that learns from the mean of two teachers, unless changed."""
+    """Return a config: a student learns the mean of two teachers, unless changed."""
     config = dict(
         type='mmkd_plugin.Distiller', student=classifier(), methods=dict(kd=dict(type='SoftTarget'))
     )
@@ -134,12 +153,17 @@ def distiller_config(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def distiller(folder: Path, **changes: Any) -> Distiller:
-    """That, built."""
+    """Build :func:`distiller_config`."""
     return ROOT_MODELS.build(distiller_config(folder, **changes))
 
 
 def mutual_config(*names: str, **changes: Any) -> dict[str, Any]:
-    """Peers of different depths in deep mutual learning, a and b unless named or changed."""
+    """Return a config of deep mutual learning, unless changed.
+
+    Args:
+        names: Of the peers, which differ in depth; a and b by default.
+        changes: Of the config.
+    """
     peers = [
         dict(name=name, model=classifier(depth=8 + 6 * (index % 2)))
         for index, name in enumerate(names or 'ab')
@@ -153,15 +177,24 @@ def mutual_config(*names: str, **changes: Any) -> dict[str, Any]:
 
 
 def inherit_explore(**changes: Any) -> dict[str, Any]:
-    """IE-KD between the peers' last maps, with paraphrasers that learn along."""
+    """Return methods: IE-KD between the peers' last maps, with learning paraphrasers."""
     pairs = [dict(student='backbone.layer3', teacher='backbone.layer3')]
     return dict(ie={**dict(type='IEKD', pairs=pairs), **changes})
 
 
 def peer_optimizers(**changes: Any) -> dict[str, Any]:
-    """One shared optimizer config."""
+    """Return one optimizer config that all peers share."""
     optimizer = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)
     return dict(constructor='mmkd_plugin.PeerOptimWrappers', optimizer=optimizer, **changes)
+
+
+def losses_of(model: nn.Module, raw: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    """Return the losses of one raw batch in training."""
+    data = model.data_preprocessor(raw or batch_of(), True)
+    return model(**data, mode='loss')
+
+
+# Runs
 
 
 class _ResumableRunner(Runner):
@@ -175,9 +208,8 @@ class _ResumableRunner(Runner):
 def runner(
     model: Any, folder: Path, iters: int = 2, batch: int = 8, dataset: Any = None, **changes: Any
 ) -> Runner:
-    """A Runner that trains ``iters`` steps and writes a checkpoint at the last."""
-    # At the end of the data MMEngine sleeps for two seconds in a run by iterations, so there the
-    # sampler is infinite. A run by epochs needs an end.
+    """Return a Runner that trains ``iters`` steps and writes a checkpoint at the last."""
+    # MMEngine sleeps for two seconds when the data of a run by iterations end, so they never do.
     by_epoch = changes.get('train_cfg', {}).get('by_epoch', False)
     loader = dict(
         batch_size=batch,
@@ -203,29 +235,42 @@ def runner(
     return _ResumableRunner(model, str(folder), **{**settings, **changes})
 
 
-def batch_of(count: int = 8, labels: bool = True) -> dict[str, Any]:
-    """A raw batch, as the data loader collates it."""
-    data = TinyImages(count, labels)
-    items = [data[index] for index in range(count)]
-    return dict(
-        inputs=[item['inputs'] for item in items],
-        data_samples=[item['data_samples'] for item in items],
+def validation(batch: int = 8, **changes: Any) -> dict[str, Any]:
+    """Return settings of a Runner that validates by accuracy on other images."""
+    loader = dict(
+        batch_size=batch,
+        num_workers=0,
+        dataset=dict(type='TinyImages', seed=1),
+        sampler=dict(type='DefaultSampler', shuffle=False),
     )
-
-
-def losses_of(model: nn.Module, raw: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
-    """The losses of one batch in training."""
-    data = model.data_preprocessor(raw or batch_of(), True)
-    return model(**data, mode='loss')
+    settings = dict(
+        val_dataloader=loader, val_evaluator=dict(type='Accuracy', topk=(1,)), val_cfg=dict()
+    )
+    return {**settings, **changes}
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the state dict."""
+    """Return a copy of the state dict."""
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that differ in any bit; NaN equals NaN."""
+    assert one.keys() == other.keys()
+    return [name for name in one if not identical(one[name], other[name])]
+
+
+def identical(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal to the last bit; NaN equals NaN."""
+    same = (one == other) | (one.isnan() & other.isnan())
+    return one.shape == other.shape and bool(same.all())
+
+
+# Methods without networks
+
+
 def output(logits: Tensor | None = None, **features: Tensor) -> NetworkOutput:
-    """Outputs of a classifier: logits (N, C), and features under plain names."""
+    """Return outputs of a classifier: logits (N, C), and features under plain names."""
     return NetworkOutput(None if logits is None else ClassScores.of_images(logits), features)
 
 
