@@ -237,7 +237,7 @@ class TappedModel:
 
 
 class Recording:
-    """What :meth:`TappedModel.recording` yields: ``output`` is set when its body has ended."""
+    """The object that :meth:`TappedModel.recording` yields: it sets ``output`` when its body ends."""
 
     output: NetworkOutput
 
