@@ -237,7 +237,7 @@ class TappedModel:
 
 
 class Recording:
-    """The object that :meth:`TappedModel.recording` yields: it sets ``output`` when its body ends."""
+    """Result of :meth:`TappedModel.recording`; ``output`` is set when its body has ended."""
 
     output: NetworkOutput
 
