@@ -237,7 +237,7 @@ class TappedModel:
 
 
 class Recording:
-    """What :meth:`TappedModel.recording` yields: ``output`` is set when its body has ended."""
+    """Result of :meth:`TappedModel.recording`; ``output`` is set when its body has ended."""
 
     output: NetworkOutput
 
