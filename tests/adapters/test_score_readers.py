@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers import detection as small
-from helpers.errors import _ANY as ANY
+from helpers.errors import ANY
 from helpers.errors import raises_config_error
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.model import BaseModule
