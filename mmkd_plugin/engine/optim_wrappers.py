@@ -82,7 +82,7 @@ class PeerOptimWrappers:
         parts = distiller.trained_together()
         configs = self._configs(list(parts))
         return PeerOptimWrapperDict(
-            **{name: _build(name, part, configs[name]) for name, part in parts.items()}
+            {name: _build(name, part, configs[name]) for name, part in parts.items()}
         )
 
     def _configs(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -110,7 +110,16 @@ class PeerOptimWrappers:
 
 
 class PeerOptimWrapperDict(OptimWrapperDict):
-    """MMEngine's dict of optimizers, with gradient accumulation and a check of resumed names."""
+    """MMEngine's dict of optimizers, with gradient accumulation and a check of resumed names.
+
+    Args:
+        wrappers: Optimizers by name. MMEngine takes keyword arguments, of which none may be called
+            ``self``.
+    """
+
+    def __init__(self, wrappers: Mapping[str, OptimWrapper]) -> None:
+        super().__init__()
+        self.optim_wrappers = dict(wrappers)
 
     def initialize_count_status(self, model: nn.Module, cur_iter: int, max_iters: int) -> None:
         """Start the iteration count of every optimizer; each is called once an iteration."""

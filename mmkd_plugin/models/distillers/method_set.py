@@ -33,7 +33,7 @@ class MethodSet(nn.ModuleDict):
             )
         for name, config in configs.items():
             key = f'methods.{name}'
-            _check_name(key, name)
+            self._check_name(key, name)
             method = build_part(config, Method, key)
             if method.active:
                 self[name] = method
@@ -44,15 +44,14 @@ class MethodSet(nn.ModuleDict):
         """Yield names and methods."""
         return ((name, cast(Method, method)) for name, method in self.items())
 
-
-def _check_name(key: str, name: Any) -> None:
-    word = isinstance(name, str) and name.isidentifier()
-    if not word or 'loss' in name:
-        raise ConfigError(
-            key,
-            "the name must be a word without 'loss': MMEngine adds every log key with that word to "
-            'the total',
-            found=name,
-        )
-    if name in _TAKEN or hasattr(MethodSet, name):
-        raise ConfigError(key, 'the name is reserved', 'Choose another name.', found=name)
+    def _check_name(self, key: str, name: Any) -> None:
+        word = isinstance(name, str) and name.isidentifier()
+        if not word or 'loss' in name:
+            raise ConfigError(
+                key,
+                "the name must be a word without 'loss': MMEngine adds every log key with that "
+                'word to the total',
+                found=name,
+            )
+        if name in _TAKEN or hasattr(self, name):  # an attribute of a module names no child
+            raise ConfigError(key, 'the name is reserved', 'Choose another name.', found=name)
