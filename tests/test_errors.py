@@ -3,8 +3,7 @@ import pickle
 from typing import Any
 
 import pytest
-from helpers.errors import ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 
 from mmkd_plugin.errors import (
     ConfigError,

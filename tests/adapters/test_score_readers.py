@@ -9,8 +9,7 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers import detection as small
-from helpers.errors import ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS

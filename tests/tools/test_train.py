@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.checkpoints import state_of
-from helpers.errors import ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from helpers.toy_run import write_config
 from mmengine.config import Config
 

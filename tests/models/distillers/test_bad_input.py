@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import classification as tiny
-from helpers.errors import ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from mmengine.registry import MODELS as ROOT_MODELS
 
 NAN = float('nan')
