@@ -13,7 +13,7 @@ from mmkd_plugin.errors import ConfigError, no_nan, non_negative_number, one_of
 from mmkd_plugin.loading.peer_entries import ENSEMBLE, peer_entries
 from mmkd_plugin.loading.run_record import RunRecord
 from mmkd_plugin.models.distillers.binding import Learner, bind
-from mmkd_plugin.models.distillers.distiller import check_labels
+from mmkd_plugin.models.distillers.first_batch import check_labels
 from mmkd_plugin.models.distillers.mutual_step import (
     AUXILIARY_PREFIX,
     Step,
