@@ -64,13 +64,8 @@ class Distiller(BaseModel):
         init_cfg: Any = None,
     ) -> None:
         task_weight = non_negative_number('task_weight', task_weight)
-        given = dict(
-            student=student,
-            teachers=teachers,
-            methods=methods,
-            cfg_options=cfg_options,
-            data_preprocessor=data_preprocessor,
-        )
+        given = dict(student=student, teachers=teachers, methods=methods)
+        given |= dict(cfg_options=cfg_options, data_preprocessor=data_preprocessor)
         for key, config in given.items():
             no_nan(key, config)
         resolved = student_config(student, 'student', cfg_options, data_preprocessor)
@@ -93,9 +88,7 @@ class Distiller(BaseModel):
                 self.teachers = build_teachers(teachers, preprocessing)
                 self._bind(probe_shape)
             elif not teachers:
-                raise ConfigError(
-                    'teachers', 'must be a list of at least one teacher', found=teachers
-                )
+                build_teachers(teachers, preprocessing)  # an empty list is an error all the same
         if not task_weight and not self.methods:
             raise ConfigError(
                 'task_weight',
@@ -145,8 +138,10 @@ class Distiller(BaseModel):
         """
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
-        if not self._checked:
-            self._check_batch(data_samples)
+        if not self._checked:  # what the first batch shows holds for all of them
+            check_labels(self.tapped, data_samples, self.task_weight, self._requests)
+            require_names_of_data(self.teachers, classes_of_data())
+            self._checked = True
         if not self.methods:
             return task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
         with self.tapped.recording(inputs, data_samples) as recording:
@@ -189,12 +184,6 @@ class Distiller(BaseModel):
     def bbox_head(self) -> nn.Module:
         """The student's: MMDet's ``YOLOXModeSwitchHook`` reads it."""
         return cast(nn.Module, self.student.bbox_head)
-
-    def _check_batch(self, data_samples: Any) -> None:
-        """Check what the first batch shows of all of them."""
-        check_labels(self.tapped, data_samples, self.task_weight, self._requests)
-        require_names_of_data(self.teachers, classes_of_data())
-        self._checked = True
 
 
 def task_losses(
