@@ -1,1 +1,1 @@
-"""What MODELS builds: distillers, methods, weightings, connectors, losses, backbones."""
+"""Parts that MODELS builds: distillers, methods, weightings, connectors, losses, backbones."""

@@ -141,7 +141,7 @@ def gradients(
 
     Args:
         folder: Not used.
-        config: Of the model.
+        config: Config of the model.
         scale: Factor on the second process's gradients, for controls.
     """
     model = build(config)
@@ -226,7 +226,7 @@ def train_peers(
 
     Args:
         folder: For the files of the run.
-        config: Of the model.
+        config: Config of the model.
         iters: Number of iterations.
         frozen: Whether BatchNorm uses its running statistics, or those of the global batch.
         optim: Changes to the optimizers.

@@ -159,7 +159,7 @@ class MutualDistiller(BaseModel):
             parallel: DDP wrappers by the module that they wrap.
 
         Returns:
-            What is logged.
+            Values to log.
 
         Raises:
             ConfigError: If the optimizers are others, or the batch lacks labels that are needed.
