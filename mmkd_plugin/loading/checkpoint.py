@@ -41,7 +41,7 @@ def load_file(path: str, key: str) -> LoadedFile:
     """Read a checkpoint from a path, a URL, or any storage that MMEngine's file clients support.
 
     Args:
-        path: Path of the file. One process downloads ``http(s)://`` once, into the cache of torch hub.
+        path: Its path. One process downloads ``http(s)://`` once, into the cache of torch hub.
         key: The config key of the path, for messages.
 
     Raises:
