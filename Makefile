@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two set-ups at once would disturb each other
-.PHONY: help demo demo-det test test-fast lint type format check clean distclean
+.PHONY: help demo demo-det test test-fast lint type format check docs clean distclean
 
 PYTHON ?=#      the Python 3.11 to make .venv with; if not set, it is searched
 TORCH_INDEX ?=# the index of torch, if not PyPI
@@ -46,8 +46,12 @@ test: .venv/test.ready  ## run every test and every example of a docstring
 
 check: lint type test  ## lint, type and test: the command of CI
 
+docs: .venv/lint.ready  ## build the documentation and the reference into site/
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(RUN) -m mkdocs build --quiet
+
 clean:  ## remove caches and build products; .venv and results stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
 	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 distclean: clean  ## remove .venv too

@@ -20,8 +20,8 @@ class ConfigError(ValueError):
 
     Args:
         key: The config key, such as ``'methods.kd.temperature'``.
-        problem: What is wrong, without a full stop.
-        fix: What the user can do, as whole sentences.
+        problem: The rule that the value breaks, without a full stop.
+        fix: The remedy, as whole sentences.
         found: The value that was found, if there is one to show.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Every test starts alike: one thread, the same seeds, its own work folder, and nothing that an earlier Runner left behind."""
+"""Every test starts alike: one thread, the same seeds, its own work folder, no earlier Runner."""
 
 import os
 
@@ -28,7 +28,7 @@ def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest
 
 @pytest.fixture(autouse=True, scope='session')
 def _metafiles_are_parsed_once() -> Iterator[None]:
-    """For every ``pkg::path`` in a config MMEngine parses all metafiles of that package: longer than most tests take."""
+    """Parse each metafile once: for every ``pkg::path`` MMEngine parses all of a package."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config_utils, 'load', cache(config_utils.load))
         yield
@@ -43,13 +43,13 @@ def _seeds() -> None:
 
 @pytest.fixture(autouse=True)
 def _own_work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Configs find their teachers below the test's own folder, and nothing is written into the repository."""
+    """Keep the work folder inside the test's own: nothing is written into the repository."""
     monkeypatch.setenv('MMKD_WORK_DIR', str(tmp_path / 'work_dirs'))
 
 
 @pytest.fixture(autouse=True)
 def _no_trace_of_a_runner() -> Iterator[None]:
-    """MMEngine keeps the scope, logger, message hub and visualiser of each Runner for ever, and the last one is 'current'."""
+    """Forget the scope, logger, message hub and visualiser that MMEngine keeps of each Runner."""
     yield
     for logger in MMLogger._instance_dict.values():
         for handler in logger.handlers:

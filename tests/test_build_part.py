@@ -2,8 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from torch import nn
 
 from mmkd_plugin.models.connectors import HintRegressor

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from helpers.commands import ROOT, commands_in, problem
 
-
 PAGES = sorted(
     {
         *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'constraints.txt', 'Makefile')),

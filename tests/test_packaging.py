@@ -16,7 +16,7 @@ REQUIREMENTS = metadata.requires('mmkd_plugin') or []
 
 
 def project_name(requirement: str) -> str:
-    """The name alone, in the one spelling that PyPI holds for the same: ``Foo_bar>=1; ...`` is ``foo-bar``."""
+    """Return the name alone, in one spelling: ``Foo_bar>=1; ...`` is ``foo-bar``."""
     return re.split(r'[^\w.-]', requirement, maxsplit=1)[0].lower().replace('_', '-')
 
 
@@ -62,16 +62,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return set(zipfile.ZipFile(path).namelist())
 
 
-def test_the_version_stands_in_one_place() -> None:
+def test_version_is_in_one_file() -> None:
     assert metadata.version('mmkd_plugin') == mmkd_plugin.__version__
     assert f"'{mmkd_plugin.__version__}'" not in (ROOT / 'pyproject.toml').read_text()
 
 
-def test_the_plugin_alone_brings_nothing_along() -> None:
+def test_requirements_without_extra_are_none() -> None:
     assert [requirement for requirement in REQUIREMENTS if 'extra ==' not in requirement] == []
 
 
-def test_no_extra_can_put_one_mmcv_over_another() -> None:
+def test_extras_never_name_mmcv() -> None:
     assert not {'mmcv', 'mmcv-lite', 'mmcv-full'} & {
         project_name(requirement) for requirement in REQUIREMENTS
     }
@@ -84,10 +84,11 @@ def test_no_extra_can_put_one_mmcv_over_another() -> None:
         ('detection', {'mmengine', 'mmdet'}),
         ('demo', set()),
         ('analyze', set()),
+        ('docs', set()),
         ('dev', set()),
     ],
 )
-def test_every_package_of_an_extra_has_a_known_good_version(extra: str, hosts: set[str]) -> None:
+def test_extras_have_a_known_version_of_every_package(extra: str, hosts: set[str]) -> None:
     wanted = {
         project_name(requirement)
         for requirement in REQUIREMENTS
@@ -103,14 +104,14 @@ def test_constraints_are_exact() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_module_and_the_type_marker(wheel: set[str]) -> None:
+def test_wheel_has_every_module_and_the_type_marker(wheel: set[str]) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmkd_plugin').rglob('*.py')}
     assert modules | {'mmkd_plugin/py.typed'} <= wheel
     assert any(name.endswith('licenses/LICENSE') for name in wheel)
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_configs_where_mim_looks(wheel: set[str]) -> None:
+def test_wheel_has_the_configs_for_mim(wheel: set[str]) -> None:
     configs = {
         f'mmkd_plugin/.mim/{path.relative_to(ROOT)}' for path in (ROOT / 'configs').rglob('*.py')
     }
@@ -121,7 +122,18 @@ def test_the_wheel_holds_the_configs_where_mim_looks(wheel: set[str]) -> None:
     assert {name.split('/')[0] for name in wheel if '.dist-info' not in name} == {'mmkd_plugin'}
 
 
-def test_every_model_of_the_index_has_its_config() -> None:
+@pytest.mark.slow
+def test_wheel_tools_are_those_for_users(wheel: set[str]) -> None:
+    folder = 'mmkd_plugin/.mim/tools/'
+    tools = {name.removeprefix(folder) for name in wheel if name.startswith(folder)}
+    assert tools == {
+        *('analyze.py', 'compare_detections.py', 'export_student.py', 'inspect_taps.py'),
+        *('make_digit_scenes.py', 'test.py', 'train.py'),
+        *('dist_test.sh', 'dist_train.sh', 'slurm_test.sh', 'slurm_train.sh'),
+    }
+
+
+def test_model_index_every_model_has_its_config() -> None:
     imported = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
     models = [
         model for path in imported for model in yaml.safe_load((ROOT / path).read_text())['Models']

@@ -1,4 +1,4 @@
-"""Each question is asked of a fresh process: in this one, everything has been imported already."""
+"""Registries, each seen from a fresh process: in this one everything has been imported already."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def ask(code: str) -> str:
+def output_of(code: str) -> str:
     prelude = 'import warnings; warnings.simplefilter("ignore")\n'
     result = subprocess.run(
         [sys.executable, '-c', prelude + code], capture_output=True, text=True, check=False
@@ -17,38 +17,43 @@ def ask(code: str) -> str:
     return result.stdout.strip()
 
 
+_PREFIXED = """
+import sys
+from mmengine.registry import DATASETS, HOOKS, MODELS, DefaultScope
+import {host}.registry as host
+DefaultScope.get_instance("run", scope_name="{host}")
+assert not any(name.startswith("mmkd_plugin") for name in sys.modules)
+with MODELS.switch_scope_and_registry(None) as registry:
+    assert registry.scope == "{host}"
+    for name in ("Distiller", "CifarResNet"):
+        print(registry.get(f"mmkd_plugin.{{name}}").__name__)
+with HOOKS.switch_scope_and_registry(None) as registry:
+    print(registry.get("mmkd_plugin.SaveStudent").__name__)
+with DATASETS.switch_scope_and_registry(None) as registry:
+    print(registry.get("mmkd_plugin.Digits").__name__)
+for registry in (MODELS, HOOKS, DATASETS, host.MODELS, host.HOOKS, host.DATASETS):
+    kinds = registry.module_dict.items()
+    ours = [name for name, kind in kinds if kind.__module__.startswith("mmkd_plugin")]
+    assert not ours, ours
+import mmkd_plugin.registry as own
+assert {{r.scope for r in (own.MODELS, own.HOOKS, own.DATASETS, own.LOOPS)}} == {{"mmkd_plugin"}}
+"""
+
+
 @pytest.mark.parametrize('host', ['mmpretrain', 'mmdet'])
-def test_a_prefix_is_enough_in_any_project_and_nothing_enters_its_registries(host: str) -> None:
-    answer = ask(
+def test_registry_of_a_framework_with_our_prefix_finds_classes_and_receives_none(
+    host: str,
+) -> None:
+    found = output_of(_PREFIXED.format(host=host))
+    assert found.split() == ['Distiller', 'CifarResNet', 'SaveStudent', 'Digits']
+
+
+def test_custom_imports_of_the_package_import_no_framework() -> None:
+    code = (
         'import sys\n'
-        'from mmengine.registry import DATASETS, HOOKS, MODELS, DefaultScope\n'
-        f'from {host}.registry import MODELS as HOST_MODELS, HOOKS as HOST_HOOKS, DATASETS as HOST_DATASETS\n'
-        f'DefaultScope.get_instance("run", scope_name="{host}")\n'
-        'assert not any(name.startswith("mmkd_plugin") for name in sys.modules)\n'
-        'with MODELS.switch_scope_and_registry(None) as registry:\n'
-        f'    assert registry.scope == "{host}"\n'
-        '    print(registry.get("mmkd_plugin.Distiller").__name__, registry.get("mmkd_plugin.CifarResNet").__name__)\n'
-        'with HOOKS.switch_scope_and_registry(None) as registry:\n'
-        '    print(registry.get("mmkd_plugin.SaveStudent").__name__)\n'
-        'with DATASETS.switch_scope_and_registry(None) as registry:\n'
-        '    print(registry.get("mmkd_plugin.Digits").__name__)\n'
-        'for registry in (MODELS, HOOKS, DATASETS, HOST_MODELS, HOST_HOOKS, HOST_DATASETS):\n'
-        '    ours = [k for k, v in registry.module_dict.items() if v.__module__.startswith("mmkd_plugin")]\n'
-        '    assert not ours, ours\n'
-        'import mmkd_plugin.registry as own\n'
-        'assert {r.scope for r in (own.MODELS, own.HOOKS, own.DATASETS, own.LOOPS)} == {"mmkd_plugin"}\n'
+        'from mmengine import Config\n'
+        'Config.fromstring("custom_imports = dict(imports=\'mmkd_plugin\')", ".py")\n'
+        'assert "mmkd_plugin" in sys.modules\n'
+        'print(any(name.startswith(("mmpretrain", "mmdet")) for name in sys.modules))\n'
     )
-    assert answer.split() == ['Distiller', 'CifarResNet', 'SaveStudent', 'Digits']
-
-
-def test_custom_imports_work_too() -> None:
-    assert (
-        ask(
-            'import sys\n'
-            'from mmengine import Config\n'
-            'Config.fromstring("custom_imports = dict(imports=\'mmkd_plugin\')", ".py")\n'
-            'assert "mmkd_plugin" in sys.modules\n'
-            'print(any(name.startswith(("mmpretrain", "mmdet")) for name in sys.modules))\n'
-        )
-        == 'False'  # importing the package is light
-    )
+    assert output_of(code) == 'False'

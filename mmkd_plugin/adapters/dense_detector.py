@@ -70,7 +70,8 @@ class DenseDetectorAdapter(DetectorAdapter):
 
 
 @register_score_reader(
-    *('mmdet.RetinaHead', 'mmdet.FCOSHead', 'mmdet.ATSSHead', 'mmdet.GFLHead'),
+    *('mmdet.AnchorHead', 'mmdet.RetinaHead', 'mmdet.FCOSHead', 'mmdet.ATSSHead'),
+    *('mmdet.GFLHead',),
     *('mmdet.SSDHead', 'mmdet.RTMDetHead', 'mmdet.RTMDetSepBNHead'),
 )
 def read_first_output(head: nn.Module, output: Any) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What MMDet's detectors have in common, and detectors whose class scores cannot be compared."""
+"""The common part of MMDet's detectors, and detectors whose class scores cannot be compared."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -156,7 +156,7 @@ class TappedModel:
         finally:
             handle.remove()
         if not changed:
-            raise _not_reached(key, parsed, calls)
+            raise parsed.not_reached(key, calls)
 
     def _points(self, taps: Sequence[str]) -> Points:
         parsed = self.parse(taps, self.key)
@@ -220,7 +220,7 @@ class TappedModel:
                 handle.remove()
         for name, (tap, _) in points.items():
             if name not in values and tap.text not in self.adapter.optional_taps:
-                raise _not_reached(self.key, tap, calls[name])
+                raise tap.not_reached(self.key, calls[name])
             if [tensor._version for tensor in values.get(name, ())] != versions.get(name, []):
                 raise ConfigError(
                     self.key,
@@ -237,7 +237,7 @@ class TappedModel:
 
 
 class Recording:
-    """What :meth:`TappedModel.recording` yields: ``output`` is set when its body has ended."""
+    """Result of :meth:`TappedModel.recording`; ``output`` is set when its body has ended."""
 
     output: NetworkOutput
 
@@ -248,11 +248,3 @@ _SCORES = 'scores of '
 
 class _AllRecordedError(Exception):
     """Leaves a forward whose remaining layers are not needed."""
-
-
-def _not_reached(key: str, tap: Tap, calls: int) -> ConfigError:
-    problem = 'the tapped module does not run in this forward'
-    if calls:
-        problem = f'the tapped module runs only {calls} times in a forward'
-    fix = 'Tap another module; tools/inspect_taps.py lists them.'
-    return ConfigError(key, problem, fix, found=tap.text)

@@ -98,6 +98,14 @@ input=True, index=())
         """Return ``values`` with the tapped tensor replaced: the inverse of :meth:`pick`."""
         return _put(values, self.index, tensor)
 
+    def not_reached(self, key: str, calls: int) -> ConfigError:
+        """Return the error about a module that a forward did not reach, or not often enough."""
+        problem = 'the tapped module does not run in this forward'
+        if calls:
+            problem = f'the tapped module runs only {calls} times in a forward'
+        fix = 'Tap another module; tools/inspect_taps.py lists them.'
+        return ConfigError(key, problem, fix, found=self.text)
+
     def numbered(self) -> str:
         """Return the tap with an explicit first call, as an example for messages."""
         return f'{self.path}#0{self.text.removeprefix(self.path)}'

@@ -24,7 +24,7 @@ class Relevance:
 
     Args:
         name: Name of the network or part.
-        maps: What each pixel adds to the score, summed over colours, (N, H, W).
+        maps: The share of each pixel in the score, summed over colours, (N, H, W).
         scores: Score of the image's own class, before the softmax, (N,).
         labels: That class, (N,).
         predictions: Class of the largest score, (N,).
@@ -40,7 +40,7 @@ class Relevance:
 
     @property
     def sums(self) -> Tensor:
-        """What all pixels add to the score, (N,)."""
+        """The share of all pixels together in the score, (N,)."""
         return self.maps.sum(dim=(1, 2))
 
 

@@ -1,4 +1,4 @@
-"""What the Runner calls: hooks, loops, optimizer constructors, data parallelism, stages."""
+"""Parts that the Runner calls: hooks, loops, optimizer constructors, data parallelism, stages."""
 
 from mmkd_plugin.engine.data_parallel import PeerDataParallel
 from mmkd_plugin.engine.loops import PeerTestLoop, PeerValLoop

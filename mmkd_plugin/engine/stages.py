@@ -67,7 +67,7 @@ class Stage:
 
     Args:
         cfg: Resolved, with its ``work_dir``.
-        sha256: Of the config without where and how it is launched.
+        sha256: Hash of the config, without where and how it is launched.
     """
 
     cfg: Config

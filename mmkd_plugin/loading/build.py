@@ -223,7 +223,7 @@ def _paths_of(config: Any, name: str, path: str = '') -> Iterator[str]:
 
 
 def _scope(name: Any, default_scope: str | None) -> str | None:
-    """Return the package in which the types of a network are looked up."""
+    """Return the package whose registries resolve the types of a network."""
     if not isinstance(name, str):
         return default_scope
     prefix = name.rpartition('.')[0]

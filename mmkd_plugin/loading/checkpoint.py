@@ -41,7 +41,7 @@ def load_file(path: str, key: str) -> LoadedFile:
     """Read a checkpoint from a path, a URL, or any storage that MMEngine's file clients support.
 
     Args:
-        path: Of the file. One process downloads ``http(s)://`` once, into the cache of torch hub.
+        path: Its path. One process downloads ``http(s)://`` once, into the cache of torch hub.
         key: The config key of the path, for messages.
 
     Raises:
@@ -116,7 +116,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str, key:
     Args:
         model: The model.
         state: The state dict.
-        path: Of the file that it came from, for the message.
+        path: Path of its file, for the message.
         key: The config key of the path.
 
     Raises:

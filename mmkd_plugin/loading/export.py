@@ -67,11 +67,11 @@ def student_checkpoint(checkpoint: Mapping[str, Any], name: str | None = None) -
 def load_student(model: nn.Module, path: str, name: str | None = None) -> tuple[str, ...] | None:
     """Load the checkpoint of a run, or of a student alone, strictly into a student or all peers.
 
-    Of a model with several peers the networks are loaded, since nothing else takes part in a test.
+    In a model of several peers the networks are loaded, since nothing else takes part in a test.
 
     Args:
         model: The student, or a model with all peers.
-        path: Of the checkpoint.
+        path: Path of the checkpoint.
         name: The peer that ``model`` is, if the checkpoint holds several.
 
     Returns:

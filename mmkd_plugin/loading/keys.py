@@ -26,7 +26,7 @@ def network_prefixes(keys: Iterable[str]) -> dict[str, str]:
     """Return the names of the networks that a run trained, each with the prefix of its keys.
 
     Args:
-        keys: Of a state dict.
+        keys: Keys of a state dict.
 
     Returns:
         ``{'student': 'student.'}``, or an entry for each peer. It is empty for any other model.

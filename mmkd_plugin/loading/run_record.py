@@ -22,7 +22,7 @@ class RunRecord(nn.Module):
 
     Args:
         settings: Config keys with values that JSON can hold, such as hashes of teachers' files.
-        fix: What a user can do about a difference, as whole sentences.
+        fix: The remedy for a difference, as whole sentences.
 
     Raises:
         ConfigError: When a checkpoint with other settings is loaded. The error names the first key

@@ -1,1 +1,1 @@
-"""What the registry MODELS builds: distillers, methods, weightings, connectors, losses and backbones."""
+"""Parts that MODELS builds: distillers, methods, weightings, connectors, losses, backbones."""

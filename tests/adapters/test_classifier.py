@@ -3,8 +3,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import classification as tiny
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from mmengine.model import BaseModel
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn

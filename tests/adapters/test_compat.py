@@ -3,8 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 
 from mmkd_plugin.adapters.base import Adapter
 from mmkd_plugin.adapters.compat import (

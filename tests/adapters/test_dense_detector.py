@@ -8,8 +8,7 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers import detection as small
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from helpers.forbid import forbid
 from mmdet.models.dense_heads import GFLHead, RetinaHead
 from mmdet.registry import MODELS as MMDET_MODELS

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import classification as tiny
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers import detection as small
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from helpers.forbid import forbid
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn

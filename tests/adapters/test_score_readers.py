@@ -9,8 +9,7 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers import detection as small
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
@@ -234,7 +233,7 @@ def test_find_nearest_registered_class_wins() -> None:
 
 
 def test_find_overrides_belong_to_one_reader_alone() -> None:
-    """What decides the output of one project's head may be changed in another's."""
+    """A method that decides the output of one head may be overridden in another project's."""
     register_score_reader(Base)(first)
     register_score_reader('other.Head', overrides=['loss'])(second)
     assert find_score_reader(Same()).read is first

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from helpers import classification as tiny
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters import TappedModel
@@ -29,7 +28,7 @@ class Returns(nn.Module):
 
 
 class Net(nn.Module):
-    """Layers that return one tensor, two, a tuple of one, a dict or lists, in the order of ``use``."""
+    """Layers that return a tensor, two, a tuple of one, a dict or lists, in the order ``use``."""
 
     def __init__(self, *use: str) -> None:
         super().__init__()

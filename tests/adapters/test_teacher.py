@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import classification as tiny
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from mmengine.model import BaseModel, ExponentialMovingAverage
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn

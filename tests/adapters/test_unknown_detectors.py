@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import detection as small
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""What holds of every config: it is loaded and built, its name is true, its folder describes it."""
+"""Every config is loaded and built, its name is true, and its folder describes it."""
 
 import json
 import re

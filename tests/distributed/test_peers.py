@@ -43,7 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
         optim=dict(accumulative_counts=2, clip_grad=dict(max_norm=0.5)),
     ),
 }
-#: (rtol, atol), by whether BatchNorm is frozen; rounding errors take up 1/20 of them at the most.
+#: (rtol, atol), by whether BatchNorm is frozen; rounding errors take up at most 1/20 of them.
 TOLERANCES = {True: (3e-5, 3e-7), False: (1e-4, 1e-6)}
 CONTROLS = [
     (case, part)

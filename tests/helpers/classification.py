@@ -161,8 +161,8 @@ def mutual_config(*names: str, **changes: Any) -> dict[str, Any]:
     """Return a config of deep mutual learning, unless changed.
 
     Args:
-        names: Of the peers, which differ in depth; a and b by default.
-        changes: Of the config.
+        names: Names of the peers, which differ in depth; a and b by default.
+        changes: Changes to the config.
     """
     peers = [
         dict(name=name, model=classifier(depth=8 + 6 * (index % 2)))

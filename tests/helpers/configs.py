@@ -65,7 +65,7 @@ def one_step(model: Any, cfg: Config, batch: Any) -> tuple[dict[str, torch.Tenso
     """Do one training step, in which every parameter must have a gradient and move.
 
     Returns:
-        What the model logs, and the optimizer wrapper.
+        The values that the model logs, and the optimizer wrapper.
     """
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     total, logged = model.parse_losses(

@@ -1,4 +1,4 @@
-"""Checks of error messages: the config key, the value that was found and the remedy, not the wording around them."""
+"""Checks of error messages: key, found value and remedy, not the wording around them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +8,13 @@ import pytest
 
 from mmkd_plugin.errors import ConfigError
 
-_ANY: Any = object()
+#: Stands for a found value that is not compared.
+ANY: Any = object()
 
 
 @contextmanager
 def raises_config_error(
-    key: str, found: Any = _ANY, *mentions: str, fix: str | None = None
+    key: str, found: Any = ANY, *mentions: str, fix: str | None = None
 ) -> Iterator[None]:
     """Expect a :class:`ConfigError` for ``key``.
 
@@ -27,7 +28,7 @@ def raises_config_error(
         yield
     error = caught.value
     assert error.key == key, f'the error is about {error.key!r}: {error}'
-    if found is not _ANY:
+    if found is not ANY:
         assert error.found == repr(found), f'the error shows {error.found}: {error}'
     for words in mentions:
         assert words in str(error), f'{words!r} is not in: {error}'

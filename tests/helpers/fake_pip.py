@@ -84,7 +84,7 @@ def main() -> None:
     with LOG.open('a') as file:
         file.write(f'{line}\n')
     if os.environ.get('FAKE_PIP_FAILS', 'never') in line:
-        sys.exit('fake pip: told to fail')
+        sys.exit('fake pip: made to fail')
     if pipe := os.environ.get('FAKE_PIP_WAITS_FOR'):
         Path(pipe).read_text()  # until somebody opens the named pipe
     values = [arguments[index + 1] for index, name in enumerate(arguments) if name in OPTIONS]

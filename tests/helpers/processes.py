@@ -144,7 +144,7 @@ def gradients(
 
     Args:
         folder: Not used.
-        config: Of the model.
+        config: Config of the model.
         change: Changes the model before the batch, for controls.
     """
     model = build(config)
@@ -230,7 +230,7 @@ def train_peers(
 
     Args:
         folder: For the files of the run.
-        config: Of the model.
+        config: Config of the model.
         iters: Number of iterations.
         frozen: Whether BatchNorm uses its running statistics, or those of the global batch.
         optim: Changes to the optimizers.

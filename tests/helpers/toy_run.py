@@ -47,7 +47,7 @@ class ToyLinear(BaseModel):
         if mode == 'loss' and self.steps_left is not None:
             self.steps_left -= 1
             if self.steps_left < 0:
-                raise RuntimeError('this toy was told to fail')
+                raise RuntimeError('this toy is made to fail')
         logits = self.linear(nn.functional.dropout(points, self.dropout, self.training))
         if mode == 'loss':
             return {'loss': nn.functional.cross_entropy(logits, labels)}

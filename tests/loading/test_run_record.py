@@ -1,4 +1,4 @@
-"""What a run began with: read again, compared, and copied by MMEngine like any buffer."""
+"""Records of runs: read again, compared, and copied by MMEngine like any buffer."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What torch may read in a Runner's checkpoint, and that nothing of it stays allowed afterwards."""
+"""Types that torch may read in a Runner's checkpoint; none stays allowed afterwards."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The benchmark, on small sizes: that it measures what it says; its bounds are for full sizes and a quiet machine."""
+"""The benchmark on small sizes. Its bounds are for full sizes and a quiet machine."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, benchmarks: ModuleType) -> Callable[...
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='glibc is what gives memory back')
-def test_it_starts_anew_with_an_allocator_that_keeps_memory(
+def test_benchmark_starts_anew_with_an_allocator_that_keeps_memory(
     monkeypatch: pytest.MonkeyPatch, benchmarks: ModuleType
 ) -> None:
     started: list[tuple[str, list[str], dict[str, str]]] = []
@@ -88,7 +88,7 @@ def test_seconds_in_turns_reports_each_round(
     assert rounds == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_tasks_take_turns_after_a_round_that_is_not_counted(benchmarks: ModuleType) -> None:
+def test_seconds_in_turns_first_round_is_not_counted(benchmarks: ModuleType) -> None:
     calls: list[str] = []
     tasks = {name: lambda name=name: calls.append(name) for name in 'abc'}
     seconds = benchmarks.measure.seconds_in_turns(tasks, 3, torch.device('cpu'))
@@ -106,7 +106,7 @@ def test_tasks_take_turns_after_a_round_that_is_not_counted(benchmarks: ModuleTy
         ({}, '', None),
     ],
 )
-def test_a_ratio_is_judged_by_the_median_of_its_rounds(
+def test_ratio_is_judged_by_the_median_of_its_rounds(
     benchmarks: ModuleType, bounds: dict[str, float], promise: str, met: bool | None
 ) -> None:
     result = benchmarks.measure.ratio('x', [9.0, 2.0, 1.5], **bounds)
@@ -118,7 +118,7 @@ def test_a_ratio_is_judged_by_the_median_of_its_rounds(
     )
 
 
-def test_the_usual_form_is_the_same_loss(benchmarks: ModuleType) -> None:
+def test_usual_angle_loss_is_the_same_loss(benchmarks: ModuleType) -> None:
     student, teacher = torch.randn(2, 7, 5, dtype=torch.float64)
     torch.testing.assert_close(
         benchmarks.angle.usual_angle_loss(student, teacher), angle_loss(student, teacher)
@@ -126,7 +126,7 @@ def test_the_usual_form_is_the_same_loss(benchmarks: ModuleType) -> None:
 
 
 @pytest.mark.slow
-def test_angle_is_measured_and_exact(
+def test_benchmark_angle_is_measured_and_exact(
     run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(
@@ -155,7 +155,7 @@ def test_angle_is_measured_and_exact(
 
 
 @pytest.mark.slow
-def test_steps_are_compared_with_their_parts(
+def test_benchmark_steps_are_compared_with_their_parts(
     run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip('mmpretrain')
@@ -166,7 +166,7 @@ def test_steps_are_compared_with_their_parts(
 
 
 @pytest.mark.slow
-def test_inheritance_and_mutual_learning_are_compared_with_their_parts(
+def test_benchmark_ie_kd_and_mutual_are_compared_with_their_parts(
     run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip('mmpretrain')
@@ -181,7 +181,7 @@ def test_inheritance_and_mutual_learning_are_compared_with_their_parts(
 
 
 @pytest.mark.slow
-def test_detectors_are_compared_with_their_parts_and_keep_nothing_of_their_teachers(
+def test_benchmark_detection_is_compared_with_its_parts_and_keeps_no_memory(
     run: Callable[..., None], tmp_path: Path
 ) -> None:
     pytest.importorskip('mmdet')
@@ -209,7 +209,7 @@ def test_detectors_are_compared_with_their_parts_and_keep_nothing_of_their_teach
 
 
 @pytest.mark.parametrize('option', ['--repeats', '--threads'])
-def test_numbers_below_one_are_refused(
+def test_benchmark_numbers_below_one_are_refused(
     run: Callable[..., None], capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     with pytest.raises(SystemExit):

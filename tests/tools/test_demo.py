@@ -44,7 +44,7 @@ def run(stages: dict[str, Stage]) -> tuple[dict[str, float], str]:
 
 
 @pytest.mark.slow
-def test_trains_all_tells_all_and_does_nothing_twice(tmp_path: Path) -> None:
+def test_demo_trains_and_reports_all_once(tmp_path: Path) -> None:
     stages = DEMO.load(tmp_path, shorten)
     accuracies, told = run(stages)
     assert len(accuracies) == len(stages) == 7 and stages.keys() == accuracies.keys()
@@ -72,7 +72,7 @@ def test_trains_all_tells_all_and_does_nothing_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_failure_is_named_with_its_log(tmp_path: Path) -> None:
+def test_demo_failed_training_is_named_with_its_log(tmp_path: Path) -> None:
     def spoil(cfg: Config) -> None:
         shorten(cfg)
         cfg.optim_wrapper.optimizer.lr = -1.0

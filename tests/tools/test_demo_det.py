@@ -77,7 +77,7 @@ def run(root: Path) -> tuple[dict[str, float], str]:
 
 
 @pytest.mark.slow
-def test_trains_all_tells_all_and_does_nothing_twice(
+def test_demo_det_trains_and_reports_all_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -105,8 +105,8 @@ def test_trains_all_tells_all_and_does_nothing_twice(
     assert {path: path.stat().st_mtime_ns for path in root.rglob('*.pth')} == written
 
 
-def test_what_is_waited_for_is_what_is_read() -> None:
-    """As the configs stand: the folders of the checkpoints are those of trainings which come before, at their last step."""
+def test_demo_det_needs_are_the_checkpoints_of_the_configs() -> None:
+    """The configs load checkpoints of the trainings that come before, at their last step."""
     for training in DEMO.trainings:
         text = json.dumps(Config.fromfile(DEMO.configs / f'{training.name}.py').to_dict())
         read = set(re.findall(r'([^/"]+)/iter_\d+\.pth', text))

@@ -1,4 +1,4 @@
-"""train.py, test.py, export_student.py and inspect_taps.py on a stock detector with a teacher, as a user would call them."""
+"""train.py, test.py, export_student.py and inspect_taps.py on a stock detector with a teacher."""
 
 import os
 import subprocess
@@ -21,13 +21,16 @@ model = dict(
     type='mmkd_plugin.Distiller',
     student=_base_.model,
     cfg_options=small,
-    teachers=[dict(name='one', model='mmdet::gfl/gfl_r50_fpn_1x_coco.py', cfg_options=small, checkpoint='{teacher}')],
+    teachers=[dict(
+        name='one', model='mmdet::gfl/gfl_r50_fpn_1x_coco.py', cfg_options=small,
+        checkpoint='{teacher}')],
     methods=dict(
         kd=dict(type='SoftTarget'),
         ie=dict(type='IEKD', knowledge='attention', reduction='size_invariant',
                 pairs=[dict(student='neck[0]', teacher='neck[0]')])))
-train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(_delete_=True, **{train}))
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(_delete_=True, **{val}))
+_loader = dict(num_workers=0, persistent_workers=False)
+train_dataloader = dict(dataset=dict(_delete_=True, **{train}), **_loader)
+val_dataloader = dict(dataset=dict(_delete_=True, **{val}), **_loader)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='{annotations}')
 test_evaluator = val_evaluator
@@ -50,7 +53,7 @@ def run_tool(name: str, *arguments: object) -> str:
 
 
 @pytest.mark.slow
-def test_a_stock_detector_is_distilled_tested_exported_and_looked_into(tmp_path: Path) -> None:
+def test_tools_distil_test_export_and_inspect_a_stock_detector(tmp_path: Path) -> None:
     options = {**small.FAMILIES['gfl'][1], 'model.test_cfg.score_thr': 0.001}
     detector = small.detector('gfl', test_cfg__score_thr=0.001)
     coco_files.write(tmp_path)

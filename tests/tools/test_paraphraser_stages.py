@@ -20,7 +20,9 @@ data_preprocessor = dict(num_classes=10, mean=[8.0], std=[4.0], to_rgb=False)
 def network(depth):
     return dict(
         type='mmpretrain.ImageClassifier',
-        backbone=dict(type='mmkd_plugin.CifarResNet', depth=depth, in_channels=1, base_channels=4, shortcut='conv'),
+        backbone=dict(
+            type='mmkd_plugin.CifarResNet', depth=depth, in_channels=1, base_channels=4,
+            shortcut='conv'),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LinearClsHead', num_classes=10, in_channels=16))
 _data = dict(type='mmkd_plugin.Digits', pipeline=[dict(type='PackInputs')])
@@ -53,7 +55,7 @@ def accuracy(log: str) -> float:
 
 
 @pytest.mark.slow
-def test_three_stages_of_one_job(tmp_path: Path) -> None:
+def test_train_stages_teacher_paraphraser_student_in_a_row(tmp_path: Path) -> None:
     paths = [tmp_path / f'{name}.py' for name in STAGES]
     for path, model in zip(paths, STAGES.values(), strict=True):
         path.write_text(f'{COMMON}\n{model}\n')

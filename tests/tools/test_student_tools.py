@@ -23,7 +23,9 @@ NETWORK = """
 def network(depth):
     return dict(
         type='mmpretrain.ImageClassifier',
-        backbone=dict(type='mmkd_plugin.CifarResNet', depth=depth, in_channels=1, base_channels=4, shortcut='conv'),
+        backbone=dict(
+            type='mmkd_plugin.CifarResNet', depth=depth, in_channels=1, base_channels=4,
+            shortcut='conv'),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LinearClsHead', num_classes=10, in_channels=16))
 """
@@ -66,7 +68,7 @@ def checkpoint(config: Path, tmp_path: Path) -> Path:
     return tmp_path / 'epoch_3.pth'
 
 
-def test_a_distillation_config_becomes_its_students(config: Path) -> None:
+def test_as_student_distillation_config_becomes_its_students(config: Path) -> None:
     cfg = Config.fromfile(config)
     assert as_student(cfg)
     assert cfg.model.type == 'mmpretrain.ImageClassifier'
@@ -75,7 +77,7 @@ def test_a_distillation_config_becomes_its_students(config: Path) -> None:
     assert not as_student(cfg)
 
 
-def test_the_exported_student_loads_into_the_stock_model_key_by_key(
+def test_export_student_loads_into_the_stock_model_key_by_key(
     config: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     out = export_student(str(checkpoint), tmp_path / 'out/student.pth')
@@ -88,13 +90,13 @@ def test_the_exported_student_loads_into_the_stock_model_key_by_key(
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['student.pth']
 
 
-def test_the_name_may_end_with_the_files_hash(checkpoint: Path, tmp_path: Path) -> None:
+def test_export_student_name_may_end_with_the_hash(checkpoint: Path, tmp_path: Path) -> None:
 
     out = export_student(str(checkpoint), tmp_path / 'student.pth', hashed=True)
     assert out.name == f'student-{hashlib.sha256(out.read_bytes()).hexdigest()[:8]}.pth'
 
 
-def test_both_kinds_of_checkpoint_load_into_the_student(
+def test_load_student_takes_both_kinds_of_checkpoint(
     config: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     out = export_student(str(checkpoint), tmp_path / 'student.pth')
@@ -105,18 +107,20 @@ def test_both_kinds_of_checkpoint_load_into_the_student(
         assert torch.equal(first, second)
 
 
-def test_another_networks_checkpoint_is_an_error(config: Path, checkpoint: Path) -> None:
+def test_load_student_checkpoint_of_another_network_is_an_error(
+    config: Path, checkpoint: Path
+) -> None:
     with raises_config_error('checkpoint', str(checkpoint), 'keys missing', fix='this model'):
         load_student(network_of(str(config), 'big'), str(checkpoint))
 
 
-def test_networks_by_name(config: Path) -> None:
+def test_network_of_returns_student_or_teacher_by_name(config: Path) -> None:
     assert len(network_of(str(config), 'big').backbone.layer1) == 2
     with raises_config_error('--network', 'small', "'student', 'big'"):
         network_of(str(config), 'small')
 
 
-def test_taps_are_listed_with_shapes_and_obstacles() -> None:
+def test_tap_points_have_shapes_and_obstacles() -> None:
     config = dict(
         type='mmpretrain.ImageClassifier',
         backbone=dict(type='ResNet', depth=18, num_stages=4, out_indices=(0, 3)),
@@ -146,9 +150,7 @@ def run_tool(name: str, *arguments: object) -> str:
 
 
 @pytest.mark.slow
-def test_the_student_is_tested_without_its_teachers(
-    config: Path, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_test_tool_needs_no_teacher(config: Path, checkpoint: Path, tmp_path: Path) -> None:
     told = run_tool(
         'test.py',
         config,
@@ -163,7 +165,9 @@ def test_the_student_is_tested_without_its_teachers(
 
 
 @pytest.mark.slow
-def test_command_lines(config: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_tools_export_and_inspect_by_command_line(
+    config: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     assert 'tensors' in run_tool('export_student.py', checkpoint, tmp_path / 'student.pth')
     table = run_tool(
         'inspect_taps.py', config, '--network', 'big', '--shape', 1, 8, 8, '--depth', 2
@@ -179,7 +183,8 @@ def mutual(tmp_path: Path) -> Path:
     lines = """
 model = dict(
     type='mmkd_plugin.MutualDistiller', predict='deep',
-    peers=[dict(name='flat', model=network(8)), dict(name='deep', model=network(14), checkpoint='nowhere.pth')],
+    peers=[dict(name='flat', model=network(8)),
+           dict(name='deep', model=network(14), checkpoint='nowhere.pth')],
     methods=dict(dml=dict(type='SoftTarget', temperature=1.0)))
 """
     (tmp_path / 'mutual.py').write_text(
@@ -205,7 +210,7 @@ def peers_checkpoint(mutual: Path, tmp_path: Path, request: pytest.FixtureReques
     return tmp_path / 'epoch_3.pth'
 
 
-def test_a_config_of_peers_becomes_one_of_them_or_stays_for_all(mutual: Path) -> None:
+def test_as_student_config_of_peers_becomes_one_or_stays(mutual: Path) -> None:
     cfg = Config.fromfile(mutual)
     assert as_student(cfg, 'flat')
     assert (cfg.model.type, cfg.model.backbone.depth, cfg.model.data_preprocessor.mean) == (
@@ -221,7 +226,7 @@ def test_a_config_of_peers_becomes_one_of_them_or_stays_for_all(mutual: Path) ->
         as_student(Config.fromfile(mutual), 'student')
 
 
-def test_peers_by_name(mutual: Path) -> None:
+def test_network_of_returns_peers_by_name(mutual: Path) -> None:
     assert [
         len(network_of(str(mutual), name).backbone.layer1) for name in ('flat', 'deep', 'student')
     ] == [1, 2, 2]
@@ -229,14 +234,14 @@ def test_peers_by_name(mutual: Path) -> None:
         network_of(str(mutual), 'small')
 
 
-def test_a_config_of_peers_teaches_as_the_one_that_predicts(mutual: Path) -> None:
+def test_network_of_config_of_peers_is_the_one_that_predicts(mutual: Path) -> None:
     assert network_config(str(mutual), 'teacher').backbone.depth == 14
     assert network_config(str(mutual), 'teacher', {'model.predict': 'flat'}).backbone.depth == 8
     with raises_config_error('teacher.predict', 'ensemble', "'flat', 'deep'"):
         network_config(str(mutual), 'teacher', {'model.predict': 'ensemble'})
 
 
-def test_an_exported_peer_loads_into_the_stock_model(
+def test_export_student_peer_loads_into_the_stock_model(
     mutual: Path, peers_checkpoint: Path, tmp_path: Path
 ) -> None:
     out = export_student(str(peers_checkpoint), tmp_path / 'deep.pth', name='deep')
@@ -254,7 +259,9 @@ def test_an_exported_peer_loads_into_the_stock_model(
 
 
 @pytest.mark.slow
-def test_peers_are_tested_all_or_one(mutual: Path, peers_checkpoint: Path, tmp_path: Path) -> None:
+def test_test_tool_evaluates_all_peers_or_one(
+    mutual: Path, peers_checkpoint: Path, tmp_path: Path
+) -> None:
     predictions = tmp_path / 'predictions.pkl'
     told = run_tool(
         'test.py', mutual, peers_checkpoint, '--work-dir', tmp_path / 'w', '--out', predictions

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.checkpoints import state_of
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from helpers.toy_run import write_config
 from mmengine.config import Config
 
@@ -32,7 +31,7 @@ def edited(change: Callable[[Config], object], paths: list[Path]) -> None:
     train_stages(load_stages(paths, edit=change))
 
 
-def test_stages_are_trained_in_a_row_each_in_its_folder(two: list[Path]) -> None:
+def test_train_stages_each_in_its_folder(two: list[Path]) -> None:
     train_stages(load_stages(two))
     for name in ('first', 'second'):
         note = json.loads((work_root() / name / 'finished.json').read_text())
@@ -41,7 +40,7 @@ def test_stages_are_trained_in_a_row_each_in_its_folder(two: list[Path]) -> None
     assert not torch.equal(weights(work_root() / 'first'), weights(work_root() / 'second'))
 
 
-def test_a_stage_is_the_same_after_another_alone_and_without_a_seed_before(
+def test_train_stages_stage_is_the_same_alone_and_after_another(
     tmp_path: Path, two: list[Path]
 ) -> None:
     before = write_config(
@@ -54,7 +53,7 @@ def test_a_stage_is_the_same_after_another_alone_and_without_a_seed_before(
     assert torch.equal(weights(tmp_path / 'alone'), together)
 
 
-def test_a_stage_without_a_seed_takes_none_from_the_stage_before(
+def test_train_stages_stage_without_seed_takes_none_from_the_one_before(
     tmp_path: Path, two: list[Path]
 ) -> None:
     unseeded = write_config(tmp_path / 'unseeded.py', 'randomness = dict(seed=None)')
@@ -65,7 +64,7 @@ def test_a_stage_without_a_seed_takes_none_from_the_stage_before(
     assert not torch.equal(*found)
 
 
-def test_a_finished_stage_is_skipped(two: list[Path]) -> None:
+def test_train_stages_finished_stage_is_skipped(two: list[Path]) -> None:
     train_stages(load_stages(two[:1]))
     written = (work_root() / 'first/epoch_2.pth').stat().st_mtime_ns
     train_stages(load_stages(two))
@@ -73,23 +72,24 @@ def test_a_finished_stage_is_skipped(two: list[Path]) -> None:
     assert (work_root() / 'second/finished.json').exists()
 
 
-def test_an_interrupted_stage_goes_on_and_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
-    # Four steps an epoch: step 6 fails in the second epoch of three. Without dropout nothing but the shuffling, which
-    # MMEngine seeds by epoch, is random; so what is resumed must end bit by bit where an unbroken run does.
+def test_train_stages_resumed_stage_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    # Four steps an epoch: step 6 fails in the second epoch of three. Without dropout only the
+    # shuffling is random, and MMEngine seeds it by epoch. So the resumed run must end bit by bit as
+    # an unbroken one.
     lines = "train_cfg['max_epochs'] = 3", "model['dropout'] = 0.0"
     whole = write_config(tmp_path / 'whole.py', *lines)
     broken = write_config(tmp_path / 'broken.py', *lines)
     train_stages(load_stages([whole]))
     stage = load_stages([broken])
     stage[0].cfg.model.fail_in_step = 6
-    with pytest.raises(RuntimeError, match='told to fail'):
+    with pytest.raises(RuntimeError, match='made to fail'):
         train_stages(stage)
     assert (work_root() / 'broken/started.json').exists()
     train_stages(load_stages([broken]))
     assert torch.equal(weights(work_root() / 'broken', 3), weights(work_root() / 'whole', 3))
 
 
-def test_a_changed_config_is_an_error_until_told_what_to_do(two: list[Path]) -> None:
+def test_train_stages_changed_config_is_an_error_without_a_flag(two: list[Path]) -> None:
     train_stages(load_stages(two[:1]))
     seven = weights(work_root() / 'first')
     write_config(two[0], EIGHT)
@@ -100,7 +100,7 @@ def test_a_changed_config_is_an_error_until_told_what_to_do(two: list[Path]) -> 
     assert not torch.equal(weights(work_root() / 'first'), seven)
 
 
-def test_resume_trains_a_finished_stage_for_longer(two: list[Path]) -> None:
+def test_train_stages_resume_trains_a_finished_stage_for_longer(two: list[Path]) -> None:
     train_stages(load_stages(two[:1]))
     write_config(two[0], SEVEN, "train_cfg['max_epochs'] = 3")
     train_stages(load_stages(two[:1]), resume='auto')
@@ -109,10 +109,10 @@ def test_resume_trains_a_finished_stage_for_longer(two: list[Path]) -> None:
     train_stages(load_stages(two[:1]))  # finished, with the new config
 
 
-def test_an_interrupted_stage_with_a_changed_config_is_an_error(two: list[Path]) -> None:
+def test_train_stages_interrupted_stage_with_changed_config_is_an_error(two: list[Path]) -> None:
     stage = load_stages(two[:1])
     stage[0].cfg.model.fail_in_step = 6
-    with pytest.raises(RuntimeError, match='told to fail'):
+    with pytest.raises(RuntimeError, match='made to fail'):
         train_stages(stage)
     write_config(two[0], EIGHT)
     first = str(work_root() / 'first')
@@ -120,12 +120,12 @@ def test_an_interrupted_stage_with_a_changed_config_is_an_error(two: list[Path])
         train_stages(load_stages(two[:1]))
 
 
-def test_a_stage_that_failed_before_its_first_checkpoint_has_nothing_to_lose(
+def test_train_stages_failure_before_the_first_checkpoint_allows_changes(
     two: list[Path],
 ) -> None:
     stage = load_stages(two[:1])
     stage[0].cfg.model.fail_in_step = 1
-    with pytest.raises(RuntimeError, match='told to fail'):
+    with pytest.raises(RuntimeError, match='made to fail'):
         train_stages(stage)
     write_config(two[0], EIGHT)
     [mended] = load_stages(two[:1])
@@ -133,11 +133,12 @@ def test_a_stage_that_failed_before_its_first_checkpoint_has_nothing_to_lose(
     assert mended.read_status('finished.json') is not None
 
 
-def test_a_stage_interrupted_between_two_checkpoints_begins_anew(two: list[Path]) -> None:
-    # With max_keep_ckpts=1 MMEngine removes the checkpoint that `last_checkpoint` names, and then writes the next.
+def test_train_stages_interrupted_between_checkpoints_begins_anew(two: list[Path]) -> None:
+    # With max_keep_ckpts=1 MMEngine removes the checkpoint that `last_checkpoint` names before it
+    # writes the next.
     stage = load_stages(two[:1])
     stage[0].cfg.model.fail_in_step = 6
-    with pytest.raises(RuntimeError, match='told to fail'):
+    with pytest.raises(RuntimeError, match='made to fail'):
         train_stages(stage)
     (work_root() / 'first/epoch_1.pth').unlink()
     train_stages(load_stages(two))
@@ -150,7 +151,7 @@ def test_a_stage_interrupted_between_two_checkpoints_begins_anew(two: list[Path]
     assert torch.equal(weights(work_root() / 'first'), anew)
 
 
-def test_the_hash_does_not_depend_on_where_the_work_root_is(
+def test_stage_hash_does_not_depend_on_the_work_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_config(
@@ -165,7 +166,7 @@ def test_the_hash_does_not_depend_on_where_the_work_root_is(
     assert len(digests) == 1
 
 
-def test_the_hash_does_not_depend_on_where_the_configs_lie(tmp_path: Path) -> None:
+def test_stage_hash_does_not_depend_on_the_folder_of_the_configs(tmp_path: Path) -> None:
     digests = set()
     (tmp_path / 'link').symlink_to(tmp_path / 'here')
     for clone in ('here', 'there', 'link'):
@@ -177,7 +178,7 @@ def test_the_hash_does_not_depend_on_where_the_configs_lie(tmp_path: Path) -> No
     assert len(digests) == 1
 
 
-def test_work_dir_is_one_configs_folder_and_several_configs_root(
+def test_load_stages_work_dir_is_a_folder_for_one_config_and_a_root_for_several(
     tmp_path: Path, two: list[Path]
 ) -> None:
     assert load_stages(two[:1], work_dir='x')[0].folder == Path('x')
@@ -188,19 +189,19 @@ def test_work_dir_is_one_configs_folder_and_several_configs_root(
     assert work_root() == tmp_path / 'x'  # where the second one's config finds the first
 
 
-def test_a_config_that_sets_its_work_dir_keeps_it(tmp_path: Path, two: list[Path]) -> None:
+def test_load_stages_config_keeps_its_work_dir(tmp_path: Path, two: list[Path]) -> None:
     own = write_config(tmp_path / 'own.py', f"work_dir = '{tmp_path}/mine'")
     assert load_stages([own, *two], work_dir=str(tmp_path / 'x'))[0].folder == tmp_path / 'mine'
 
 
-def test_two_stages_do_not_share_a_folder(tmp_path: Path, two: list[Path]) -> None:
+def test_load_stages_shared_folder_is_an_error(tmp_path: Path, two: list[Path]) -> None:
     (tmp_path / 'other').mkdir()
     twin = write_config(tmp_path / 'other/first.py')
     with raises_config_error('work_dir', str(work_root() / 'first'), str(twin), fix='work_dir'):
         load_stages([two[0], twin])
 
 
-def test_one_checkpoint_does_not_resume_several_stages(two: list[Path]) -> None:
+def test_train_stages_one_checkpoint_for_several_stages_is_an_error(two: list[Path]) -> None:
     with raises_config_error('--resume', 'epoch_1.pth', 'several stages', fix='one config'):
         train_stages(load_stages(two), resume='epoch_1.pth')
 
@@ -215,7 +216,7 @@ def run_tool(*arguments: object) -> 'subprocess.CompletedProcess[str]':
 
 
 @pytest.mark.slow
-def test_the_command_line(tmp_path: Path, two: list[Path]) -> None:
+def test_train_tool_by_command_line(tmp_path: Path, two: list[Path]) -> None:
     done = run_tool(
         *two,
         '--work-dir',
@@ -242,7 +243,7 @@ def test_the_command_line(tmp_path: Path, two: list[Path]) -> None:
         ('', '--auto-scale-lr', 'auto_scale_lr.base_batch_size: is missing'),
     ],
 )
-def test_flags_that_do_not_fit_the_config(
+def test_train_tool_flags_that_do_not_fit_the_config_are_refused(
     tmp_path: Path, lines: str, flag: str, message: str
 ) -> None:
     done = run_tool(write_config(tmp_path / 'a.py', lines), flag)

@@ -20,7 +20,7 @@ _SOURCE = 'exported_from'
 
 
 class _File(NamedTuple):
-    """What a ``.pth`` file is to the hook."""
+    """The meaning of a ``.pth`` file to the hook."""
 
     is_checkpoint: bool = False  # it holds the networks of this run
     exported_from: str | None = None  # the hook wrote it from this checkpoint

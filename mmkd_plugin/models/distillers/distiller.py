@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import torch
 from mmengine.model import BaseModel
-from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.base import Adapter
@@ -17,6 +16,7 @@ from mmkd_plugin.errors import ConfigError, no_nan, non_negative_number
 from mmkd_plugin.loading.build import build_network, student_config
 from mmkd_plugin.loading.run_record import RunRecord
 from mmkd_plugin.models.distillers.binding import Learner, bind
+from mmkd_plugin.models.distillers.first_batch import check_labels
 from mmkd_plugin.models.distillers.method_set import MethodSet
 from mmkd_plugin.models.distillers.teacher_inputs import share_inputs
 from mmkd_plugin.models.methods.base import Requests
@@ -64,13 +64,8 @@ class Distiller(BaseModel):
         init_cfg: Any = None,
     ) -> None:
         task_weight = non_negative_number('task_weight', task_weight)
-        given = dict(
-            student=student,
-            teachers=teachers,
-            methods=methods,
-            cfg_options=cfg_options,
-            data_preprocessor=data_preprocessor,
-        )
+        given = dict(student=student, teachers=teachers, methods=methods)
+        given |= dict(cfg_options=cfg_options, data_preprocessor=data_preprocessor)
         for key, config in given.items():
             no_nan(key, config)
         resolved = student_config(student, 'student', cfg_options, data_preprocessor)
@@ -93,9 +88,7 @@ class Distiller(BaseModel):
                 self.teachers = build_teachers(teachers, preprocessing)
                 self._bind(probe_shape)
             elif not teachers:
-                raise ConfigError(
-                    'teachers', 'must be a list of at least one teacher', found=teachers
-                )
+                build_teachers(teachers, preprocessing)  # an empty list is an error all the same
         if not task_weight and not self.methods:
             raise ConfigError(
                 'task_weight',
@@ -145,8 +138,10 @@ class Distiller(BaseModel):
         """
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
-        if not self._checked:
-            self._check_batch(data_samples)
+        if not self._checked:  # what the first batch shows holds for all of them
+            check_labels(self.tapped, data_samples, self.task_weight, self._requests)
+            require_names_of_data(self.teachers, classes_of_data())
+            self._checked = True
         if not self.methods:
             return task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
         with self.tapped.recording(inputs, data_samples) as recording:
@@ -189,12 +184,6 @@ class Distiller(BaseModel):
     def bbox_head(self) -> nn.Module:
         """The student's: MMDet's ``YOLOXModeSwitchHook`` reads it."""
         return cast(nn.Module, self.student.bbox_head)
-
-    def _check_batch(self, data_samples: Any) -> None:
-        """Check what the first batch shows of all of them."""
-        check_labels(self.tapped, data_samples, self.task_weight, self._requests)
-        require_names_of_data(self.teachers, classes_of_data())
-        self._checked = True
 
 
 def task_losses(
@@ -251,45 +240,6 @@ def batch_labels(
             if one.needs_labels:
                 raise ConfigError(f'methods.{name}', 'needs labels, and the batch has none')
     return labels
-
-
-#: Annotations in the samples of each task's data sets.
-_ANNOTATIONS = {'classification': ('gt_label', 'gt_score'), 'detection': ('gt_instances',)}
-
-
-def check_labels(
-    network: TappedModel, data_samples: Any, task_weight: float, requests: Mapping[str, Requests]
-) -> None:
-    """Check that a batch belongs to the task of the network, and has the labels that are needed.
-
-    Raises:
-        ConfigError: If not.
-    """
-    task = network.adapter.task
-    samples = data_samples if task and isinstance(data_samples, (list, tuple)) else ()
-    for other, names in _ANNOTATIONS.items():
-        found = any(
-            isinstance(sample, BaseDataElement) and any(name in sample for name in names)
-            for sample in samples
-        )
-        if found and other != task:
-            raise ConfigError(
-                network.key, f'must be a model for {other}, as the training data are', found=task
-            )
-    if not network.adapter.missing_labels(data_samples):
-        return
-    if task_weight:
-        raise ConfigError(
-            'task_weight',
-            'needs labels in the training data, and the first batch has none',
-            'Set task_weight=0 to train without labels.',
-            found=task_weight,
-        )
-    for name, one in requests.items():
-        if one.needs_labels:
-            raise ConfigError(
-                f'methods.{name}', 'needs labels in the training data, and the first batch has none'
-            )
 
 
 def _weighted(name: str, value: Any, weight: float) -> Any:

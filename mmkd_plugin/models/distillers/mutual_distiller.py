@@ -13,7 +13,7 @@ from mmkd_plugin.errors import ConfigError, no_nan, non_negative_number, one_of
 from mmkd_plugin.loading.peer_entries import ENSEMBLE, peer_entries
 from mmkd_plugin.loading.run_record import RunRecord
 from mmkd_plugin.models.distillers.binding import Learner, bind
-from mmkd_plugin.models.distillers.distiller import check_labels
+from mmkd_plugin.models.distillers.first_batch import check_labels
 from mmkd_plugin.models.distillers.mutual_step import (
     AUXILIARY_PREFIX,
     Step,
@@ -159,7 +159,7 @@ class MutualDistiller(BaseModel):
             parallel: DDP wrappers by the module that they wrap.
 
         Returns:
-            What is logged.
+            Values to log.
 
         Raises:
             ConfigError: If the optimizers are others, or the batch lacks labels that are needed.

@@ -18,7 +18,7 @@ Outputs = dict[Peer, NetworkOutput]
 
 @dataclass(frozen=True)
 class Step:
-    """What both orders need of one step.
+    """The state that both orders share in one step.
 
     Args:
         peers: All peers, in order.
@@ -28,7 +28,7 @@ class Step:
         wrappers: An optimizer for every peer, and one for each that has auxiliary modules.
         parallel: DDP wrappers by the module that they wrap; other modules are called directly.
         parse_losses: MMEngine's: from losses and metrics to the total and what is logged.
-        logged: What is logged, filled by the step.
+        logged: Values to log, filled by the step.
     """
 
     peers: Sequence[Peer]

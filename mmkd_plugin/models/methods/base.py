@@ -13,7 +13,7 @@ from mmkd_plugin.outputs import NetworkOutput
 
 @dataclass(frozen=True)
 class Requests:
-    """What a method needs of the networks.
+    """The needs of a method: taps, class scores, labels.
 
     Args:
         student: Taps of the student.

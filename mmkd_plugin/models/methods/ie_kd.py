@@ -52,8 +52,8 @@ class IEKD(PairedMethod):
             ``knowledge='factor'`` a pair's ``checkpoint`` is that of its paraphraser, which
             ``ParaphraserTrainer`` wrote. With ``'overhaul'`` the taps are maps before a ReLU, and
             ``norm`` is the path of the teacher's BatchNorm layer before it.
-        knowledge: What is compared: ``'factor'`` (the paper's IE-FT), ``'attention'`` (IE-AT) or
-            ``'overhaul'`` (IE-OD).
+        knowledge: The compared features: ``'factor'`` (the paper's IE-FT), ``'attention'`` (IE-AT)
+            or ``'overhaul'`` (IE-OD).
         inherit_weight, explore_weight: :math:`\lambda_{inh}` and :math:`\lambda_{exp}`.
         split: Arguments of :class:`~mmkd_plugin.models.connectors.ChannelSplit`:
             ``dict(ratio=0.5, mode='random', seed=0)``.

@@ -1,4 +1,4 @@
-"""What IE-KD compares: factors, attention, or maps before their ReLU."""
+"""The features that IE-KD compares: factors, attention, or maps before their ReLU."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

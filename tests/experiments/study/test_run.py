@@ -104,7 +104,7 @@ def test_execute_failed_run_names_its_log_and_the_others_run(study_file: Path) -
         study_file, "arms['broken'] = dict(options={'model.fail_in_step': 1})", seeds=[0]
     )
     (told,) = failures
-    assert told.startswith('report broken seed 0: RuntimeError: this toy was told to fail (')
+    assert told.startswith('report broken seed 0: RuntimeError: this toy is made to fail (')
     assert Path(told.rpartition('(')[2].rstrip(')')).exists()
     assert keys(study_file) == [('momentum', 0), ('plain', 0)]
 

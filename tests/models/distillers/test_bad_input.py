@@ -1,16 +1,13 @@
 """Mistakes in a distiller's config: one error before the first step, with key and value."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import classification as tiny
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from mmengine.registry import MODELS as ROOT_MODELS
 
 NAN = float('nan')
@@ -63,12 +60,7 @@ def test_teacher_with_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_teacher_with_a_checkpoint_of_another_depth_is_refused(tmp_path: Path) -> None:
     path = tiny.checkpoint(tmp_path, tiny.classifier(depth=14))
-    mentions = (
-        '0 keys missing',
-        '36 keys unexpected (backbone.layer1.1',
-        '33 more',
-        '0 keys of another shape',
-    )
+    mentions = ('does not fit the model: 36 keys unexpected (backbone.layer1.1', '33 more) (found')
     refused(tmp_path, CHECKPOINT, path, *mentions, fix='', teachers=teacher(path))
 
 
@@ -282,28 +274,6 @@ def test_batch_without_labels_for_a_method_that_needs_them_is_refused(
         tiny.losses_of(model)
     with raises_config_error('methods.a', ANY, 'labels'):
         tiny.losses_of(model, tiny.batch_of(labels=False))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('missing', ['mmengine', 'both hosts'])
-def test_import_without_a_framework_names_what_to_install(missing: str) -> None:
-    names = ['mmpretrain', 'mmdet'] if missing == 'both hosts' else [missing]
-    code = (
-        'import importlib.util, sys\n'
-        'find = importlib.util.find_spec\n'
-        'importlib.util.find_spec = '
-        f'lambda name, package=None: None if name in {names} else find(name, package)\n'
-        'import mmkd_plugin\n'
-    )
-    result = subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True, check=False
-    )
-    expected = (
-        'mmpretrain or mmdet, and neither is installed'
-        if len(names) == 2
-        else f'{missing}, which is not installed'
-    )
-    assert f'ImportError: mmkd_plugin needs {expected}: pip install' in result.stderr
 
 
 @pytest.mark.parametrize('left_over', [1, 2])

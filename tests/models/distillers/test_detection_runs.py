@@ -10,8 +10,7 @@ import torch
 from helpers import classification as tiny
 from helpers import coco_files
 from helpers import detection as small
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from mmdet.engine.hooks import YOLOXModeSwitchHook
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner

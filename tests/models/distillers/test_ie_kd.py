@@ -8,8 +8,7 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers import processes
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor

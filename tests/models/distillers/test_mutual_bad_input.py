@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import classification as tiny
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
@@ -150,6 +149,21 @@ class Scoreless(nn.Module):
     def __init__(self, data_preprocessor: Any = None) -> None:
         super().__init__()
         self.fc = nn.Linear(2, 2)
+
+
+@ROOT_MODELS.register_module(force=True)
+class WithMethods(Scoreless):
+    """A model with a child module called ``methods``."""
+
+    def __init__(self, data_preprocessor: Any = None) -> None:
+        super().__init__()
+        self.methods = nn.Linear(2, 2)
+
+
+def test_peer_with_a_child_module_called_methods_is_refused() -> None:
+    """One optimizer trains a network and its methods, under this name."""
+    peers = [A, dict(name='b', model=dict(type='WithMethods'))]
+    refused('peers[1] (b).model', ANY, "'methods'", peers=peers, methods=hint())
 
 
 def test_class_scores_of_an_unknown_peer_are_refused() -> None:

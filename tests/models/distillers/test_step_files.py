@@ -69,7 +69,7 @@ def test_step_with_another_method_enters_more_files(tmp_path: Path) -> None:
 
 
 def test_first_step_enters_more_files_than_later_ones(tmp_path: Path) -> None:
-    """What can only change once is checked on the first batch alone."""
+    """Checks that can only change once run on the first batch alone."""
     model = tiny.distiller(tmp_path)
     optimizer = OptimWrapper(SGD(model.train().parameters(), lr=0.01))
     first, later = (

@@ -4,8 +4,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.classification import built, output
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from torch import nn
 
 from mmkd_plugin.models.losses import factor_distance, reconstruction_loss, relative_error

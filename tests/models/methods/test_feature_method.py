@@ -5,8 +5,7 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers.classification import built, output
-from helpers.errors import _ANY as ANY
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from torch import Tensor, nn
 
 from mmkd_plugin.models.losses import FeatureLoss, attention_transfer_loss

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING promises: a loss that a reader can train with is three edits.
+"""The promise of CONTRIBUTING: a loss that a reader can train with is three edits.
 
 Its file, a line in ``__init__.py``, and its test. Here they are made in a folder of one's own.
 """
