@@ -76,6 +76,20 @@ def excess(found: Any, expected: Any, rtol: float, atol: float) -> float:
     return max(ratios)
 
 
+def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Return the largest difference of two tensors, relative to the largest value of the tensor.
+
+    Sums over a batch cancel in elements near 0, so rounding errors are relative to the tensor.
+    """
+    assert found.keys() == expected.keys()
+    errors = [
+        (found[name] - value).abs().max() / value.abs().max()
+        for name, value in expected.items()
+        if value.any() or found[name].any()
+    ]
+    return float(torch.stack(errors).max())
+
+
 def freeze_statistics(model: nn.Module) -> nn.Module:
     """Normalise by running statistics in training too: images of a batch are then independent."""
     for module in model.modules():

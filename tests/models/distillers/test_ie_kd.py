@@ -1,6 +1,7 @@
 """IE-KD, factor and attention transfer, and overhaul in a distiller and in real runs."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,22 +166,65 @@ def test_distiller_with_a_student_larger_than_its_teacher_trains_every_parameter
     assert [name for name, p in trainable.items() if p.grad is None] == []
 
 
+METHODS = ('ie_ft', 'ie_at', 'ie_od', 'ft', 'at', 'od')
+NOISE = partial(processes.add_noise, noise=1e-6)
+OFF_BY_A_THOUSANDTH = partial(processes.scale_gradients, part='', scale=1.001)
+
+
+@pytest.fixture(scope='module')
+def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return a config for each method alone, and one for all together."""
+    folder = tmp_path_factory.mktemp('configs')
+    torch.manual_seed(0)
+    teachers = one_teacher(folder)
+    every = methods(folder, teachers[0])
+    alone = {name: {name: method} for name, method in every.items()}
+    return {
+        name: tiny.distiller_config(folder, teachers=teachers, methods=some)
+        for name, some in {**alone, 'all': every}.items()
+    }
+
+
+@pytest.fixture(scope='module')
+def ranks(
+    configs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """Return losses and gradients of both processes, which are started once for all tests."""
+    calls: processes.Calls = {}
+    for name, config in configs.items():
+        calls[name] = (processes.gradients, config)
+        calls[f'{name}, control'] = (processes.gradients, config, OFF_BY_A_THOUSANDTH)
+    return processes.in_two(tmp_path_factory.mktemp('two'), calls)
+
+
 @pytest.mark.slow
-def test_distiller_in_two_processes_has_the_gradients_of_one(tmp_path: Path) -> None:
-    teachers = one_teacher(tmp_path)
-    config = tiny.distiller_config(
-        tmp_path, teachers=teachers, methods=methods(tmp_path, teachers[0])
-    )
-    ranks = processes.in_two(tmp_path, dict(gradients=(processes.gradients, config)))
-    (logged, gradients), (other_logged, other) = (rank['gradients'] for rank in ranks)
+@pytest.mark.parametrize('name', [*METHODS, 'all'])
+def test_gradients_of_two_processes_equal_those_of_one(
+    configs: dict[str, Any], ranks: list[dict[str, Any]], name: str
+) -> None:
+    """Each method alone: the largest gradient of all would hide errors of the smallest."""
+    _, expected = processes.gradients(Path(), configs[name])
+    for rank in ranks:
+        assert processes.relative_error(rank[name][1], expected) <= 2e-5
+        assert processes.relative_error(rank[f'{name}, control'][1], expected) > 2e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', METHODS)
+def test_compared_gradients_let_noise_stay_small(configs: dict[str, Any], name: str) -> None:
+    """Noise is ten times as large as rounding errors: a comparison fails by it on no machine."""
+    _, expected = processes.gradients(Path(), configs[name])
+    _, noisy = processes.gradients(Path(), configs[name], NOISE)
+    assert 0 < processes.relative_error(noisy, expected) <= 1e-4
+
+
+@pytest.mark.slow
+def test_ranks_have_equal_gradients_of_every_trained_parameter(
+    ranks: list[dict[str, Any]],
+) -> None:
+    (logged, gradients), (other_logged, other) = (rank['all'] for rank in ranks)
     assert logged.keys() == other_logged.keys()
-    assert gradients.keys() == other.keys()
-    assert all(torch.equal(gradients[name], other[name]) for name in gradients), (
-        'averaged over the ranks'
-    )
-    _, alone = processes.gradients(tmp_path, config)
-    for name, value in alone.items():
-        torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-6)
+    assert tiny.differing(gradients, other) == []
 
 
 def test_taps_before_a_shared_relu_of_a_stock_network_train(tmp_path: Path) -> None:
