@@ -35,8 +35,8 @@ SUBJECTS: dict[str, Callable[[torch.device, int, bool], list[Result]]] = dict(
     mutual=measure_mutual,
     detection=measure_detection,
 )
-#: Seconds on 2 x86-64 cores with 7 repeats, for the first estimate of the time left.
-USUAL_SECONDS = dict(angle=10.0, steps=60.0, ie_kd=20.0, mutual=60.0, detection=150.0)
+#: About the seconds on 2 x86-64 cores with 7 repeats, for the first estimate of the time left.
+USUAL_SECONDS = dict(angle=15.0, steps=60.0, ie_kd=30.0, mutual=90.0, detection=130.0)
 
 
 def parse_args() -> argparse.Namespace:
@@ -141,11 +141,11 @@ class BenchmarkProgress:
         expected = list(self._expected.values())
         ended = self._began[-1] - self._began[0]
         pace = ended / sum(expected[: position - 1]) if position > 1 else 1.0
-        left = max(0.0, pace * sum(expected[position - 1 :]) - (now - self._began[-1]))
+        left = pace * sum(expected[position - 1 :]) - (now - self._began[-1])
         return (
             f'benchmark: {self._subjects[position - 1]}, subject {position} of {len(expected)}, '
             f'round {number} of {rounds}, after {duration(now - self._began[0])}, '
-            f'about {duration(left)} left'
+            + (f'about {duration(left)} left' if left > 0 else 'longer than usual')
         )
 
 

@@ -1,7 +1,7 @@
 """A record of what a run began with, saved in its checkpoints and compared when the run resumes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class RunRecord(nn.Module):
     Args:
         settings: Config keys with values that JSON can hold, such as hashes of teachers' files.
         fix: The remedy for a difference, as whole sentences.
+        may_differ: Names of keys, at any depth, that are saved but not compared.
 
     Raises:
         ConfigError: When a checkpoint with other settings is loaded. The error names the first key
@@ -39,9 +40,12 @@ class RunRecord(nn.Module):
 
     began: Tensor
 
-    def __init__(self, settings: Mapping[str, Any], fix: str) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], fix: str, may_differ: Collection[str] = ()
+    ) -> None:
         super().__init__()
         self.fix = fix
+        self.may_differ = frozenset(may_differ)
         text = json.dumps(dict(settings))
         self.register_buffer('began', torch.tensor(list(text.encode()), dtype=torch.uint8))
         self.register_load_state_dict_pre_hook(_require_same)  # type: ignore[no-untyped-call]
@@ -87,7 +91,8 @@ def _require_same(module: 'RunRecord', state: dict[str, Any], prefix: str, *_: A
     settings = read_record(state, prefix.removesuffix('.'))
     if settings is None:  # a checkpoint of another kind of run
         return
-    difference = _first_difference('', settings, read_record({'began': module.began}, ''))
+    present = read_record({'began': module.began}, '')
+    difference = _first_difference('', settings, present, module.may_differ)
     if difference is not None:
         key, saved, found = difference
         if saved is _ABSENT:
@@ -101,19 +106,22 @@ def _require_same(module: 'RunRecord', state: dict[str, Any], prefix: str, *_: A
     state[f'{prefix}began'] = module.began.detach().clone()
 
 
-def _first_difference(key: str, saved: Any, found: Any) -> tuple[str, Any, Any] | None:
+def _first_difference(
+    key: str, saved: Any, found: Any, may_differ: Collection[str]
+) -> tuple[str, Any, Any] | None:
     """Return the first config key whose values differ, with both values."""
     if isinstance(saved, dict) and isinstance(found, dict):
         pairs = [
             (f'{key}.{name}'.lstrip('.'), saved.get(name, _ABSENT), found.get(name, _ABSENT))
             for name in {**saved, **found}
+            if name not in may_differ
         ]
     elif isinstance(saved, list) and isinstance(found, list) and len(saved) == len(found):
         pairs = [(f'{key}[{i}]', *pair) for i, pair in enumerate(zip(saved, found, strict=True))]
     else:
         same = saved == found or (saved != saved and found != found)  # NaN is not equal to itself
         return None if same else (key, saved, found)
-    differences = (_first_difference(*pair) for pair in pairs)
+    differences = (_first_difference(*pair, may_differ) for pair in pairs)
     return next((one for one in differences if one is not None), None)
 
 

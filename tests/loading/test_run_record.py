@@ -185,3 +185,12 @@ def test_half_precision_leaves_the_record_readable() -> None:
 def test_a_record_survives_a_file_read_without_code(tmp_path: Path) -> None:
     torch.save(Model(BEGAN).state_dict(), tmp_path / 'a.pth')
     Model(BEGAN).load_state_dict(torch.load(tmp_path / 'a.pth', weights_only=True))
+
+
+def test_record_ignores_a_key_that_may_differ() -> None:
+    saved = RunRecord({'teachers': [dict(name='a', sha256='1')]}, 'Fix.').state_dict()
+    renamed = RunRecord({'teachers': [dict(name='b', sha256='1')]}, 'Fix.', may_differ=['name'])
+    renamed.load_state_dict(saved)
+    other = RunRecord({'teachers': [dict(name='a', sha256='2')]}, 'Fix.', may_differ=['name'])
+    with raises_config_error('teachers[0].sha256', '2', '1'):
+        other.load_state_dict(saved)

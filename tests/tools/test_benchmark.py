@@ -73,9 +73,12 @@ def test_benchmark_progress_prints_subject_round_and_time_left_once_a_minute(
     progress.begin('steps')  # angle took 80 s, twice its usual time: steps may take 160 s
     clock = 130.0
     progress.round(3, 8)
+    clock = 250.0
+    progress.round(8, 8)
     assert lines == [
         'benchmark: angle, subject 1 of 2, round 6 of 8, after 60 s, about 60 s left',
         'benchmark: steps, subject 2 of 2, round 3 of 8, after 2 min, about 2 min left',
+        'benchmark: steps, subject 2 of 2, round 8 of 8, after 4 min, longer than usual',
     ]
 
 

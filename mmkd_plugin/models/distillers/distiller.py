@@ -98,6 +98,7 @@ class Distiller(BaseModel):
         self.record = RunRecord(
             {'teachers': [dict(name=one.name, sha256=one.sha256) for one in self.teachers]},
             'Put the files of the first run back, or start a new run from the exported student.',
+            may_differ=['name'],
         )
         self.register_buffer('teacher_scores', torch.full((len(self.teachers),), torch.nan))
 

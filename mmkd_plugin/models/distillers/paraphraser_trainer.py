@@ -75,6 +75,7 @@ class ParaphraserTrainer(BaseModel):
                 teacher=dict(name=frozen.name, sha256=frozen.sha256),
             ),
             'Put the value of the first run back, or start a new run.',
+            may_differ=['name'],
         )
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor') -> Any:
