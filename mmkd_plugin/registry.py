@@ -84,20 +84,24 @@ def class_of(config: Any, kind: type[T], key: str, default: str | None = None) -
     if config is None and default is not None:
         config = {}
     if not isinstance(config, Mapping) or not ('type' in config or default):
-        example = f"dict(type='{default or kind.__name__}', …)"
-        raise ConfigError(
-            key, 'must be a dict with a "type"', f'For example {example}.', found=config
-        )
+        names = [default] if default else _names(kind)[:1]
+        fix = ''.join(f"For example dict(type='{name}', …)." for name in names)
+        raise ConfigError(key, 'must be a dict with a "type"', fix, found=config)
     name = config.get('type', default)
     found = name if inspect.isclass(name) else _registered(str(name))
     if found is None:
-        classes = {n: one for n, one in MODELS.module_dict.items() if inspect.isclass(one)}
-        known = [n for n, one in classes.items() if issubclass(one, kind)]
-        fix = f'The nearest names are {nearest_names(str(name), known)}.'
+        fix = f'The nearest names are {nearest_names(str(name), _names(kind))}.'
         raise ConfigError(f'{key}.type', 'is not registered', fix, found=name)
     if not (inspect.isclass(found) and issubclass(found, kind)):
         raise ConfigError(f'{key}.type', f'must be a {kind.__name__}', found=name)
     return found
+
+
+def _names(kind: type[Any]) -> list[str]:
+    """Return the names of our registered subclasses of ``kind``, in order."""
+    MODELS.import_from_location()
+    classes = {name: one for name, one in MODELS.module_dict.items() if inspect.isclass(one)}
+    return sorted(name for name, one in classes.items() if issubclass(one, kind))
 
 
 def _registered(name: str) -> Any:

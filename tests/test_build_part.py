@@ -52,8 +52,8 @@ def test_type_of_another_project_is_found_by_its_prefix() -> None:
 @pytest.mark.parametrize(
     ('config', 'kind', 'key', 'found', 'fix'),
     [
-        (None, Method, 'part', None, "dict(type='Method', …)"),
-        ('Hint', Method, 'part', 'Hint', "dict(type='Method', …)"),
+        (None, Method, 'part', None, "dict(type='AMTMLKD', …)"),
+        ('Hint', Method, 'part', 'Hint', "dict(type='AMTMLKD', …)"),
         (dict(pairs=[]), Method, 'part', dict(pairs=[]), 'dict(type='),
         (dict(type='Hin'), Method, 'part.type', 'Hin', "'Hint'"),
         (dict(type=None), Method, 'part.type', None, 'nearest names'),

@@ -48,7 +48,8 @@ def require_comparable(
         raise ConfigError(
             key,
             f'must output the {expected.num_classes} classes of {other_key}',
-            'Add class_map=[…]: for each class of the student the index of the teacher’s class.',
+            'Add class_map=[…] to the teacher: for each class of the student the index of the '
+            'teacher’s class. Peers must have the same classes.',
             found=found.num_classes,
         )
 

@@ -142,8 +142,9 @@ def _pick(output: Any, tap: Tap) -> Tensor:
 
 def _several(outputs: Sequence[Any], name: str, tap: Tap) -> ConfigError:
     inner = '' if not outputs or isinstance(outputs[0], Tensor) else '[0]'
-    names = f"'{name}[0]{inner}' … '{name}[{len(outputs) - 1}]{inner}'"
-    problem = f'the tapped module returns {len(outputs)} tensors'
+    last = len(outputs) - 1
+    names = f"'{name}[0]{inner}' … '{name}[{last}]{inner}'" if last > 0 else f"'{name}[0]'"
+    problem = f'the tapped module returns {len(outputs)} tensor{"s" if last else ""}'
     return ConfigError('', problem, f'Choose one of {names}.', found=tap.text)
 
 

@@ -123,14 +123,14 @@ def scale_gradients(model: nn.Module, part: str, scale: float) -> None:
                 parameter.register_hook(lambda gradient: scale * gradient)
 
 
-def add_noise(model: nn.Module, noise: float) -> None:
+def add_noise(model: nn.Module, noise: float, seed: int = 1) -> None:
     """Add relative noise to all weights, now and when initialised, and to all gradients.
 
     It is larger than rounding errors, and the same in every run. A comparison of two runs proves
     something only if such noise stays as small as it is: no value may lie so near a kink (of ReLU,
     of the absolute value) that it changes sides.
     """
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator()
     initialise = model.init_weights
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -138,6 +138,7 @@ def add_noise(model: nn.Module, noise: float) -> None:
         return values * (1 + noise * torch.randn(values.shape, generator=generator))
 
     def add_to_weights() -> None:
+        generator.manual_seed(seed)  # the same noise, however often the weights are initialised
         for parameter in trained:
             parameter.data = noisy(parameter.data)
 
@@ -239,6 +240,7 @@ def train_peers(
     frozen: bool,
     optim: Mapping[str, Any] = MappingProxyType({}),
     change: Callable[[nn.Module], None] | None = None,
+    seed: int = 3,
 ) -> dict[str, Any]:
     """Train on global batches of 8 in a Runner, and validate at the end.
 
@@ -249,6 +251,7 @@ def train_peers(
         frozen: Whether BatchNorm uses its running statistics, or those of the global batch.
         optim: Changes to the optimizers.
         change: Changes the model before the run, for controls.
+        seed: Seed of the initial weights of methods and auxiliary modules.
 
     Returns:
         The class of the wrapper, the metrics, the last state, and the keys of the checkpoint.
@@ -259,7 +262,7 @@ def train_peers(
             found.update(metrics)
 
     found: dict[str, float] = {}
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     model = ROOT_MODELS.build(config)
     if frozen:
         freeze_statistics(model)

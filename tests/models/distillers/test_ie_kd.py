@@ -12,7 +12,6 @@ from helpers import processes
 from helpers.errors import ANY, raises_config_error
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS as ROOT_MODELS
-from torch import Tensor
 
 TAP = 'backbone.layer3'
 CHECKPOINT = 'methods.ie.pairs[0].checkpoint'
@@ -50,10 +49,6 @@ def methods(folder: Path, teacher: dict[str, Any]) -> dict[str, dict[str, Any]]:
     )
 
 
-def same(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(one.nan_to_num(), other.nan_to_num())  # scores are nan until measured
-
-
 def one_teacher(folder: Path) -> list[dict[str, Any]]:
     return tiny.teachers(folder, 1)
 
@@ -83,7 +78,7 @@ def test_run_of_all_methods_together_trains_and_resumes_to_the_bit(
     assert logged['train/ie_ft.explore_gradient'].current() > 0
     after = unbroken.model.state_dict()
     assert before.keys() == after.keys()
-    still = {name for name in before if same(before[name], after[name])}
+    still = {name for name in before if tiny.identical(before[name], after[name])}
     frozen = {
         name for name in before if '.trained.' in name or 'margin' in name or '_index' in name
     }
@@ -94,9 +89,7 @@ def test_run_of_all_methods_together_trains_and_resumes_to_the_bit(
     tiny.runner(config, tmp_path / 'two', iters=2).train()
     resumed = tiny.runner(config, tmp_path / 'two', iters=4, resume=True)
     resumed.train()
-    assert [
-        name for name, value in resumed.model.state_dict().items() if not same(value, after[name])
-    ] == []
+    assert tiny.differing(resumed.model.state_dict(), after) == []
 
 
 def test_frozen_paraphraser_in_training_stays_in_eval_and_the_teacher_stops_at_its_tap(

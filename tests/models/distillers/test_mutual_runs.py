@@ -21,16 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 DML = dict(dml=dict(type='SoftTarget', temperature=1.0))
 BOTH = {**DML, **tiny.inherit_explore()}
 OPTIMIZERS = ('a', 'b', 'auxiliary_a', 'auxiliary_b')
-VALIDATION = dict(
-    val_dataloader=dict(
-        batch_size=8,
-        num_workers=0,
-        dataset=dict(type='TinyImages', seed=1),
-        sampler=dict(type='DefaultSampler', shuffle=False),
-    ),
-    val_evaluator=dict(type='Accuracy', topk=(1,)),
-    val_cfg=dict(type='mmkd_plugin.PeerValLoop'),
-)
+
+VALIDATION = tiny.validation(val_cfg=dict(type='mmkd_plugin.PeerValLoop'))
 
 
 def run_of(
@@ -44,20 +36,13 @@ def run_of(
     return tiny.runner(config, folder, optim_wrapper=optim or tiny.peer_optimizers(), **settings)
 
 
-def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
-    assert one.keys() == other.keys()
-    return [
-        name for name in one if not torch.equal(one[name].nan_to_num(), other[name].nan_to_num())
-    ]
-
-
 @pytest.mark.parametrize('order', ['alternating', 'simultaneous'])
 def test_run_of_two_iterations_moves_all_that_learns(tmp_path: Path, order: str) -> None:
     run = run_of(tmp_path, model=dict(order=order))
     run.model.init_weights = lambda: None
     before = tiny.weights_of(run.model)
     run.train()
-    still = set(before) - set(differing(before, run.model.state_dict()))
+    still = set(before) - set(tiny.differing(before, run.model.state_dict()))
     assert still == {
         'record.began',
         *(
@@ -88,7 +73,7 @@ def test_run_that_resumes_ends_where_an_unbroken_one_does(tmp_path: Path, order:
     resumed = run_of(tmp_path / 'two', iters=4, resume=True, **settings)
     resumed.train()
     assert resumed.iter == 4
-    assert differing(unbroken.model.state_dict(), resumed.model.state_dict()) == []
+    assert tiny.differing(unbroken.model.state_dict(), resumed.model.state_dict()) == []
     for name, wrapper in unbroken.optim_wrapper.items():
         momenta = [
             [s['momentum_buffer'] for s in w.optimizer.state.values()]
@@ -194,7 +179,8 @@ def test_run_with_an_undivided_number_of_accumulated_steps_uses_the_last(tmp_pat
     run.train()
     last = run.model.network('a').head.state_dict()
     assert [
-        bool(differing(one, other)) for one, other in zip(before, [*before[1:], last], strict=True)
+        bool(tiny.differing(one, other))
+        for one, other in zip(before, [*before[1:], last], strict=True)
     ] == [
         False,
         True,
@@ -250,7 +236,7 @@ def test_run_in_mixed_precision_scales_and_resumes_each_optimizer(tmp_path: Path
     run_of(tmp_path / 'two', iters=2, optim=optim).train()
     resumed = run_of(tmp_path / 'two', iters=4, resume=True, optim=optim)
     resumed.train()
-    assert differing(unbroken.model.state_dict(), resumed.model.state_dict()) == []
+    assert tiny.differing(unbroken.model.state_dict(), resumed.model.state_dict()) == []
 
 
 def test_run_with_a_pretrained_peer_begins_with_its_weights(tmp_path: Path) -> None:
@@ -280,7 +266,7 @@ def test_run_with_all_weights_zero_trains_the_first_peer_as_alone_to_the_bit(
     methods = dict(dml=dict(type='SoftTarget', loss_weight=0.0))
     ours = run_of(tmp_path / 'ours', iters=5, model=dict(peers=peers, methods=methods))
     ours.train()
-    assert differing(plain.model.state_dict(), ours.model.network('a').state_dict()) == []
+    assert tiny.differing(plain.model.state_dict(), ours.model.network('a').state_dict()) == []
 
 
 @pytest.mark.parametrize('update_buffers', [False, True])
@@ -300,11 +286,11 @@ def test_run_with_averaged_weights_saves_exports_and_resumes(
     run.train()
     saved = state_of(tmp_path / 'iter_3.pth')
     assert saved.keys() == run.model.state_dict().keys()
-    assert differing(saved, run.model.state_dict()), 'the file has the average'
+    assert tiny.differing(saved, run.model.state_dict()), 'the file has the average'
     exported = torch.load(tmp_path / 'iter_3_b.pth', weights_only=True)['state_dict']
     prefix = 'peers.b.network.'
     own = {n.removeprefix(prefix): v for n, v in saved.items() if n.startswith(prefix)}
-    assert differing(exported, own) == []
+    assert tiny.differing(exported, own) == []
     options['train_cfg']['max_iters'] = 5
     run_of(tmp_path, iters=3, resume=True, **options).train()
 
@@ -339,9 +325,7 @@ def test_peer_val_loop_of_a_run_validates_every_peer_and_saves_the_best_mean(
 
 def test_plain_val_loop_of_a_run_validates_the_peer_that_predicts(tmp_path: Path) -> None:
     train_cfg = dict(by_epoch=False, max_iters=2, val_interval=2)
-    run_of(
-        tmp_path, model=dict(predict='b'), train_cfg=train_cfg, **{**VALIDATION, 'val_cfg': dict()}
-    ).train()
+    run_of(tmp_path, model=dict(predict='b'), train_cfg=train_cfg, **tiny.validation()).train()
     assert 'val/accuracy/top1' in MessageHub.get_current_instance().log_scalars
 
 
@@ -376,4 +360,4 @@ def test_run_of_unknown_models_with_taps_moves_all(tmp_path: Path) -> None:
     )
     before = tiny.weights_of(run.model)
     run.train()
-    assert set(differing(before, run.model.state_dict())) == set(before) - {'record.began'}
+    assert set(tiny.differing(before, run.model.state_dict())) == set(before) - {'record.began'}

@@ -23,16 +23,6 @@ from mmkd_plugin.models.distillers import ParaphraserTrainer
 TAP = 'backbone.layer2'
 NAN = float('nan')
 TEACHER = tiny.classifier(base_channels=6)  # 12 channels of 4x4 at the tap
-VALIDATION: dict[str, Any] = dict(
-    val_dataloader=dict(
-        batch_size=8,
-        num_workers=0,
-        dataset=dict(type='TinyImages', seed=1),
-        sampler=dict(type='DefaultSampler', shuffle=False),
-    ),
-    val_evaluator=dict(type='Accuracy', topk=(1,)),
-    val_cfg=dict(),
-)
 
 
 def config(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -130,7 +120,7 @@ def test_run_with_validation_logs_the_accuracy_under_reconstruction(tmp_path: Pa
         config(tmp_path),
         tmp_path / 'run',
         train_cfg=dict(by_epoch=False, max_iters=2, val_interval=1),
-        **VALIDATION,
+        **tiny.validation(),
     )
     teacher = tiny.weights_of(run.model.teacher.model)
     run.train()

@@ -17,23 +17,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 METHODS = dict(amtml=tiny.amtml(), kd=dict(type='SoftTarget'))
-VALIDATION = dict(
-    val_dataloader=dict(
-        batch_size=8,
-        num_workers=0,
-        dataset=dict(type='TinyImages', seed=1),
-        sampler=dict(type='DefaultSampler', shuffle=False),
-    ),
-    val_evaluator=dict(type='Accuracy', topk=(1,)),
-    val_cfg=dict(),
-)
-
-
-def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
-    assert one.keys() == other.keys()
-    return [
-        name for name in one if not torch.equal(one[name].nan_to_num(), other[name].nan_to_num())
-    ]
 
 
 def test_run_of_two_iterations_moves_all_that_learns(tmp_path: Path) -> None:
@@ -45,7 +28,8 @@ def test_run_of_two_iterations_moves_all_that_learns(tmp_path: Path) -> None:
     still = {'record.began', 'teacher_scores', 'methods.amtml.hints.group_mapping.order'}
     frozen = 'methods.amtml.mixture.weighting.frozen'
     still |= {f'{frozen}{name}' for name in ('', '_factors', '_direction')}
-    assert set(before) - set(differing(before, run.model.state_dict())) == still, 'all else moved'
+    moved = set(tiny.differing(before, run.model.state_dict()))
+    assert set(before) - moved == still, 'all else moved'
     logged = MessageHub.get_current_instance().log_scalars
     assert {
         'train/loss',
@@ -64,7 +48,7 @@ def test_run_that_resumes_ends_where_an_unbroken_one_does(tmp_path: Path) -> Non
     resumed = tiny.runner(config, tmp_path / 'two', iters=4, resume=True)
     resumed.train()
     assert resumed.iter == 4
-    assert differing(unbroken.model.state_dict(), resumed.model.state_dict()) == []
+    assert tiny.differing(unbroken.model.state_dict(), resumed.model.state_dict()) == []
 
 
 def test_run_that_resumes_with_another_teacher_file_is_refused(tmp_path: Path) -> None:
@@ -128,7 +112,7 @@ def test_run_with_all_weights_zero_equals_plain_training_to_the_bit(tmp_path: Pa
         iters=5,
     )
     ours.train()
-    assert differing(plain.model.state_dict(), ours.model.student.state_dict()) == []
+    assert tiny.differing(plain.model.state_dict(), ours.model.student.state_dict()) == []
     assert not ours.model.teachers
 
 
@@ -147,7 +131,7 @@ def test_run_with_validation_logs_the_accuracy_of_the_student(tmp_path: Path) ->
         tiny.distiller_config(tmp_path),
         tmp_path / 'run',
         train_cfg=dict(by_epoch=False, max_iters=2, val_interval=1),
-        **VALIDATION,
+        **tiny.validation(),
     )
     run.train()
     score = MessageHub.get_current_instance().get_scalar('val/accuracy/top1').current()
@@ -226,17 +210,17 @@ def test_run_with_averaged_weights_saves_and_resumes_them(
     options: dict[str, Any] = dict(
         custom_hooks=[dict(type='EMAHook', momentum=0.3, update_buffers=update_buffers), watch],
         train_cfg=dict(by_epoch=False, max_iters=3, val_interval=3),
-        **VALIDATION,
+        **tiny.validation(),
     )
     run = tiny.runner(config, tmp_path / 'run', **options)
     teachers = [tiny.weights_of(teacher.model) for teacher in run.model.teachers]
     run.train()
     assert all(a is b for a, b in zip(watch.ema.teachers, run.model.teachers, strict=True))
     for before, teacher in zip(teachers, run.model.teachers, strict=True):
-        assert not differing(before, teacher.model.state_dict())
+        assert not tiny.differing(before, teacher.model.state_dict())
     saved = state_of(tmp_path / 'run' / 'iter_3.pth')
-    assert differing(saved, run.model.state_dict()), 'the file has the average'
-    assert not differing(saved, watch.ema.state_dict())
+    assert tiny.differing(saved, run.model.state_dict()), 'the file has the average'
+    assert not tiny.differing(saved, watch.ema.state_dict())
     options['train_cfg']['max_iters'] = 5
     tiny.runner(config, tmp_path / 'run', resume=True, **options).train()
 
