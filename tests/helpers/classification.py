@@ -1,5 +1,6 @@
 """The smallest real runs: ResNet-8 of 4 channels in MMPretrain's classifier, on 8x8 images."""
 
+import copy
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
@@ -87,7 +88,7 @@ def classifier(
             loss=dict(type='CrossEntropyLoss'),
             topk=(1,),
         ),
-        **extra,
+        **copy.deepcopy(extra),
     )
 
 
@@ -205,6 +206,11 @@ class _ResumableRunner(Runner):
             return super().load_checkpoint(*args, **kwargs)
 
 
+def _copied(model: Any) -> Any:
+    """Return a copy of a config: frameworks write into what they build from."""
+    return copy.deepcopy(model) if isinstance(model, Mapping) else model
+
+
 def runner(
     model: Any, folder: Path, iters: int = 2, batch: int = 8, dataset: Any = None, **changes: Any
 ) -> Runner:
@@ -232,7 +238,7 @@ def runner(
         log_level='WARNING',
         randomness=dict(seed=3),
     )
-    return _ResumableRunner(model, str(folder), **{**settings, **changes})
+    return _ResumableRunner(_copied(model), str(folder), **{**settings, **changes})
 
 
 def validation(batch: int = 8, **changes: Any) -> dict[str, Any]:
