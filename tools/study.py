@@ -9,13 +9,12 @@ alone. The same command continues an interrupted study. docs/studies.md shows ho
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before numpy and torch: a run has one core
 
-from experiments.pool import default_jobs
+from experiments.pool import default_jobs, sigterm_exits
 from experiments.study.load import find_study, load_study, study_files
 from experiments.study.report import write_report
 from experiments.study.run import StudyRunner
@@ -79,12 +78,12 @@ def report(args: argparse.Namespace) -> int:
 
 def main() -> None:
     """Run or report. A signal that ends the command ends its trainings first."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = parse_args()
     # At INFO it logs every environment variable in a config.
     MMLogger.get_current_instance().setLevel('WARNING')
     try:
-        sys.exit(report(args) if args.command == 'report' else run(args))
+        with sigterm_exits():
+            sys.exit(report(args) if args.command == 'report' else run(args))
     except ConfigError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import BrokenBarrierError
 
 import pytest
-from experiments.pool import Task, run_forked
+from experiments.pool import Task, run_forked, sigterm_exits
 
 FORK = multiprocessing.get_context('fork')
 
@@ -158,3 +158,11 @@ def test_run_forked_left_early_ends_the_running_tasks(
     assert len(children()) == 1
     outcomes.close()
     assert children() == set()
+
+
+def test_sigterm_handler_of_before_is_restored() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, sigterm_exits():
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -6,7 +6,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
@@ -47,6 +48,20 @@ class Outcome:
     seconds: float
     result: Any = None
     failure: str | None = None
+
+
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """Exit by an exception on SIGTERM in the body, so that trainings are ended first.
+
+    The handler of before is restored: a process that is forked later with a handler of Python can
+    miss the signal by which ``multiprocessing.Pool`` ends it.
+    """
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def default_jobs() -> int:

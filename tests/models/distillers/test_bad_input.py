@@ -99,7 +99,7 @@ def test_teacher_with_a_pickle_that_would_run_code_is_refused(tmp_path: Path) ->
             'teachers[0] (t0) (ImageClassifier)',
             "'backbone.layer1'",
         ),
-        (hint(student='backbone[1]'), 'student', 'backbone[1]', '1 tensors', "'backbone[0]'"),
+        (hint(student='backbone[1]'), 'student', 'backbone[1]', '1 tensor', "'backbone[0]'"),
         (
             hint(student='backbone.layer3.0.conv1.x'),
             'methods.h',

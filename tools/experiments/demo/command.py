@@ -1,8 +1,6 @@
 """The command line of a demo: its options, its first and last lines, and its exit code."""
 
 import argparse
-import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +11,7 @@ from rich.table import Table
 
 from experiments.demo.plan import Demo
 from experiments.demo.run import run_demo
-from experiments.pool import default_jobs
+from experiments.pool import default_jobs, sigterm_exits
 from experiments.progress import duration
 from mmkd_plugin.engine.stages import Stage, work_root
 
@@ -31,7 +29,13 @@ def demo_command(
     Returns:
         The exit code.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with sigterm_exits():
+        return _run(demo, description, report)
+
+
+def _run(
+    demo: Demo, description: str | None, report: Callable[[Console, Mapping[str, Stage]], None]
+) -> int:
     args = _parse_args(demo, description)
     # At INFO it logs every environment variable in a config.
     MMLogger.get_current_instance().setLevel('WARNING')
