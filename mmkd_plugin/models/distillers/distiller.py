@@ -114,9 +114,8 @@ class Distiller(BaseModel):
                 'Use methods on taps alone, or a weight as small as you like.',
                 found=self.task_weight,
             )
-        preprocessors = [teacher.data_preprocessor for teacher in self.teachers]
-        shared = share_inputs(self.data_preprocessor, preprocessors)
-        self.data_preprocessor, self._input_of = shared
+        others = [teacher.data_preprocessor for teacher in self.teachers]
+        self.data_preprocessor, self._input_of = share_inputs(self.data_preprocessor, others)
 
     def forward(
         self,
