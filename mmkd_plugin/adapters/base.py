@@ -1,10 +1,11 @@
 """How a framework's model is run and read; this adapter serves models that no other one knows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from mmkd_plugin.adapters.layout import Layout
 from mmkd_plugin.outputs import ClassScores
 
 
@@ -28,7 +29,15 @@ class Adapter:
     #: Whether predictions of several such models can be averaged.
     can_average: bool = False
 
-    def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
+    def run(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        scores: bool,
+        rois: Sequence[Tensor] = (),
+        paths: Collection[str] = (),
+        data_samples: Any = None,
+    ) -> None:
         """Run a model for its taps, without labels, at least cost.
 
         Args:
@@ -36,8 +45,27 @@ class Adapter:
             inputs: A preprocessed batch, (N, C, H, W).
             scores: Whether the class scores are needed as well.
             rois: Regions that the student's RoI head classified, by stage.
+            paths: Paths of the tapped modules, all of which must run.
+            data_samples: The framework's, without their annotations; None if there are none.
         """
-        model(inputs, None, mode='tensor')  # by position: frameworks name the samples differently
+        model(inputs, data_samples, mode='tensor')  # by position: frameworks name them differently
+
+    def blank_samples(self, inputs: Tensor) -> Any:
+        """Return data samples of blank images without annotations; None if a model needs none."""
+        return None
+
+    def known_layout(
+        self, model: nn.Module, tap: str, shape: Sequence[int], size: Sequence[int]
+    ) -> Layout | None:
+        """Return the layout of a tap of a network that accepts one size alone; None if unknown.
+
+        Args:
+            model: The network.
+            tap: The tap.
+            shape: Shape of the tapped tensor.
+            size: (height, width) of the input.
+        """
+        return None
 
     def class_scores(
         self,
@@ -55,16 +83,6 @@ class Adapter:
             data_samples: The framework's; they know the padding of each image.
         """
         return None
-
-    def features(
-        self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any
-    ) -> Mapping[str, Tensor]:
-        """Bring recorded tensors into the form that methods compare, such as maps for tokens."""
-        return features
-
-    def to_module_output(self, output: Tensor, feature: Tensor) -> Tensor:
-        """Bring a feature back into the form of the ``output`` that it was made of."""
-        return feature
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
         """Return the labels of a batch: (N,) indices or (N, C) probabilities; None if unknown."""

@@ -1,7 +1,7 @@
 """MMPretrain's classifiers."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,15 @@ class ClassifierAdapter(Adapter):
         cls_head = sys.modules['mmpretrain.models.heads'].ClsHead  # any classifier imported it
         self.can_average = isinstance(head, cls_head) or (head is None and bool(tap))
 
-    def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
+    def run(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        scores: bool,
+        rois: Sequence[Tensor] = (),
+        paths: Collection[str] = (),
+        data_samples: Any = None,
+    ) -> None:
         model(inputs, mode='tensor')  # a run for taps alone stops at the deepest, maybe in the head
 
     def class_scores(
@@ -44,23 +52,6 @@ class ClassifierAdapter(Adapter):
     ) -> ClassScores | None:
         [logits] = next(iter(found.values()))
         return ClassScores.of_images(logits, self._activation)
-
-    def features(
-        self, model: nn.Module, features: Mapping[str, Tensor], inputs: Any
-    ) -> Mapping[str, Tensor]:
-        """Turn the tokens (N, L, C) of a vision transformer into the map (N, C, H, W)."""
-        backbone = getattr(model, 'backbone', None)
-        if not features or not hasattr(backbone, 'patch_embed'):
-            return features
-        extra = getattr(backbone, 'num_extra_tokens', 0)
-        return {tap: _as_map(value, extra, inputs.shape[2:]) for tap, value in features.items()}
-
-    def to_module_output(self, output: Tensor, feature: Tensor) -> Tensor:
-        """Turn a map back into tokens; class and other extra tokens of ``output`` stay."""
-        if output.ndim != 3 or feature.ndim != 4:
-            return feature
-        patches = feature.flatten(2).transpose(1, 2)
-        return torch.cat([output[:, : output.shape[1] - patches.shape[1]], patches], dim=1)
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
         if self.missing_labels(data_samples):
@@ -106,13 +97,3 @@ def _single_tensor(head: nn.Module, output: Any) -> list[Tensor]:
         )
     return [output]
 
-
-def _as_map(tokens: Tensor, extra: int, size: Sequence[int]) -> Tensor:
-    """Arrange patch tokens in rows and columns; the extra tokens come first and are left out."""
-    if tokens.ndim != 3:
-        return tokens
-    count = tokens.shape[1] - extra
-    height = round((count * size[0] / size[1]) ** 0.5)
-    if height < 1 or count % height:
-        return tokens
-    return tokens[:, extra:].transpose(1, 2).unflatten(2, (height, count // height))

@@ -1,6 +1,6 @@
 """MMDet's one-stage detectors: RetinaNet, FCOS, ATSS, GFL, YOLOX, SSD, RTMDet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,15 @@ class DenseDetectorAdapter(DetectorAdapter):
         self.score_taps = {'bbox_head': reader.read}
         self._activation = reader.activation
 
-    def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
+    def run(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        scores: bool,
+        rois: Sequence[Tensor] = (),
+        paths: Collection[str] = (),
+        data_samples: Any = None,
+    ) -> None:
         features = model.extract_feat(inputs)  # type: ignore[operator]
         if self.score_taps:
             model.bbox_head(features)  # type: ignore[operator]

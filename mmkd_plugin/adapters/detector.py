@@ -1,6 +1,6 @@
 """The common part of MMDet's detectors, and detectors whose class scores cannot be compared."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,15 @@ class DetectorAdapter(Adapter):
     def __init__(self, head: nn.Module | None = None) -> None:
         self.num_classes: int | None = getattr(head, 'num_classes', None)
 
-    def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
+    def run(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        scores: bool,
+        rois: Sequence[Tensor] = (),
+        paths: Collection[str] = (),
+        data_samples: Any = None,
+    ) -> None:
         model.extract_feat(inputs)  # type: ignore[operator]
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:

@@ -1,18 +1,20 @@
-"""Probes: what a dry run on one blank image shows of a network, before training."""
+"""Probes: what a dry run on blank images shows of a network, before training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from mmkd_plugin.adapters.dry_run import REFUSALS, blank_images, run_blank, unchanged
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
 
-#: Sides that some network accepts: small ones first, heads of a fixed size (VGG, Inception) last.
-_SIDES = (64, 224, 32, 299)
+Shape = tuple[int, int, int]
+#: Sides that some network accepts: small ones first, heads of a fixed size (VGG, Inception) later.
+_SIDES = (64, 224, 32, 299, 256, 384, 448, 512, 28)
+#: Sides of parts inside a network (windows, patches) are stated too; images are larger.
+_MOST_OWN_SIZES = 4
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,14 @@ class Probe:
 
     Args:
         key: The config key of the network, for messages.
-        output: Its outputs for one blank image.
+        output: Its outputs for blank images.
     """
 
     key: str
     output: NetworkOutput
 
     def feature(self, tap: str) -> Tensor:
-        """Return what ``tap`` recorded for the blank image."""
+        """Return what ``tap`` recorded for the blank images."""
         return self.output.feature(tap)
 
 
@@ -77,83 +79,142 @@ class TeacherProbe(Probe):
         return scale, shift
 
 
-def dry_run(network: TappedModel, shape: tuple[int, int, int]) -> NetworkOutput:
-    """Run a network once on zeros of ``shape`` (C, H, W), in eval mode and without gradients.
+def dry_run(network: TappedModel, shape: Shape, training: bool = False) -> NetworkOutput:
+    """Run a network once on blank images of ``shape`` (C, H, W), without gradients.
 
-    Modes, BatchNorm statistics and the random state stay as they were.
+    Modes, buffers and the random state stay as they were.
+
+    Args:
+        network: The network.
+        shape: (channels, height, width).
+        training: Whether it runs in training mode. Some networks return other tensors in it.
     """
-    model = network.model
-    modes = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device
-    model.eval()
-    try:
-        inputs = torch.zeros(1, *shape, device=device)
-        with (
-            torch.random.fork_rng(devices=[]),
-            torch.no_grad(),
-            network.recording(inputs) as recording,
-        ):
-            network.adapter.run(model, inputs, scores=True)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    inputs = blank_images(network.model, shape)
+    with unchanged(network.model, training), network.recording(inputs) as recording:
+        run_blank(network.model, network.adapter, shape, network.recorded_paths)
     return recording.output
 
 
-def probe_network(network: TappedModel, shape: tuple[int, int, int]) -> NetworkOutput:
+def probe_network(network: TappedModel, shape: Shape, training: bool = False) -> NetworkOutput:
     """Run a network on an input shape that another network accepts.
 
+    Args:
+        network: The network.
+        shape: (channels, height, width).
+        training: Whether it learns. A network that runs in eval mode alone, without labels, is
+            probed there; the first batch is checked against it.
+
     Raises:
-        ConfigError: If this network does not accept it.
+        ConfigError: If this network does not accept the shape.
     """
+    if training:
+        try:
+            return dry_run(network, shape, training=True)
+        except ConfigError:
+            raise
+        except REFUSALS:
+            pass
     try:
         return dry_run(network, shape)
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[0]
+    except ConfigError:
+        raise
+    except REFUSALS as error:
         raise ConfigError(
             network.key,
             f'the network does not run on the probe input (channels, height, width) = {shape}: '
-            f'{first}',
+            f'{_first_line(error)}',
             'Set probe_shape to an input that all networks accept.',
         ) from error
 
 
-def find_shape(network: TappedModel, stated: Sequence[int] | None) -> tuple[int, int, int]:
+def find_shape(network: TappedModel, stated: Sequence[int] | None) -> Shape:
     """Return an input shape (C, H, W) that a network accepts: ``stated``, or the first usual one.
 
     Raises:
         ConfigError: If the network accepts none of them.
     """
+    return find_shapes([network], stated)[network]
+
+
+def find_shapes(
+    networks: Sequence[TappedModel], stated: Sequence[int] | None
+) -> dict[TappedModel, Shape]:
+    """Return an input shape (C, H, W) for each network; height and width are those of all.
+
+    The sizes that the networks themselves state come first, then usual ones.
+
+    Args:
+        networks: All networks of a run.
+        stated: The config key ``probe_shape``: its size is the only one that is tried.
+
+    Raises:
+        ConfigError: If there is no size that all networks accept.
+    """
     if stated is not None:
         sides = stated if isinstance(stated, (list, tuple)) else ()
-        if len(sides) != 3 or not all(isinstance(side, int) and side > 0 for side in sides):
+        if len(sides) != 3 or not all(type(side) is int and side > 0 for side in sides):
             raise ConfigError('probe_shape', 'must be (channels, height, width)', found=stated)
-        candidates = [(sides[0], sides[1], sides[2])]
+        sizes, channels = [(sides[1], sides[2])], sides[0]
     else:
-        convolutions = (m for m in network.model.modules() if isinstance(m, nn.Conv2d))
-        first = next((module.in_channels for module in convolutions), 3)
-        # A stem that folds the image (YOLOX's Focus) has more channels than the image.
-        usual = (*_own_side(network.model), *_SIDES)
-        candidates = [(c, side, side) for c in dict.fromkeys((first, 3)) for side in usual]
-    bare = TappedModel(network.model, network.key)
-    failure: Any = None
-    for shape in candidates:
-        try:
-            dry_run(bare, shape)
-        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-            failure = error
+        own = [size for network in networks for size in _own_sizes(network.model)]
+        sizes, channels = list(dict.fromkeys([*own, *((side, side) for side in _SIDES)])), None
+    refused: dict[str, str] = {}
+    for size in sizes:
+        shapes: dict[TappedModel, Shape] = {}
+        for network in networks:
+            shape = _accepted(network, size, channels, refused)
+            if shape is None:
+                break
+            shapes[network] = shape
         else:
-            return shape
+            return shapes
+    reasons = '; '.join(f'{key}: {reason}' for key, reason in refused.items())
     raise ConfigError(
         'probe_shape',
-        f'{network.key} runs on none of the inputs that were tried: {failure}',
-        'Set it to the (channels, height, width) of an input that the network accepts.',
-        found=candidates,
+        f'no input size was accepted by all networks. The last refusals are {reasons}',
+        'Set it to the (channels, height, width) of an input that all networks accept.',
+        found=sizes if stated is None else stated,
     )
 
 
-def _own_side(model: nn.Module) -> tuple[int, ...]:
-    size = getattr(getattr(model, 'backbone', None), 'img_size', None)
-    if isinstance(size, (tuple, list)):
-        size = size[0]
-    return (size,) if isinstance(size, int) else ()
+def _accepted(
+    network: TappedModel, size: tuple[int, int], channels: int | None, refused: dict[str, str]
+) -> Shape | None:
+    """Return the shape that a network accepts of a size; note the reason if there is none."""
+    bare = TappedModel(network.model, network.key)
+    bare.adapter = network.adapter
+    convolutions = (m for m in network.model.modules() if isinstance(m, nn.Conv2d))
+    first = next((module.in_channels for module in convolutions), 3)
+    # A stem that folds the image (YOLOX's Focus) has more channels than the image.
+    candidates = (first, 3) if channels is None else (channels, first, 3)
+    for number in dict.fromkeys(candidates):
+        try:
+            dry_run(bare, (number, *size))
+        except REFUSALS as error:
+            reason = f'{_first_line(error)} (input {(number, *size)})'
+            if number == candidates[0]:
+                refused[network.key] = reason
+        else:
+            return number, *size
+    return None
+
+
+def _own_sizes(model: nn.Module) -> list[tuple[int, int]]:
+    """Return the input sizes (height, width) that the modules of a network state."""
+    found = []
+    for module in model.modules():
+        for name in ('img_size', 'input_size', 'init_input_size'):
+            size = getattr(module, name, None)
+            if isinstance(size, int) and not isinstance(size, bool):
+                size = (size, size)
+            if (
+                isinstance(size, (tuple, list))
+                and len(size) == 2
+                and all(isinstance(side, int) and side >= 28 for side in size)
+            ):
+                found.append((size[0], size[1]))
+    return list(dict.fromkeys(found))[:_MOST_OWN_SIZES]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
 """MMDet's two-stage detectors: Faster, Mask and Cascade R-CNN."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +48,15 @@ class RoIDetectorAdapter(DetectorAdapter):
             tap for stage in self._stages[1:] for tap in stage
         )  # a cascade ends where no region is left
 
-    def run(self, model: nn.Module, inputs: Any, scores: bool, rois: Sequence[Tensor] = ()) -> None:
+    def run(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        scores: bool,
+        rois: Sequence[Tensor] = (),
+        paths: Collection[str] = (),
+        data_samples: Any = None,
+    ) -> None:
         features = model.extract_feat(inputs)  # type: ignore[operator]
         if not scores or not self.score_taps:
             return

@@ -38,6 +38,8 @@ class Teacher(TappedModel):
         ConfigError: If the config or the checkpoint is wrong.
     """
 
+    marks_padding = False  # it is read from the student's scores
+
     def __init__(
         self,
         model: Any,
@@ -91,10 +93,10 @@ class Teacher(TappedModel):
         Args:
             inputs: The batch under the teacher's own preprocessing, (N, C, H, W).
             rois: Regions that the student's RoI head classified, by stage.
-            data_samples: Not needed: padding is read from the student's.
+            data_samples: The framework's; models that need image sizes read them there.
         """
         self._follow(inputs.device)
-        output = super().observe(inputs, rois)
+        output = super().observe(inputs, rois, data_samples)
         return output if self.class_map.indices is None else self.class_map(output)
 
     @torch.no_grad()

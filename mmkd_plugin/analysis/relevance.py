@@ -153,11 +153,9 @@ def passing_only(
     """
     if part is None:
         return nullcontext()
-    adapter, model = network.adapter, network.model
-
     def masked(output: Tensor) -> Tensor:
-        feature = adapter.features(model, {part.tap: output}, inputs)[part.tap]
-        mask = adapter.to_module_output(torch.zeros_like(output), part.mask(feature))
+        feature = network.as_maps({part.tap: output}, inputs)[part.tap]
+        mask = network.from_map(part.tap, part.mask(feature), torch.zeros_like(output))
         own = output.clone()  # the gradient of other readers of the map stays whole
         if own.requires_grad:
             own.register_hook(lambda gradient: gradient * mask)

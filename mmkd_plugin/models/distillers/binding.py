@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmkd_plugin.adapters.compat import require_comparable, require_same_task
-from mmkd_plugin.adapters.probe import TeacherProbe, find_shape, probe_network
+from mmkd_plugin.adapters.probe import Shape, TeacherProbe, find_shapes, probe_network
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError, config_key
@@ -54,8 +54,8 @@ def bind(
     for network in networks:
         _request(network, learners, requests, scores)
     if any(requests.values()):
-        shape = find_shape(first, probe_shape)
-        probes = {network: _probe(network, shape) for network in networks}
+        shapes = find_shapes(networks, probe_shape)
+        probes = {network: _probe(network, shapes[network]) for network in networks}
         if scores:
             for network in networks[1:]:
                 output, other = probes[network].output, probes[first].output
@@ -97,10 +97,10 @@ def _request(
     network.request([*own, *observed], scores, observed)
 
 
-def _probe(network: TappedModel, shape: tuple[int, int, int]) -> TeacherProbe:
+def _probe(network: TappedModel, shape: Shape) -> TeacherProbe:
     if isinstance(network, Teacher):
         return network.probe(shape)
-    return TeacherProbe(network.key, probe_network(network, shape), network.model)
+    return TeacherProbe(network.key, probe_network(network, shape, True), network.model)
 
 
 def _require_same_classes(learners: Sequence[Learner]) -> None:

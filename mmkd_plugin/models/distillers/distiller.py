@@ -147,7 +147,7 @@ class Distiller(BaseModel):
         with self.tapped.recording(inputs, data_samples) as recording:
             losses = task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
         student = recording.output
-        batch = {'inputs': inputs, 'teacher_inputs': teacher_inputs}
+        batch = dict(inputs=inputs, data_samples=data_samples, teacher_inputs=teacher_inputs)
         teachers = self.observe_teachers(batch, student.rois)
         labels = batch_labels(self.tapped.adapter, data_samples, self._requests)
         losses.update(method_losses(self.methods, student, teachers, labels))
@@ -159,12 +159,14 @@ class Distiller(BaseModel):
         """Run every teacher on a preprocessed batch, each under its own preprocessing.
 
         Args:
-            batch: ``dict(inputs=…, teacher_inputs=[…])``.
+            batch: ``dict(inputs=…, data_samples=…, teacher_inputs=[…])``.
             rois: Regions that the student's RoI head classified, by stage.
         """
+        samples = batch.get('data_samples')
+        inputs = [batch['inputs'] if n is None else batch['teacher_inputs'][n] for n in self._input_of]
         return [
-            teacher.observe(batch['inputs'] if n is None else batch['teacher_inputs'][n], rois)
-            for teacher, n in zip(self.teachers, self._input_of, strict=True)
+            teacher.observe(own, rois, samples)
+            for teacher, own in zip(self.teachers, inputs, strict=True)
         ]
 
     def set_teacher_scores(self, scores: Sequence[float], greater_is_better: bool = True) -> None:

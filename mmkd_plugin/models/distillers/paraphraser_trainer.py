@@ -101,9 +101,8 @@ class ParaphraserTrainer(BaseModel):
         )
 
     def _reconstruct(self, output: Tensor, inputs: Tensor) -> Tensor:
-        adapter, model = self.teacher.adapter, self.teacher.model
-        feature = adapter.features(model, {self.tap: output}, inputs)[self.tap]
-        return adapter.to_module_output(output, self.paraphraser(feature))
+        feature = self.teacher.as_maps({self.tap: output}, inputs)[self.tap]
+        return self.teacher.from_map(self.tap, self.paraphraser(feature), output)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any

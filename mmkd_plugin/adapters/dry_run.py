@@ -1,0 +1,68 @@
+"""Runs on blank images that change nothing: neither modes, nor buffers, nor random numbers."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmkd_plugin.adapters.base import Adapter
+
+#: BatchNorm of maps of one position needs two images in training mode.
+_IMAGES = 2
+#: Errors by which networks refuse an input. A framework's own error has any of these types.
+REFUSALS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, AttributeError, KeyError)
+
+
+def blank_images(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """Return two images of zeros, (2, C, H, W), on the device of a model."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device('cpu'))
+    return torch.zeros(_IMAGES, *shape, device=device)
+
+
+@contextmanager
+def unchanged(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Put a model in a mode while the body runs, without gradients; restore all it changes.
+
+    Modes, buffers such as BatchNorm statistics, and the random states of Python, NumPy and torch
+    are restored.
+
+    Args:
+        model: The network.
+        training: Whether it runs in training mode.
+    """
+    modes = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training else []
+    own_states = random.getstate(), np.random.get_state()
+    model.train(training)
+    try:
+        with torch.random.fork_rng(devices=_cuda_devices(model)), torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        random.setstate(own_states[0])
+        np.random.set_state(own_states[1])
+
+
+def run_blank(
+    model: nn.Module,
+    adapter: Adapter,
+    shape: tuple[int, int, int],
+    paths: frozenset[str] = frozenset(),
+    scores: bool = True,
+) -> None:
+    """Run a model on blank images of a shape (C, H, W); see :func:`unchanged`."""
+    inputs = blank_images(model, shape)
+    samples: Any = adapter.blank_samples(inputs)
+    adapter.run(model, inputs, scores=scores, paths=paths, data_samples=samples)
+
+
+def _cuda_devices(model: nn.Module) -> list[torch.device]:
+    return list({p.device for p in model.parameters() if p.device.type == 'cuda'})
