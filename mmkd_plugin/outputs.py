@@ -61,6 +61,12 @@ class ClassScores:
         """Return the same scores without gradient."""
         return replace(self, logits=self.logits.detach())
 
+    def confidence(self) -> Tensor:
+        """Return the largest probability of a class that is not the background, (N, A)."""
+        if self.activation == 'sigmoid':
+            return _upcast(self.logits.amax(dim=-1)).sigmoid()
+        return _upcast(self.logits).softmax(dim=-1)[..., : self.num_classes].amax(dim=-1)
+
     def with_classes(self, indices: Sequence[int]) -> 'ClassScores':
         """Return the scores of these classes, in this order; a background column stays."""
         columns = [*indices, self.num_classes] if self.background else list(indices)
@@ -195,7 +201,7 @@ def score_rows(
         stacked = torch.stack([_upcast(one.logits.detach()[:, 0]) for one in others], dim=1)
         return ScoreRows(_upcast(own.logits[:, 0]), stacked, own.activation)
     with torch.no_grad():
-        confidence = torch.stack([_confidence(one) for one in others]).amax(dim=0)
+        confidence = torch.stack([one.confidence() for one in others]).amax(dim=0)
         weights = location_weights(confidence, own.valid)
         images, locations = weights.nonzero(as_tuple=True)
     return ScoreRows(
@@ -212,13 +218,6 @@ def _scores(output: NetworkOutput) -> ClassScores:
     if output.scores is None:
         raise ValueError('class scores were not requested of this network')
     return output.scores
-
-
-def _confidence(scores: ClassScores) -> Tensor:
-    """Largest probability of a class that is not the background, (N, A)."""
-    if scores.activation == 'sigmoid':
-        return _upcast(scores.logits.amax(dim=-1)).sigmoid()
-    return _upcast(scores.logits).softmax(dim=-1)[..., : scores.num_classes].amax(dim=-1)
 
 
 def _on_common_levels(scores: Sequence[ClassScores]) -> list[ClassScores]:

@@ -96,4 +96,3 @@ def _single_tensor(head: nn.Module, output: Any) -> list[Tensor]:
             found=type(output).__name__,
         )
     return [output]
-

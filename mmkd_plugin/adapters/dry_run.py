@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from mmkd_plugin.adapters.base import Adapter
 
 #: BatchNorm of maps of one position needs two images in training mode.
-_IMAGES = 2
+IMAGES = 2
 #: Errors by which networks refuse an input. A framework's own error has any of these types.
-REFUSALS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, AttributeError, KeyError)
+REFUSALS = (
+    *(RuntimeError, ValueError, AssertionError, IndexError, TypeError, AttributeError, KeyError),
+)
 
 
 def blank_images(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
     """Return two images of zeros, (2, C, H, W), on the device of a model."""
     device = next((parameter.device for parameter in model.parameters()), torch.device('cpu'))
-    return torch.zeros(_IMAGES, *shape, device=device)
+    return torch.zeros(IMAGES, *shape, device=device)
 
 
 @contextmanager
@@ -62,6 +64,11 @@ def run_blank(
     inputs = blank_images(model, shape)
     samples: Any = adapter.blank_samples(inputs)
     adapter.run(model, inputs, scores=scores, paths=paths, data_samples=samples)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _cuda_devices(model: nn.Module) -> list[torch.device]:

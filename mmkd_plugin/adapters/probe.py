@@ -1,11 +1,19 @@
 """Probes: what a dry run on blank images shows of a network, before training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters.dry_run import REFUSALS, blank_images, run_blank, unchanged
+from mmkd_plugin.adapters.dry_run import (
+    IMAGES,
+    REFUSALS,
+    blank_images,
+    first_line,
+    run_blank,
+    unchanged,
+)
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
@@ -24,10 +32,15 @@ class Probe:
     Args:
         key: The config key of the network, for messages.
         output: Its outputs for blank images.
+        size: (height, width) of these images; None if unknown.
     """
 
     key: str
     output: NetworkOutput
+    size: tuple[int, int] | None = field(default=None, kw_only=True)
+
+    #: Number of blank images, and so of the rows of a tensor with one row an image.
+    images: ClassVar[int] = IMAGES
 
     def feature(self, tap: str) -> Tensor:
         """Return what ``tap`` recorded for the blank images."""
@@ -107,24 +120,27 @@ def probe_network(network: TappedModel, shape: Shape, training: bool = False) ->
     Raises:
         ConfigError: If this network does not accept the shape.
     """
-    if training:
-        try:
-            return dry_run(network, shape, training=True)
-        except ConfigError:
-            raise
-        except REFUSALS:
-            pass
-    try:
-        return dry_run(network, shape)
-    except ConfigError:
-        raise
-    except REFUSALS as error:
+    output = _attempt(network, shape, training=True) if training else None
+    if output is None or isinstance(output, Exception):
+        output = _attempt(network, shape, training=False)
+    if isinstance(output, Exception):
         raise ConfigError(
             network.key,
             f'the network does not run on the probe input (channels, height, width) = {shape}: '
-            f'{_first_line(error)}',
+            f'{first_line(output)}',
             'Set probe_shape to an input that all networks accept.',
-        ) from error
+        ) from output
+    network.probed = {tap: tuple(value.shape) for tap, value in output.features.items()}
+    return output
+
+
+def _attempt(network: TappedModel, shape: Shape, training: bool) -> NetworkOutput | Exception:
+    try:
+        return dry_run(network, shape, training)
+    except ConfigError:  # about a tap
+        raise
+    except REFUSALS as error:
+        return error
 
 
 def find_shape(network: TappedModel, stated: Sequence[int] | None) -> Shape:
@@ -191,7 +207,7 @@ def _accepted(
         try:
             dry_run(bare, (number, *size))
         except REFUSALS as error:
-            reason = f'{_first_line(error)} (input {(number, *size)})'
+            reason = f'{first_line(error)} (input {(number, *size)})'
             if number == candidates[0]:
                 refused[network.key] = reason
         else:
@@ -214,7 +230,3 @@ def _own_sizes(model: nn.Module) -> list[tuple[int, int]]:
             ):
                 found.append((size[0], size[1]))
     return list(dict.fromkeys(found))[:_MOST_OWN_SIZES]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -46,6 +46,8 @@ class TappedModel:
         self._recorded: Points = {}
         self._observed: Points = {}
         self._scores: Points = {}
+        #: Shapes of the tapped tensors in the probe, by tap.
+        self.probed: dict[str, tuple[int, ...]] = {}
         self._layouts: dict[str, Layout | None] = {}
 
     @property
@@ -244,4 +246,3 @@ class Recording:
 
 #: Marks recorded class scores, so that a method may tap the same module.
 _SCORES = 'scores of '
-

@@ -82,7 +82,9 @@ class Teacher(TappedModel):
             ConfigError: If the network does not accept the shape.
         """
         output = self.class_map(probe_network(self, shape))
-        return TeacherProbe(self.key, output, self.model, self.sha256, self.checkpoint)
+        return TeacherProbe(
+            self.key, output, self.model, self.sha256, self.checkpoint, size=shape[1:]
+        )
 
     @torch.no_grad()
     def observe(

@@ -153,6 +153,7 @@ def passing_only(
     """
     if part is None:
         return nullcontext()
+
     def masked(output: Tensor) -> Tensor:
         feature = network.as_maps({part.tap: output}, inputs)[part.tap]
         mask = network.from_map(part.tap, part.mask(feature), torch.zeros_like(output))

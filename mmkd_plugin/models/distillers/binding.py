@@ -8,6 +8,7 @@ from mmkd_plugin.adapters.probe import Shape, TeacherProbe, find_shapes, probe_n
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError, config_key
+from mmkd_plugin.models.distillers.effect import require_effect
 from mmkd_plugin.models.methods import Method, Requests
 
 
@@ -65,6 +66,8 @@ def bind(
             for name, method in learner.methods.items():
                 with config_key(f'methods.{name}'):
                     method.build(probes[learner.network], teachers)
+                    request = requests[learner.network][name]
+                    require_effect(method, request, probes[learner.network], teachers)
     return list(requests.values())
 
 
@@ -100,7 +103,8 @@ def _request(
 def _probe(network: TappedModel, shape: Shape) -> TeacherProbe:
     if isinstance(network, Teacher):
         return network.probe(shape)
-    return TeacherProbe(network.key, probe_network(network, shape, True), network.model)
+    output = probe_network(network, shape, training=True)
+    return TeacherProbe(network.key, output, network.model, size=shape[1:])
 
 
 def _require_same_classes(learners: Sequence[Learner]) -> None:

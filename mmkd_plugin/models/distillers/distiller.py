@@ -2,10 +2,9 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.base import Adapter
@@ -16,9 +15,15 @@ from mmkd_plugin.errors import ConfigError, no_nan, non_negative_number
 from mmkd_plugin.loading.build import build_network, student_config
 from mmkd_plugin.loading.run_record import RunRecord
 from mmkd_plugin.models.distillers.binding import Learner, bind
-from mmkd_plugin.models.distillers.first_batch import check_labels
+from mmkd_plugin.models.distillers.first_batch import (
+    check_labels,
+    check_locations,
+    check_outputs,
+    refusal_named,
+)
 from mmkd_plugin.models.distillers.method_set import MethodSet
 from mmkd_plugin.models.distillers.teacher_inputs import share_inputs
+from mmkd_plugin.models.distillers.transparent import TransparentModel
 from mmkd_plugin.models.methods.base import Requests
 from mmkd_plugin.models.methods.group_mapping import GroupMapping
 from mmkd_plugin.outputs import NetworkOutput
@@ -26,7 +31,7 @@ from mmkd_plugin.registry import MODELS
 
 
 @MODELS.register_module()
-class Distiller(BaseModel):
+class Distiller(TransparentModel):
     """Train a stock model as a student; predict, export and evaluate as that student.
 
     Losses are logged as ``task.<name>`` (the student's own) and ``<method>.<name>``. If all weights
@@ -101,6 +106,7 @@ class Distiller(BaseModel):
             may_differ=['name'],
         )
         self.register_buffer('teacher_scores', torch.full((len(self.teachers),), torch.nan))
+        self.require_no_clash()
 
     def _bind(self, probe_shape: Sequence[int] | None) -> None:
         learner = Learner(self.tapped, dict(self.methods.named()), self.teachers)
@@ -138,11 +144,12 @@ class Distiller(BaseModel):
         """
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
-        if not self._checked:  # what the first batch shows holds for all of them
+        first = not self._checked  # what the first batch shows holds for all of them
+        if first:
             check_labels(self.tapped, data_samples, self.task_weight, self._requests)
             require_names_of_data(self.teachers, classes_of_data())
-            self._checked = True
         if not self.methods:
+            self._checked = True
             return task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
         with self.tapped.recording(inputs, data_samples) as recording:
             losses = task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
@@ -150,7 +157,13 @@ class Distiller(BaseModel):
         batch = dict(inputs=inputs, data_samples=data_samples, teacher_inputs=teacher_inputs)
         teachers = self.observe_teachers(batch, student.rois)
         labels = batch_labels(self.tapped.adapter, data_samples, self._requests)
-        losses.update(method_losses(self.methods, student, teachers, labels))
+        distilled = method_losses(self.methods, student, teachers, labels)
+        if first:
+            outputs = {one.key: out for one, out in zip(self.teachers, teachers, strict=True)}
+            check_outputs(self.tapped, inputs, student, outputs, self._requests, distilled)
+            check_locations(dict(self.methods.named()), teachers, data_samples)
+            self._checked = torch.is_grad_enabled()  # gradients are checked as well
+        losses.update(distilled)
         return losses
 
     def observe_teachers(
@@ -163,11 +176,14 @@ class Distiller(BaseModel):
             rois: Regions that the student's RoI head classified, by stage.
         """
         samples = batch.get('data_samples')
-        inputs = [batch['inputs'] if n is None else batch['teacher_inputs'][n] for n in self._input_of]
-        return [
-            teacher.observe(own, rois, samples)
-            for teacher, own in zip(self.teachers, inputs, strict=True)
+        inputs = [
+            batch['inputs'] if n is None else batch['teacher_inputs'][n] for n in self._input_of
         ]
+        outputs = []
+        for teacher, own in zip(self.teachers, inputs, strict=True):
+            with refusal_named(teacher, own):
+                outputs.append(teacher.observe(own, rois, samples))
+        return outputs
 
     def set_teacher_scores(self, scores: Sequence[float], greater_is_better: bool = True) -> None:
         """Store the teachers' measured scores; methods that map teachers by quality get the order.
@@ -181,11 +197,6 @@ class Distiller(BaseModel):
         for module in self.methods.modules():
             if isinstance(module, GroupMapping):
                 module.set_order(order)
-
-    @property
-    def bbox_head(self) -> nn.Module:
-        """The student's: MMDet's ``YOLOXModeSwitchHook`` reads it."""
-        return cast(nn.Module, self.student.bbox_head)
 
 
 def task_losses(

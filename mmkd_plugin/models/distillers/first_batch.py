@@ -1,13 +1,21 @@
 """Checks of the first training batch: what it shows holds for all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
 
+from mmkd_plugin.adapters.dry_run import REFUSALS, first_line
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.models.distillers.gradient_check import require_gradient
 from mmkd_plugin.models.methods.base import Requests
+from mmkd_plugin.models.methods.location_weights import LocationWeights
+from mmkd_plugin.outputs import NetworkOutput
 
 #: Annotations in the samples of each task's data sets.
 _ANNOTATIONS = {'classification': ('gt_label', 'gt_score'), 'detection': ('gt_instances',)}
@@ -46,3 +54,120 @@ def check_labels(
             raise ConfigError(
                 f'methods.{name}', 'needs labels in the training data, and the first batch has none'
             )
+
+
+def check_outputs(
+    network: TappedModel,
+    inputs: Any,
+    student: NetworkOutput,
+    teachers: Mapping[str, NetworkOutput],
+    requests: Mapping[str, Requests],
+    losses: Mapping[str, Tensor],
+) -> None:
+    """Check the outputs and the losses of a batch before the optimizer uses them.
+
+    Args:
+        network: The network that learns.
+        inputs: The preprocessed batch, (N, C, H, W).
+        student: Its outputs.
+        teachers: The outputs of its teachers, by their config key.
+        requests: The requests of its methods, by name.
+        losses: The losses and metrics of the methods, as ``<method>.<name>``.
+
+    Raises:
+        ConfigError: If class scores do not belong to the images of the batch, if a tap returns
+            another form than in the probe, or if a method cannot train the network.
+    """
+    images = len(inputs) if isinstance(inputs, Tensor) else None
+    for key, output in {network.key: student, **teachers}.items():
+        _require_rows(key, output, images)
+    for tap, shape in network.probed.items():
+        if tap in student.features:
+            found = student.feature(tap).shape
+            if len(found) != len(shape) or tuple(found[1:2]) != shape[1:2]:
+                raise ConfigError(
+                    network.key,
+                    f'the tap {tap!r} returns {tuple(found)} in training, but {shape} in the probe',
+                    'Tap a module that returns the same tensor in both.',
+                    found=tap,
+                )
+    if torch.is_grad_enabled():
+        require_gradient(network, student, requests, losses)
+
+
+@contextmanager
+def refusal_named(network: TappedModel, inputs: Any) -> Iterator[None]:
+    """Name the network and its inputs in an error that its framework raises in the body."""
+    try:
+        yield
+    except (ConfigError, torch.OutOfMemoryError):
+        raise
+    except REFUSALS as error:
+        found = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise ConfigError(
+            network.key,
+            f'the network does not run on a batch of training: {first_line(error)}',
+            'Train on inputs that it accepts, or use another network.',
+            found=found,
+        ) from error
+
+
+def check_locations(
+    methods: Mapping[str, nn.Module], teachers: Sequence[NetworkOutput], data_samples: Any
+) -> None:
+    """Refuse soft targets of detectors none of which outputs a class at any location.
+
+    Args:
+        methods: The methods, by name.
+        teachers: The outputs of the teachers.
+        data_samples: The framework's.
+
+    Raises:
+        ConfigError: If the images have objects, and no location is above a method's ``background``.
+    """
+    scores = [one.scores for one in teachers if one.scores is not None]
+    if not scores or any(one.per_image for one in scores):
+        return
+    highest = max(float(one.confidence().max()) for one in scores)
+    for name, method in methods.items():
+        settings = [value for module in method.modules() for value in vars(module).values()]
+        for locations in settings:
+            if not isinstance(locations, LocationWeights) or highest >= locations.background:
+                continue
+            if locations.weighting == 'uniform':
+                continue
+            key = f'methods.{name}.locations.background'
+            problem = (
+                f'is {locations.background}, and no location of the first batch has such a '
+                'probability of a class in any teacher: nothing would be distilled'
+            )
+            if not _has_objects(data_samples):
+                print_log(f'{key} {problem}', logger='current', level=30)
+                continue
+            raise ConfigError(
+                key,
+                problem,
+                "Check the teachers' weights and classes, lower it, or set weighting='uniform'.",
+                found=round(highest, 6),
+            )
+
+
+def _has_objects(data_samples: Any) -> bool:
+    samples = data_samples if isinstance(data_samples, (list, tuple)) else ()
+    return any(len(getattr(sample, 'gt_instances', ())) > 0 for sample in samples)
+
+
+def _require_rows(key: str, output: NetworkOutput, images: int | None) -> None:
+    """Refuse class scores that have not one row for each image of the batch."""
+    scores = output.scores
+    if scores is None or images is None:
+        return
+    rows = scores.logits.shape[0]
+    outside = [one for one in scores.rois if len(one) and int(one[:, 0].max()) >= images]
+    if rows != images or outside:
+        raise ConfigError(
+            key,
+            f'the class scores must have one row for each of the {images} images of the batch',
+            'Use methods on taps alone, or register a score reader for the head.',
+            found=tuple(scores.logits.shape),
+        )

@@ -9,6 +9,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from mmkd_plugin.models.distillers.distiller import batch_labels, task_losses
+from mmkd_plugin.models.distillers.first_batch import check_locations, check_outputs
 from mmkd_plugin.models.distillers.peer import Peer, frozen_bn_statistics
 from mmkd_plugin.outputs import NetworkOutput
 
@@ -104,7 +105,14 @@ def _learn(
         labels = batch_labels(peer.tapped.adapter, step.data_samples, peer.requests)
         methods = step.parallel.get(peer.methods, peer.methods)
         with _context(step, peer.name, methods), frozen_bn_statistics(peer.auxiliary):
-            losses.update(methods(own, others, labels))
+            distilled = methods(own, others, labels)
+        if not peer.checked:  # what the first batch shows holds for all of them
+            teachers = {other.key: outputs[other] for other in step.others(peer)}
+            inputs = step.input_of(peer)
+            check_outputs(peer.tapped, inputs, own, teachers, peer.requests, distilled)
+            check_locations(dict(peer.methods.named()), others, step.data_samples)
+            peer.checked = True
+        losses.update(distilled)
     return _update(step, peer.name, losses)
 
 

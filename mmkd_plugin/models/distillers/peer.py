@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError, config_key
-from mmkd_plugin.loading.build import build_network, network_config
+from mmkd_plugin.loading.build import build_network, student_config
 from mmkd_plugin.loading.checkpoint import load_weights
 from mmkd_plugin.models.distillers.distiller import method_losses
 from mmkd_plugin.models.distillers.method_set import MethodSet
@@ -59,6 +59,7 @@ class Peer(nn.Module):
         self.auxiliary = AuxiliaryModules()
         self.tapped = TappedModel(network, key)
         self.requests: dict[str, Requests] = {}
+        self.checked = False  # by the first batch
 
     def finish(self, requests: dict[str, Requests]) -> None:
         """Take over what its methods requested, and the auxiliary modules that they built."""
@@ -159,7 +160,7 @@ def frozen_bn_statistics(*networks: nn.Module) -> Iterator[None]:
 def _network(entry: Mapping[str, Any], index: int, data_preprocessor: Any) -> tuple[str, nn.Module]:
     key = f'peers[{index}] ({entry["name"]})'
     options = entry.get('cfg_options')
-    config = network_config(entry['model'], f'{key}.model', options, data_preprocessor)
+    config = student_config(entry['model'], f'{key}.model', options, data_preprocessor)
     if entry.get('data_preprocessor') is not None:
         config.data_preprocessor = ConfigDict(entry['data_preprocessor'])
     network: Any = build_network(config, f'{key}.model')

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.model import BaseDataPreprocessor
-from torch import nn
+from torch import Tensor, nn
 
 from mmkd_plugin.errors import ConfigError
 
@@ -18,6 +18,10 @@ _NOT_OF_IMAGES = {
     'training', 'batch_augments', '_device', '_non_blocking', 'to_onehot', 'num_classes',
     'boxtype2tensor', 'pad_mask', 'mask_pad_value', 'pad_seg', 'seg_pad_value',
 }  # fmt: skip
+
+#: Attributes of hosts' preprocessors that decide the size of a padded batch. Networks that are
+#: compared must see the same area of the image, so the run's hold for all of them.
+_PADDING = ('pad_size_divisor', 'size_divisor', 'size')
 
 
 class TeacherInputs(BaseDataPreprocessor):
@@ -76,7 +80,7 @@ class TeacherInputs(BaseDataPreprocessor):
             if other['inputs'].shape != batch['inputs'].shape:
                 _require_same_mixture(batch, other)
             _require_same_sizes(batch, other)
-            teacher_inputs.append(other['inputs'])
+            teacher_inputs.append(in_area_of_run(other, batch))
         return {**batch, 'teacher_inputs': teacher_inputs}
 
 
@@ -96,6 +100,9 @@ def share_inputs(
     distinct: list[nn.Module] = []
     numbers: list[int | None] = []
     for one in preprocessors:
+        for name in _PADDING:
+            if hasattr(one, name) and hasattr(run, name):
+                setattr(one, name, getattr(run, name))
         if same_preprocessing(one, run):
             numbers.append(None)
             continue
@@ -125,6 +132,48 @@ def same_preprocessing(one: nn.Module, other: nn.Module) -> bool:
         values[0] == values[1]
         and buffers[0].keys() == buffers[1].keys()
         and all(torch.equal(buffers[0][name].cpu(), buffers[1][name].cpu()) for name in buffers[0])
+    )
+
+
+def in_area_of_run(other: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
+    """Return a network's images in the area of the run's: maps of both show the same places.
+
+    Hosts pad at the right and at the bottom. Padding that the run has not is cut off, padding that
+    it has is added. Images that a preprocessor resized stay as they are: both show the whole image.
+
+    Args:
+        other: The batch under the network's own preprocessing.
+        batch: The batch under the run's.
+
+    Raises:
+        ConfigError: If the images were resized and one of the batches is padded.
+    """
+    own, run = other['inputs'], batch['inputs']
+    if not isinstance(own, Tensor) or own.ndim != 4 or own.shape[2:] == run.shape[2:]:
+        return own
+    sizes = [getattr(one, 'img_shape', None) for one in batch.get('data_samples') or ()]
+    known = [size[:2] for size in sizes if size is not None] or [run.shape[2:]]
+    height, width = (max(sides) for sides in zip(*known, strict=True))
+    rest = [own[:, :, height:].flatten(2), own[:, :, :height, width:].flatten(2)]
+    values = torch.cat(rest, dim=2)
+    covers = own.shape[2] >= height and own.shape[3] >= width
+    constant = not values.numel() or bool((values == values[:1, :, :1]).all())
+    if covers and constant:
+        rows, columns = run.shape[2:]
+        kept = own[:, :, :rows, :columns]
+        padded = own.new_zeros(*own.shape[:2], rows, columns)
+        if values.numel():
+            padded += values[:1, :, :1, None]
+        padded[:, :, : kept.shape[2], : kept.shape[3]] = kept
+        return padded
+    if tuple(run.shape[2:]) == (height, width):
+        return own  # resized: the whole image in both
+    raise ConfigError(
+        'teachers',
+        f'images must show the same area as those of the run, {tuple(run.shape[2:])}, of which '
+        f'{(height, width)} is no padding',
+        _SAME_PADDING,
+        found=tuple(own.shape[2:]),
     )
 
 

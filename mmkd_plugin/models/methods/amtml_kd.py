@@ -122,12 +122,14 @@ class AMTMLKD(Method):
     def requests(self, num_teachers: int) -> Requests:
         parts = [part for part in (self.mixture, self.hints) if part is not None]
         requests = [part.requests(num_teachers) for part in parts]
+        hinted = () if self.hints is None else requests[-1].student
         return Requests(
             student=tuple(dict.fromkeys(tap for one in requests for tap in one.student)),
             teachers=requests[-1].teachers if requests else (),
             scores=any(one.scores for one in requests),
             labels=any(one.labels for one in requests),
             needs_labels=any(one.needs_labels for one in requests),
+            read_only=tuple(tap for one in requests for tap in one.read_only if tap not in hinted),
         )
 
     def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:

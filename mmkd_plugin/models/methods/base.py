@@ -21,6 +21,7 @@ class Requests:
         scores: Whether class scores of all networks are needed.
         labels: Whether the method uses labels where a batch has them.
         needs_labels: Whether a batch without labels is an error.
+        read_only: Taps of the student that need no gradient, such as the input of a weighting.
     """
 
     student: tuple[str, ...] = ()
@@ -28,6 +29,7 @@ class Requests:
     scores: bool = False
     labels: bool = False
     needs_labels: bool = False
+    read_only: tuple[str, ...] = ()
 
 
 class Method(nn.Module, ABC):
@@ -64,6 +66,11 @@ class Method(nn.Module, ABC):
         self._weight_names = tuple(weights)
         for name, value in weights.items():
             setattr(self, name, non_negative_number(name, value))
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weights of its losses, by name."""
+        return {name: getattr(self, name) for name in self._weight_names}
 
     @property
     def active(self) -> bool:

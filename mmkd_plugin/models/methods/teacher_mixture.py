@@ -119,6 +119,7 @@ class TeacherMixture(nn.Module):
             scores=True,
             labels=True,
             needs_labels=self._rule.needs_labels or by_label,
+            read_only=(self.embedding_tap,),
         )
 
     def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
