@@ -46,6 +46,7 @@ class TappedModel:
         self._recorded: Points = {}
         self._observed: Points = {}
         self._scores: Points = {}
+        self._boxes: Points = {}
         #: Shapes of the tapped tensors in the probe, by tap.
         self.probed: dict[str, tuple[int, ...]] = {}
         self._layouts: dict[str, Layout | None] = {}
@@ -72,7 +73,11 @@ class TappedModel:
         return {tap.text: tap for tap in parsed}
 
     def request(
-        self, taps: Sequence[str], scores: bool = False, observed: Sequence[str] | None = None
+        self,
+        taps: Sequence[str],
+        scores: bool = False,
+        observed: Sequence[str] | None = None,
+        boxes: bool = False,
     ) -> None:
         """Set what is recorded from now on.
 
@@ -80,10 +85,13 @@ class TappedModel:
             taps: Taps of :meth:`recording`.
             scores: Whether class scores are read.
             observed: Taps of :meth:`observe`; ``taps`` by default.
+            boxes: Whether the boxes at the locations of the class scores are read as well.
 
         Raises:
-            ConfigError: If a tap names no module, or the class scores of the model are unknown.
+            ConfigError: If a tap names no module, or if the class scores or boxes of the model are
+                unknown.
         """
+        scores = scores or boxes
         if scores and not self.adapter.score_taps:
             raise ConfigError(
                 self.key,
@@ -91,12 +99,23 @@ class TappedModel:
                 f'{self.adapter.no_scores}',
                 'Use methods on taps alone, or register a score reader for the head.',
             )
+        if boxes and not self.adapter.box_taps:
+            raise ConfigError(
+                self.key,
+                f'boxes of {type(self.model).__name__} cannot be compared: only one-stage '
+                'detectors output boxes at fixed locations',
+                'Use methods on class scores or taps.',
+            )
         self.needs_scores = scores
         self._recorded = self._points(taps)
         self._observed = self._points(taps if observed is None else observed)
         picks = self.adapter.score_taps if scores else {}
         self._scores = {
             _SCORES + tap: (Tap.parse(tap, self.key), pick) for tap, pick in picks.items()
+        }
+        self._boxes = {
+            _BOXES + tap: (Tap.parse(tap, self.key), pick)
+            for tap, pick in (self.adapter.box_taps if boxes else {}).items()
         }
 
     def observe(
@@ -199,7 +218,8 @@ class TappedModel:
     def _read(
         self, values: Mapping[str, list[Tensor]], inputs: Any, data_samples: Any
     ) -> NetworkOutput:
-        features = {name: found[0] for name, found in values.items() if name not in self._scores}
+        heads = self._scores.keys() | self._boxes.keys()
+        features = {name: found[0] for name, found in values.items() if name not in heads}
         if isinstance(inputs, Tensor) and inputs.ndim == 4:
             features = self.as_maps(features, inputs)
         if not self._scores:
@@ -208,13 +228,17 @@ class TappedModel:
             name.removeprefix(_SCORES): values[name] for name in self._scores if name in values
         }
         scores = self.adapter.class_scores(self.model, found, inputs, data_samples)
-        return NetworkOutput(scores, features)
+        if scores is None or not self._boxes:
+            return NetworkOutput(scores, features)
+        read = {name.removeprefix(_BOXES): values[name] for name in self._boxes}
+        return NetworkOutput(scores, features, self.adapter.box_outputs(self.model, read, scores))
 
     def _record(
         self, points: Points, stop_early: bool = False
     ) -> AbstractContextManager[dict[str, list[Tensor]]]:
         optional = self.adapter.optional_taps
-        return recorded(self.model, {**points, **self._scores}, self.key, optional, stop_early)
+        every = {**points, **self._scores, **self._boxes}
+        return recorded(self.model, every, self.key, optional, stop_early)
 
     def _measure(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> None:
         """Learn the layouts of tapped tensors by a run on wider blank images."""
@@ -246,3 +270,4 @@ class Recording:
 
 #: Marks recorded class scores, so that a method may tap the same module.
 _SCORES = 'scores of '
+_BOXES = 'boxes of '

@@ -15,7 +15,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters import DenseDetectorAdapter, TappedModel, Teacher, get_adapter
-from mmkd_plugin.adapters.dense_detector import _joint_logit
+from mmkd_plugin.adapters.dense_heads import _joint_logit
 from mmkd_plugin.outputs import ClassScores
 
 QUICK = [family for family in small.DENSE if family != 'ssd']
