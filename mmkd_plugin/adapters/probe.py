@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmkd_plugin.adapters.dry_run import (
     IMAGES,
     REFUSALS,
+    Shape,
     blank_images,
     first_line,
     run_blank,
@@ -18,7 +19,6 @@ from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
 
-Shape = tuple[int, int, int]
 #: Sides that some network accepts: small ones first, heads of a fixed size (VGG, Inception) later.
 _SIDES = (64, 224, 32, 299, 256, 384, 448, 512, 28)
 #: Sides of parts inside a network (windows, patches) are stated too; images are larger.

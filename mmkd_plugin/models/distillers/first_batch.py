@@ -1,7 +1,6 @@
 """Checks of the first training batch: what it shows holds for all of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters.dry_run import REFUSALS, first_line
+from mmkd_plugin.adapters.dry_run import first_line
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.distillers.gradient_check import require_gradient
@@ -95,21 +94,20 @@ def check_outputs(
         require_gradient(network, student, requests, losses)
 
 
-@contextmanager
-def refusal_named(network: TappedModel, inputs: Any) -> Iterator[None]:
-    """Name the network and its inputs in an error that its framework raises in the body."""
-    try:
-        yield
-    except (ConfigError, torch.OutOfMemoryError):
-        raise
-    except REFUSALS as error:
-        found = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise ConfigError(
-            network.key,
-            f'the network does not run on a batch of training: {first_line(error)}',
-            'Train on inputs that it accepts, or use another network.',
-            found=found,
-        ) from error
+def refusal(network: TappedModel, inputs: Any, error: Exception) -> Exception:
+    """Return the error of a network that does not run on a batch, with its key and its inputs.
+
+    Errors that name a key already, and those about memory, are returned as they are.
+    """
+    if isinstance(error, (ConfigError, torch.OutOfMemoryError)):
+        return error
+    found = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+    return ConfigError(
+        network.key,
+        f'the network does not run on a batch of training: {first_line(error)}',
+        'Train on inputs that it accepts, or use another network.',
+        found=found,
+    )
 
 
 def check_locations(
@@ -126,7 +124,7 @@ def check_locations(
         ConfigError: If the images have objects, and no location is above a method's ``background``.
     """
     scores = [one.scores for one in teachers if one.scores is not None]
-    if not scores or any(one.per_image for one in scores):
+    if not scores or any(one.per_image or not one.logits.numel() for one in scores):
         return
     highest = max(float(one.confidence().max()) for one in scores)
     for name, method in methods.items():
