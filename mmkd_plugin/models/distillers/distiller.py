@@ -17,6 +17,7 @@ from mmkd_plugin.loading.build import build_network, student_config
 from mmkd_plugin.loading.run_record import RunRecord
 from mmkd_plugin.models.distillers.binding import Learner, bind
 from mmkd_plugin.models.distillers.first_batch import (
+    check_effect,
     check_labels,
     check_locations,
     check_outputs,
@@ -168,7 +169,9 @@ class Distiller(TransparentModel):
         if first:
             outputs = {one.key: out for one, out in zip(self.teachers, teachers, strict=True)}
             check_outputs(self.tapped, inputs, student, outputs, self._requests, distilled)
-            check_locations(dict(self.methods.named()), teachers, data_samples)
+            methods = dict(self.methods.named())
+            check_effect(self.tapped, methods, self._requests, student, outputs)
+            check_locations(methods, teachers, data_samples)
             self._checked = torch.is_grad_enabled()  # gradients are checked as well
         losses.update(distilled)
         return losses
