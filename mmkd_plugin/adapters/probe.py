@@ -1,5 +1,6 @@
 """Probes: what a dry run on blank images shows of a network, before training."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -45,6 +46,16 @@ class Probe:
     def feature(self, tap: str) -> Tensor:
         """Return what ``tap`` recorded for the blank images."""
         return self.output.feature(tap)
+
+    def stride(self, tap: str) -> float | None:
+        """Return the height of the images over that of the map at ``tap``.
+
+        None if the images are unknown, or the tap returns no map of several rows.
+        """
+        feature = self.feature(tap)
+        if self.size is None or feature.ndim != 4 or feature.shape[2] < 2:
+            return None
+        return float(2 ** round(math.log2(self.size[0] / feature.shape[2])))
 
 
 @dataclass(frozen=True)
