@@ -10,7 +10,7 @@ from mmkd_plugin.adapters.layout import Layout, measure_layouts
 
 
 class _Network(Protocol):
-    """What is needed of a :class:`~mmkd_plugin.adapters.TappedModel`."""
+    """Needed parts of a :class:`~mmkd_plugin.adapters.TappedModel`."""
 
     model: nn.Module
     key: str

@@ -137,7 +137,7 @@ def same_preprocessing(one: nn.Module, other: nn.Module) -> bool:
 
 
 def in_area_of_run(other: Mapping[str, Any], batch: Mapping[str, Any], raw: Any) -> Tensor:
-    """Return a network's images in the area of the run's: maps of both show the same places.
+    """Return a network's images in the area of the run's: maps of both show the same area.
 
     Hosts pad at the right and at the bottom. Padding that the run has not is cut off, padding that
     it has is added. Images that a preprocessor resized stay as they are: both show the whole image.

@@ -11,7 +11,7 @@ from mmkd_plugin.errors import ConfigError
 #: The child that is seen in place of the wrapper.
 _INSIDE = 'student'
 
-#: What every model has, and hooks read of the wrapper.
+#: Every model has these, and hooks read those of the wrapper.
 _OF_ALL_MODELS = {'data_preprocessor', 'init_cfg', 'training'}
 
 
