@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmkd_plugin.adapters.base import Adapter
 
+Shape = tuple[int, int, int]
 #: BatchNorm of maps of one position needs two images in training mode.
 IMAGES = 2
 #: Errors by which networks refuse an input. A framework's own error has any of these types.
@@ -19,7 +20,7 @@ REFUSALS = (
 )
 
 
-def blank_images(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+def blank_images(model: nn.Module, shape: Shape) -> Tensor:
     """Return two images of zeros, (2, C, H, W), on the device of a model."""
     device = next((parameter.device for parameter in model.parameters()), torch.device('cpu'))
     return torch.zeros(IMAGES, *shape, device=device)
@@ -56,7 +57,7 @@ def unchanged(model: nn.Module, training: bool = False) -> Iterator[None]:
 def run_blank(
     model: nn.Module,
     adapter: Adapter,
-    shape: tuple[int, int, int],
+    shape: Shape,
     paths: frozenset[str] = frozenset(),
     scores: bool = True,
 ) -> None:

@@ -38,7 +38,7 @@ class Layout:
         """Return the map (N, C, H, W), or the tensor itself if it has no positions.
 
         Args:
-            tensor: What the tap recorded.
+            tensor: Recorded tensor of the tap.
             size: (height, width) of the network's input.
             tap: The tap, for messages.
             key: The config key of the network, for messages.
@@ -86,7 +86,7 @@ def grid_of(count: int, size: Sequence[int]) -> tuple[int, int] | None:
     if count < 1:
         return None
     ratio = size[0] / size[1]
-    # Of all ways to write the number as a product, the one nearest to the proportions.
+    # The product of two numbers that is nearest to the proportions.
     rows = min(
         (n for n in range(1, count + 1) if count % n == 0),
         key=lambda n: abs(math.log(n * n / count / ratio)),

@@ -1,5 +1,6 @@
 """Probes: what a dry run on blank images shows of a network, before training."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from mmkd_plugin.adapters.dry_run import (
     IMAGES,
     REFUSALS,
+    Shape,
     blank_images,
     first_line,
     run_blank,
@@ -18,7 +20,6 @@ from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
 
-Shape = tuple[int, int, int]
 #: Sides that some network accepts: small ones first, heads of a fixed size (VGG, Inception) later.
 _SIDES = (64, 224, 32, 299, 256, 384, 448, 512, 28)
 #: Sides of parts inside a network (windows, patches) are stated too; images are larger.
@@ -45,6 +46,16 @@ class Probe:
     def feature(self, tap: str) -> Tensor:
         """Return what ``tap`` recorded for the blank images."""
         return self.output.feature(tap)
+
+    def stride(self, tap: str) -> float | None:
+        """Return the height of the images over that of the map at ``tap``.
+
+        None if the images are unknown, or the tap returns no map of several rows.
+        """
+        feature = self.feature(tap)
+        if self.size is None or feature.ndim != 4 or feature.shape[2] < 2:
+            return None
+        return float(2 ** round(math.log2(self.size[0] / feature.shape[2])))
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,24 @@
 """A network that is run and read: students, teachers, peers and analysed networks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mmkd_plugin.adapters.base import Adapter
-from mmkd_plugin.adapters.dry_run import REFUSALS, run_blank, unchanged
-from mmkd_plugin.adapters.layout import Layout, measure_layouts
+from mmkd_plugin.adapters.dry_run import REFUSALS, Shape, run_blank, unchanged
+from mmkd_plugin.adapters.layout import Layout
 from mmkd_plugin.adapters.lookup import get_adapter
-from mmkd_plugin.adapters.tap_hooks import Points, hook, recorded
+from mmkd_plugin.adapters.maps import as_maps
 from mmkd_plugin.adapters.taps import Tap
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
+
+Pick = Callable[[nn.Module, Any], list[Tensor]]
+Points = Mapping[str, tuple[Tap, Pick]]
 
 
 class TappedModel:
@@ -45,11 +50,11 @@ class TappedModel:
         self.needs_scores = False
         self._recorded: Points = {}
         self._observed: Points = {}
-        self._scores: Points = {}
-        self._boxes: Points = {}
+        self._scores: dict[str, tuple[Tap, Pick]] = {}
         #: Shapes of the tapped tensors in the probe, by tap.
         self.probed: dict[str, tuple[int, ...]] = {}
-        self._layouts: dict[str, Layout | None] = {}
+        #: Measured layouts by tap; None where the layout is unknown.
+        self.layouts: dict[str, Layout | None] = {}
 
     @property
     def observed_taps(self) -> frozenset[str]:
@@ -109,14 +114,8 @@ class TappedModel:
         self.needs_scores = scores
         self._recorded = self._points(taps)
         self._observed = self._points(taps if observed is None else observed)
-        picks = self.adapter.score_taps if scores else {}
-        self._scores = {
-            _SCORES + tap: (Tap.parse(tap, self.key), pick) for tap, pick in picks.items()
-        }
-        self._boxes = {
-            _BOXES + tap: (Tap.parse(tap, self.key), pick)
-            for tap, pick in (self.adapter.box_taps if boxes else {}).items()
-        }
+        self._scores = self._heads(_SCORES, self.adapter.score_taps if scores else {})
+        self._scores |= self._heads(_BOXES, self.adapter.box_taps if boxes else {})
 
     def observe(
         self, inputs: Any, rois: Sequence[Tensor] = (), data_samples: Any = None
@@ -131,7 +130,9 @@ class TappedModel:
         if not self._observed and not self._scores:
             return NetworkOutput()
         paths = frozenset(tap.path for tap, _ in self._observed.values())
-        with self._record(self._observed, stop_early=not self.needs_scores) as values:
+        with self._hooked(
+            {**self._observed, **self._scores}, stop_early=not self.needs_scores
+        ) as values:
             self.adapter.run(self.model, inputs, self.needs_scores, rois, paths, data_samples)
         return self._read(values, inputs, data_samples if self.marks_padding else None)
 
@@ -151,65 +152,26 @@ class TappedModel:
                 changed in place afterwards.
         """
         recording = Recording()
-        with self._record(self._recorded) as values:
+        with self._hooked({**self._recorded, **self._scores}) as values:
             yield recording
         recording.output = self._read(values, inputs, data_samples)
 
-    @contextmanager
-    def replacing(self, tap: str, function: Callable[[Tensor], Tensor], key: str) -> Iterator[None]:
-        """Pass ``function(tensor)`` to the layers behind a tap while the model runs in the body.
+    def shapes_at(self, taps: Sequence[str], shape: Shape) -> dict[str, tuple[int, ...]] | None:
+        """Return the shapes of tapped tensors for blank images of a shape; None if refused.
 
-        A module that runs several times is changed in all its calls, unless the tap numbers one.
-
-        Raises:
-            ConfigError: If the tap names no module, returns no single tensor, or was not reached.
+        The network runs in eval mode, without gradients, and stays as it was.
         """
-        [parsed] = self.parse([tap], key).values()
-        calls, changed = 0, False
-
-        def replace(module: nn.Module, values: Any) -> Any:
-            nonlocal calls, changed
-            calls += 1
-            if parsed.call not in (None, calls - 1):
-                return None
-            changed = True
-            try:
-                [tensor] = parsed.pick(module, values)
-            except ConfigError as error:
-                raise error.inside(key) from None
-            return parsed.put(values, function(tensor))
-
-        handle = hook(self.model, parsed, replace)
+        points = self._points(taps)
+        paths = frozenset(tap.path for tap, _ in points.values())
         try:
-            yield
-        finally:
-            handle.remove()
-        if not changed:
-            raise parsed.not_reached(key, calls)
+            with unchanged(self.model), self._hooked(points, stop_early=True) as found:
+                run_blank(self.model, self.adapter, shape, paths)
+        except REFUSALS:
+            return None
+        return {tap: tuple(tensor.shape) for tap, [tensor] in found.items()}
 
-    def as_maps(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
-        """Bring recorded tensors into the form (N, C, H, W), where they have positions.
-
-        The layout of a tap is measured once. A tensor of unknown layout stays as it is.
-
-        Args:
-            tensors: Recorded tensors by tap.
-            inputs: The preprocessed batch, (N, C, H, W).
-        """
-        unknown = {tap: value for tap, value in tensors.items() if tap not in self._layouts}
-        if unknown:
-            self._measure(unknown, inputs)
-        size = inputs.shape[2:]
-        return {
-            tap: value if (layout := self._layouts[tap]) is None
-            else layout.to_map(value, size, tap, self.key)
-            for tap, value in tensors.items()
-        }  # fmt: skip
-
-    def from_map(self, tap: str, feature: Tensor, output: Tensor) -> Tensor:
-        """Bring a map back into the form of the ``output`` of a tap that it was made of."""
-        layout = self._layouts.get(tap)
-        return feature if layout is None else layout.from_map(feature, output)
+    def _heads(self, mark: str, picks: Mapping[str, Pick]) -> dict[str, tuple[Tap, Pick]]:
+        return {mark + tap: (Tap.parse(tap, self.key), pick) for tap, pick in picks.items()}
 
     def _points(self, taps: Sequence[str]) -> Points:
         parsed = self.parse(taps, self.key)
@@ -218,48 +180,70 @@ class TappedModel:
     def _read(
         self, values: Mapping[str, list[Tensor]], inputs: Any, data_samples: Any
     ) -> NetworkOutput:
-        heads = self._scores.keys() | self._boxes.keys()
-        features = {name: found[0] for name, found in values.items() if name not in heads}
-        if isinstance(inputs, Tensor) and inputs.ndim == 4:
-            features = self.as_maps(features, inputs)
+        features = {name: found[0] for name, found in values.items() if name not in self._scores}
+        if features and isinstance(inputs, Tensor) and inputs.ndim == 4:
+            features = as_maps(self, features, inputs)
         if not self._scores:
             return NetworkOutput(features=features)
-        found = {
-            name.removeprefix(_SCORES): values[name] for name in self._scores if name in values
-        }
-        scores = self.adapter.class_scores(self.model, found, inputs, data_samples)
-        if scores is None or not self._boxes:
-            return NetworkOutput(scores, features)
-        read = {name.removeprefix(_BOXES): values[name] for name in self._boxes}
-        return NetworkOutput(scores, features, self.adapter.box_outputs(self.model, read, scores))
+        scores, boxes = (
+            {name.removeprefix(mark): values[name] for name in values if name.startswith(mark)}
+            for mark in (_SCORES, _BOXES)
+        )
+        of_scores = self.adapter.class_scores(self.model, scores, inputs, data_samples)
+        if of_scores is None or not boxes:
+            return NetworkOutput(of_scores, features)
+        of_boxes = self.adapter.box_outputs(self.model, boxes, of_scores)
+        return NetworkOutput(of_scores, features, of_boxes)
 
-    def _record(
+    @contextmanager
+    def _hooked(
         self, points: Points, stop_early: bool = False
-    ) -> AbstractContextManager[dict[str, list[Tensor]]]:
-        optional = self.adapter.optional_taps
-        every = {**points, **self._scores, **self._boxes}
-        return recorded(self.model, every, self.key, optional, stop_early)
+    ) -> Iterator[dict[str, list[Tensor]]]:
+        """Yield a dict that hooks fill; remove the hooks and check what they recorded."""
+        values: dict[str, list[Tensor]] = {}
+        versions: dict[str, list[int]] = {}
+        calls = dict.fromkeys(points, 0)
 
-    def _measure(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> None:
-        """Learn the layouts of tapped tensors by a run on wider blank images."""
-        size = (inputs.shape[2], inputs.shape[3])
-        shapes = {tap: tuple(tensor.shape) for tap, tensor in tensors.items()}
-        points = self._points(list(tensors))
-        paths = frozenset(tap.path for tap, _ in points.values())
-
-        def run(other: tuple[int, int]) -> dict[str, tuple[int, ...]] | None:
-            shape = (inputs.shape[1], *other)
+        def record(name: str, tap: Tap, pick: Pick, module: nn.Module, found: Any) -> None:
+            calls[name] += 1
+            if tap.call is None and name in values:
+                raise ConfigError(
+                    self.key,
+                    'the tapped module runs several times in one forward',
+                    f'Number the call, as in {tap.numbered()!r}, or tap a module that runs once.',
+                    found=tap.text,
+                )
+            if tap.call not in (None, calls[name] - 1):
+                return
             try:
-                with unchanged(self.model), recorded(self.model, points, self.key) as found:
-                    run_blank(self.model, self.adapter, shape, paths)
-            except (*REFUSALS, ConfigError):
-                return None
-            return {tap: tuple(tensor.shape) for tap, [tensor] in found.items()}
+                values[name] = pick(module, found)
+            except ConfigError as error:
+                raise error.inside(self.key) from None
+            versions[name] = [tensor._version for tensor in values[name]]
+            if stop_early and len(values) == len(points):
+                raise _AllRecordedError
 
-        for tap, layout in measure_layouts(shapes, size, run).items():
-            if layout is None:
-                layout = self.adapter.known_layout(self.model, tap, shapes[tap], size)
-            self._layouts[tap] = layout
+        handles = [
+            hook(self.model, tap, partial(record, name, tap, pick))
+            for name, (tap, pick) in points.items()
+        ]
+        try:
+            yield values
+        except _AllRecordedError:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, (tap, _) in points.items():
+            if name not in values and tap.text not in self.adapter.optional_taps:
+                raise tap.not_reached(self.key, calls[name])
+            if [tensor._version for tensor in values.get(name, ())] != versions.get(name, []):
+                raise ConfigError(
+                    self.key,
+                    'a later layer changed the tapped tensor in place, often ReLU(inplace=True)',
+                    'Tap that later layer.',
+                    found=tap.text,
+                )
 
 
 class Recording:
@@ -268,6 +252,18 @@ class Recording:
     output: NetworkOutput
 
 
+def hook(model: nn.Module, tap: Tap, function: Callable[[nn.Module, Any], Any]) -> RemovableHandle:
+    """Call ``function(module, values)`` with what a tap names, whenever its module runs."""
+    module = model.get_submodule(tap.path)
+    if tap.input:
+        return module.register_forward_pre_hook(lambda module, args: function(module, args))
+    return module.register_forward_hook(lambda module, _, output: function(module, output))
+
+
 #: Marks recorded class scores, so that a method may tap the same module.
 _SCORES = 'scores of '
 _BOXES = 'boxes of '
+
+
+class _AllRecordedError(Exception):
+    """Leaves a forward whose remaining layers are not needed."""

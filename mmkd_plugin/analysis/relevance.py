@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmkd_plugin.adapters.maps import as_maps, from_map
+from mmkd_plugin.adapters.replaced import replaced
 from mmkd_plugin.analysis.network import LoadedNetwork
 from mmkd_plugin.analysis.parts import DistilledNetworks, Part
 from mmkd_plugin.errors import ConfigError, one_of
@@ -155,14 +157,14 @@ def passing_only(
         return nullcontext()
 
     def masked(output: Tensor) -> Tensor:
-        feature = network.as_maps({part.tap: output}, inputs)[part.tap]
-        mask = network.from_map(part.tap, part.mask(feature), torch.zeros_like(output))
+        feature = as_maps(network, {part.tap: output}, inputs)[part.tap]
+        mask = from_map(network, part.tap, part.mask(feature), torch.zeros_like(output))
         own = output.clone()  # the gradient of other readers of the map stays whole
         if own.requires_grad:
             own.register_hook(lambda gradient: gradient * mask)
         return own
 
-    return network.replacing(part.tap, masked, network.name)
+    return replaced(network.model, part.tap, masked, network.name)
 
 
 def _require_kept(found: Relevance) -> None:

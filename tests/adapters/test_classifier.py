@@ -116,27 +116,6 @@ def test_features_of_a_hierarchical_transformer_are_maps_too() -> None:
     assert torch.equal(output.feature('backbone.norm1'), output.feature('backbone[1]'))
 
 
-def test_features_tokens_of_another_number_stay_tokens() -> None:
-    model = tiny.network(small_vit())
-    features = get_adapter(model).features(
-        model, {'x': torch.zeros(2, 8, 8)}, torch.zeros(2, 3, 8, 12)
-    )
-    assert features['x'].shape == (2, 8, 8)
-
-
-def test_to_module_output_is_the_inverse_of_features() -> None:
-    model = tiny.network(small_vit())
-    adapter = get_adapter(model)
-    tokens = torch.randn(2, 1 + 4, 8)
-    feature = adapter.features(model, {'x': tokens}, torch.zeros(2, 3, 8, 8))['x']
-    assert feature.shape == (2, 8, 2, 2)
-    assert torch.equal(adapter.to_module_output(tokens, feature), tokens)
-    changed = adapter.to_module_output(tokens, 2 * feature)
-    assert torch.equal(changed[:, :1], tokens[:, :1]), 'the class token stays'
-    assert torch.equal(changed[:, 1:], 2 * tokens[:, 1:])
-    assert adapter.to_module_output(torch.zeros(2, 8, 2, 2), feature) is feature
-
-
 def test_labels_are_indices_or_mixed_probabilities_or_none() -> None:
     adapter = get_adapter(tiny.network(tiny.classifier()))
     samples = [DataSample().set_gt_label(label) for label in (2, 0)]

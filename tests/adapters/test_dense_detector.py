@@ -196,10 +196,13 @@ def test_observe_without_scores_stops_at_the_deepest_tap_even_in_the_head(tmp_pa
         )
     images = torch.randn(1, 3, 64, 64)
     teacher.request(['backbone.layer3'])
+    teacher.probe((3, 64, 64))
+    ran.clear()
     teacher.observe(images)
     assert ran == ['backbone.layer3']
-    ran.clear()
     teacher.request(['bbox_head[1][0]'])
+    teacher.probe((3, 64, 64))
+    ran.clear()
     assert teacher.observe(images).feature('bbox_head[1][0]').shape == (1, 36, 8, 8)
     assert ran == ['backbone.layer3', 'backbone.layer4', 'neck', 'bbox_head']
 

@@ -69,7 +69,7 @@ def test_layout_is_measured_once_and_changes_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not model.training
-    assert len(network._layouts) == 1
+    assert len(network.layouts) == 1
 
 
 class Wrapped(nn.Module):

@@ -28,11 +28,11 @@ def test_dry_run_shows_shapes_and_changes_nothing() -> None:
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     net = tapped(model, 'backbone.layer2', 'neck', 'head', scores=True)
     output = dry_run(net, (3, 16, 16))
-    assert output.scores.logits.shape == (1, 1, 4)
+    assert output.scores.logits.shape == (2, 1, 4)
     assert {tap: tuple(x.shape) for tap, x in output.features.items()} == {
-        'backbone.layer2': (1, 8, 8, 8),
-        'neck': (1, 16),
-        'head': (1, 4),
+        'backbone.layer2': (2, 8, 8, 8),
+        'neck': (2, 16),
+        'head': (2, 4),
     }
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert modes == [module.training for module in model.modules()]
@@ -60,7 +60,7 @@ def test_dry_run_failure_restores_the_modes() -> None:
 def test_probe_network_that_does_not_accept_the_shape_is_refused() -> None:
     model = tiny.network(tiny.classifier())
     found = probe_network(tapped(model, 'neck'), (3, 16, 16)).feature('neck').shape
-    assert found == (1, 16)
+    assert found == (2, 16)
     with raises_config_error('student', ANY, '(5, 16, 16)', fix='Set probe_shape'):
         probe_network(tapped(model), (5, 16, 16))
 
@@ -87,11 +87,11 @@ def test_find_shape_tries_usual_sizes_with_the_channels_of_the_network(side: int
 
 def test_find_shape_unusual_size_must_be_stated() -> None:
     net = tapped(Fixed(3, 20))
-    tried = [(3, side, side) for side in (64, 224, 32, 299)]
+    tried = [(side, side) for side in (64, 224, 32, 299, 256, 384, 448, 512, 28)]
     with raises_config_error('probe_shape', tried, 'student', fix='(channels, height, width)'):
         find_shape(net, None)
     assert find_shape(net, (3, 20, 20)) == (3, 20, 20)
-    with raises_config_error('probe_shape', [(3, 21, 21)], 'student'):
+    with raises_config_error('probe_shape', (3, 21, 21), 'student'):
         find_shape(net, (3, 21, 21))
 
 

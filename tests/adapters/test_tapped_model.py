@@ -11,6 +11,7 @@ from helpers.errors import ANY, raises_config_error
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters import TappedModel
+from mmkd_plugin.adapters.replaced import replaced
 from mmkd_plugin.outputs import NetworkOutput
 
 
@@ -360,12 +361,12 @@ class Sum(nn.Module):
         (lambda x: Two(x, x + 1), 'inner#0[1]', 2 * (1 + 10 * (1 + 1)) + 1),
     ],
 )
-def test_replacing_passes_another_tensor_to_the_layers_behind(
+def test_replaced_passes_another_tensor_to_the_layers_behind(
     inner: Callable[[Tensor], object], tap: str, expected: float
 ) -> None:
     net = Sum(inner)
     plain = net(torch.ones(1))
-    with TappedModel(net, 'net').replacing(tap, lambda feature: 10 * feature, 'tap'):
+    with replaced(net, tap, lambda feature: 10 * feature, 'tap'):
         assert net(torch.ones(1)).tolist() == [expected]
     assert torch.equal(net(torch.ones(1)), plain)
 
@@ -379,20 +380,18 @@ def test_replacing_passes_another_tensor_to_the_layers_behind(
         (('first',), 'deep', 'does not run'),
     ],
 )
-def test_replacing_wrong_tap_is_an_error_of_the_key(
+def test_replaced_wrong_tap_is_an_error_of_the_key(
     use: tuple[str, ...], tap: str, mentions: str
 ) -> None:
     net = Net(*use)
-    tapped = TappedModel(net, 'net')
-    with raises_config_error('tap', tap, mentions), tapped.replacing(tap, torch.zeros_like, 'tap'):
+    with raises_config_error('tap', tap, mentions), replaced(net, tap, torch.zeros_like, 'tap'):
         net(torch.ones(2, 3))
     assert not hooks(net)
 
 
-def test_replacing_any_exception_of_the_network_removes_the_hook() -> None:
+def test_replaced_any_exception_of_the_network_removes_the_hook() -> None:
     net = Net()
-    tapped = TappedModel(net, 'net')
-    replacing = tapped.replacing('first', torch.zeros_like, 'tap')
+    replacing = replaced(net, 'first', torch.zeros_like, 'tap')
     with pytest.raises(RuntimeError, match='shapes'), replacing:
         net(torch.ones(2, 5))
     assert not hooks(net)

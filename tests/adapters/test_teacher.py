@@ -58,6 +58,8 @@ def test_observe_without_scores_stops_at_the_deepest_tap(tmp_path: Path) -> None
             lambda *_, name=name: ran.append(name)
         )
     network.request(['backbone.layer1'])
+    network.probe((3, 8, 8))
+    ran.clear()
     output = network.observe(torch.randn(2, 3, 8, 8))
     assert (ran, output.scores) == (['backbone.layer1'], None)
     assert list(output.features) == ['backbone.layer1']
@@ -164,7 +166,7 @@ def test_probe_has_what_a_method_may_need_once(tmp_path: Path) -> None:
     probe = network.probe((3, 8, 8))
     assert (probe.key, probe.sha256, probe.frozen) == ('teachers[0] (a)', network.sha256, True)
     assert (probe.checkpoint, probe.model) == (network.checkpoint, network.model)
-    assert probe.feature('neck').shape == (1, 16)
+    assert probe.feature('neck').shape == (2, 16)
     assert probe.output.scores.num_classes == 2
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmkd_plugin.adapters.compat import require_comparable, require_same_task
-from mmkd_plugin.adapters.probe import Shape, TeacherProbe, find_shapes, probe_network
+from mmkd_plugin.adapters.dry_run import Shape
+from mmkd_plugin.adapters.probe import TeacherProbe, find_shapes, probe_network
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError, config_key
@@ -69,7 +70,8 @@ def bind(
                 with config_key(f'methods.{name}'):
                     method.build(probes[learner.network], teachers)
                     request = requests[learner.network][name]
-                    require_effect(method, request, probes[learner.network], teachers)
+                    if request.scores:  # maps have other sizes in training
+                        require_effect(method, request, probes[learner.network], teachers)
     return list(requests.values())
 
 

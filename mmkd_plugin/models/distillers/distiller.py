@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmkd_plugin.adapters.base import Adapter
 from mmkd_plugin.adapters.compat import classes_of_data, require_names_of_data
+from mmkd_plugin.adapters.dry_run import REFUSALS
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.teacher import Teacher, build_teachers
 from mmkd_plugin.errors import ConfigError, no_nan, non_negative_number
@@ -16,10 +17,11 @@ from mmkd_plugin.loading.build import build_network, student_config
 from mmkd_plugin.loading.run_record import RunRecord
 from mmkd_plugin.models.distillers.binding import Learner, bind
 from mmkd_plugin.models.distillers.first_batch import (
+    check_effect,
     check_labels,
     check_locations,
     check_outputs,
-    refusal_named,
+    refusal,
 )
 from mmkd_plugin.models.distillers.method_set import MethodSet
 from mmkd_plugin.models.distillers.teacher_inputs import share_inputs
@@ -108,6 +110,12 @@ class Distiller(TransparentModel):
         self.register_buffer('teacher_scores', torch.full((len(self.teachers),), torch.nan))
         self.require_no_clash()
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # hooks and constructors of the hosts read what the student has
+            return self.of_student(name)
+
     def _bind(self, probe_shape: Sequence[int] | None) -> None:
         learner = Learner(self.tapped, dict(self.methods.named()), self.teachers)
         [self._requests] = bind([learner], probe_shape)
@@ -161,7 +169,9 @@ class Distiller(TransparentModel):
         if first:
             outputs = {one.key: out for one, out in zip(self.teachers, teachers, strict=True)}
             check_outputs(self.tapped, inputs, student, outputs, self._requests, distilled)
-            check_locations(dict(self.methods.named()), teachers, data_samples)
+            methods = dict(self.methods.named())
+            check_effect(self.tapped, methods, self._requests, student, outputs)
+            check_locations(methods, teachers, data_samples)
             self._checked = torch.is_grad_enabled()  # gradients are checked as well
         losses.update(distilled)
         return losses
@@ -181,8 +191,10 @@ class Distiller(TransparentModel):
         ]
         outputs = []
         for teacher, own in zip(self.teachers, inputs, strict=True):
-            with refusal_named(teacher, own):
+            try:
                 outputs.append(teacher.observe(own, rois, samples))
+            except REFUSALS as error:
+                raise refusal(teacher, own, error) from error
         return outputs
 
     def set_teacher_scores(self, scores: Sequence[float], greater_is_better: bool = True) -> None:

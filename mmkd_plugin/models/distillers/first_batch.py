@@ -1,7 +1,6 @@
 """Checks of the first training batch: what it shows holds for all of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,11 +8,13 @@ from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters.dry_run import REFUSALS, first_line
+from mmkd_plugin.adapters.dry_run import first_line
+from mmkd_plugin.adapters.probe import Probe
 from mmkd_plugin.adapters.tapped_model import TappedModel
-from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.errors import ConfigError, config_key
+from mmkd_plugin.models.distillers.effect import require_effect
 from mmkd_plugin.models.distillers.gradient_check import require_gradient
-from mmkd_plugin.models.methods.base import Requests
+from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.location_weights import LocationWeights
 from mmkd_plugin.outputs import NetworkOutput
 
@@ -95,21 +96,52 @@ def check_outputs(
         require_gradient(network, student, requests, losses)
 
 
-@contextmanager
-def refusal_named(network: TappedModel, inputs: Any) -> Iterator[None]:
-    """Name the network and its inputs in an error that its framework raises in the body."""
-    try:
-        yield
-    except (ConfigError, torch.OutOfMemoryError):
-        raise
-    except REFUSALS as error:
-        found = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise ConfigError(
-            network.key,
-            f'the network does not run on a batch of training: {first_line(error)}',
-            'Train on inputs that it accepts, or use another network.',
-            found=found,
-        ) from error
+def check_effect(
+    network: TappedModel,
+    methods: Mapping[str, Method],
+    requests: Mapping[str, Requests],
+    student: NetworkOutput,
+    teachers: Mapping[str, NetworkOutput],
+) -> None:
+    """Check that methods on taps can train the network with maps of these sizes.
+
+    Args:
+        network: The network that learns.
+        methods: Its methods, by name.
+        requests: Their requests, by name.
+        student: Its outputs for the batch.
+        teachers: The outputs of its teachers, by their config key.
+
+    Raises:
+        ConfigError: If a loss is 0 for all outputs of these shapes.
+    """
+    own = Probe(network.key, _first_images(student))
+    others = [Probe(key, _first_images(output)) for key, output in teachers.items()]
+    for name, method in methods.items():
+        if not requests[name].scores:
+            with config_key(f'methods.{name}'):
+                require_effect(method, requests[name], own, others)
+
+
+def _first_images(output: NetworkOutput) -> NetworkOutput:
+    """Return the features of two images: their shapes are all that counts."""
+    return NetworkOutput(features={tap: one[:2] for tap, one in output.features.items()})
+
+
+def refusal(network: TappedModel, inputs: Any, error: Exception) -> Exception:
+    """Return the error of a network that does not run on a batch, with its key and its inputs.
+
+    Errors that name a key already, and those about memory, are returned as they are.
+    """
+    if isinstance(error, (ConfigError, torch.OutOfMemoryError)):
+        return error
+    found = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+    return ConfigError(
+        network.key,
+        f'the network does not run on a batch of training: {first_line(error)}',
+        'Train on inputs that it accepts, or use another network.',
+        found=found,
+    )
 
 
 def check_locations(
@@ -125,10 +157,10 @@ def check_locations(
     Raises:
         ConfigError: If the images have objects, and no location is above a method's ``background``.
     """
-    scores = [one.scores for one in teachers if one.scores is not None]
-    if not scores or any(one.per_image for one in scores):
+    found = [_confidence(one) for one in teachers]
+    if not found or any(one is None or not one.numel() for one in found):
         return
-    highest = max(float(one.confidence().max()) for one in scores)
+    highest = max(float(one.max()) for one in found if one is not None)
     for name, method in methods.items():
         settings = [value for module in method.modules() for value in vars(module).values()]
         for locations in settings:
@@ -150,6 +182,15 @@ def check_locations(
                 "Check the teachers' weights and classes, lower it, or set weighting='uniform'.",
                 found=round(highest, 6),
             )
+
+
+def _confidence(teacher: NetworkOutput) -> Tensor | None:
+    """Return the largest probability at each location that counts; None for whole images."""
+    scores = teacher.scores
+    if scores is None or scores.per_image:
+        return None
+    confidence = scores.confidence()
+    return confidence if scores.valid is None else confidence[scores.valid]
 
 
 def _has_objects(data_samples: Any) -> bool:

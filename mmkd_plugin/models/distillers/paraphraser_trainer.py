@@ -6,7 +6,9 @@ from typing import Any
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from mmkd_plugin.adapters.maps import as_maps, from_map
 from mmkd_plugin.adapters.probe import find_shape
+from mmkd_plugin.adapters.replaced import replaced
 from mmkd_plugin.adapters.teacher import Teacher, build_teacher
 from mmkd_plugin.errors import ConfigError, no_nan, one_of
 from mmkd_plugin.loading.run_record import RunRecord
@@ -87,8 +89,11 @@ class ParaphraserTrainer(BaseModel):
             mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
         """
         if mode == 'predict':
-            with self.teacher.replacing(
-                self.tap, lambda output: self._reconstruct(output, inputs), 'tap'
+            with replaced(
+                self.teacher.model,
+                self.tap,
+                lambda output: self._reconstruct(output, inputs),
+                'tap',
             ):
                 return self.teacher.predict_inputs(inputs, data_samples)
         feature = self.teacher.observe(inputs).feature(self.tap)
@@ -101,8 +106,8 @@ class ParaphraserTrainer(BaseModel):
         )
 
     def _reconstruct(self, output: Tensor, inputs: Tensor) -> Tensor:
-        feature = self.teacher.as_maps({self.tap: output}, inputs)[self.tap]
-        return self.teacher.from_map(self.tap, self.paraphraser(feature), output)
+        feature = as_maps(self.teacher, {self.tap: output}, inputs)[self.tap]
+        return from_map(self.teacher, self.tap, self.paraphraser(feature), output)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any

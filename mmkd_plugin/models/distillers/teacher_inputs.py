@@ -80,7 +80,7 @@ class TeacherInputs(BaseDataPreprocessor):
             if other['inputs'].shape != batch['inputs'].shape:
                 _require_same_mixture(batch, other)
             _require_same_sizes(batch, other)
-            teacher_inputs.append(in_area_of_run(other, batch))
+            teacher_inputs.append(in_area_of_run(other, batch, data))
         return {**batch, 'teacher_inputs': teacher_inputs}
 
 
@@ -99,7 +99,8 @@ def share_inputs(
     """
     distinct: list[nn.Module] = []
     numbers: list[int | None] = []
-    for one in preprocessors:
+    for own in preprocessors:
+        one = copy.deepcopy(own)  # the network is evaluated with its own padding
         for name in _PADDING:
             if hasattr(one, name) and hasattr(run, name):
                 setattr(one, name, getattr(run, name))
@@ -135,8 +136,8 @@ def same_preprocessing(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
-def in_area_of_run(other: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
-    """Return a network's images in the area of the run's: maps of both show the same places.
+def in_area_of_run(other: Mapping[str, Any], batch: Mapping[str, Any], raw: Any) -> Tensor:
+    """Return a network's images in the area of the run's: maps of both show the same area.
 
     Hosts pad at the right and at the bottom. Padding that the run has not is cut off, padding that
     it has is added. Images that a preprocessor resized stay as they are: both show the whole image.
@@ -144,6 +145,7 @@ def in_area_of_run(other: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor
     Args:
         other: The batch under the network's own preprocessing.
         batch: The batch under the run's.
+        raw: The raw batch of both.
 
     Raises:
         ConfigError: If the images were resized and one of the batches is padded.
@@ -151,9 +153,7 @@ def in_area_of_run(other: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor
     own, run = other['inputs'], batch['inputs']
     if not isinstance(own, Tensor) or own.ndim != 4 or own.shape[2:] == run.shape[2:]:
         return own
-    sizes = [getattr(one, 'img_shape', None) for one in batch.get('data_samples') or ()]
-    known = [size[:2] for size in sizes if size is not None] or [run.shape[2:]]
-    height, width = (max(sides) for sides in zip(*known, strict=True))
+    height, width = _largest_image(batch, raw) or run.shape[2:]
     rest = [own[:, :, height:].flatten(2), own[:, :, :height, width:].flatten(2)]
     values = torch.cat(rest, dim=2)
     covers = own.shape[2] >= height and own.shape[3] >= width
@@ -175,6 +175,16 @@ def in_area_of_run(other: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor
         _SAME_PADDING,
         found=tuple(own.shape[2:]),
     )
+
+
+def _largest_image(batch: Mapping[str, Any], raw: Any) -> tuple[int, int] | None:
+    """Return the largest (height, width) of the images without padding; None if unknown."""
+    shapes = [getattr(one, 'img_shape', None) for one in batch.get('data_samples') or ()]
+    sizes = [tuple(shape[:2]) for shape in shapes if shape is not None]
+    images = raw.get('inputs') if isinstance(raw, Mapping) else None
+    if not sizes and isinstance(images, (list, tuple, Tensor)):
+        sizes = [tuple(one.shape[-2:]) for one in images if isinstance(one, Tensor)]
+    return (max(h for h, _ in sizes), max(w for _, w in sizes)) if sizes else None
 
 
 _SAME_PADDING = 'Give the teacher a data_preprocessor with the padding of the student.'

@@ -11,15 +11,15 @@ from mmkd_plugin.errors import ConfigError
 #: The child that is seen in place of the wrapper.
 _INSIDE = 'student'
 
-#: What every model has, and hooks read of the wrapper.
+#: Every model has these, and hooks read those of the wrapper.
 _OF_ALL_MODELS = {'data_preprocessor', 'init_cfg', 'training'}
 
 
 class TransparentModel(BaseModel):
     """A model around a ``student``, for code that was written for the student alone.
 
-    - An attribute that the wrapper has not is read from the student: ``backbone``, ``bbox_head``,
-      ``get_layer_depth``, ``set_epoch``.
+    - A subclass reads an attribute that it has not with :meth:`of_student`: ``backbone``,
+      ``bbox_head``, ``get_layer_depth``, ``set_epoch``.
     - Parameters and modules of the student have the names of a plain run in
       :meth:`named_parameters`, :meth:`named_modules` and :meth:`named_children`, by which
       optimizer constructors set rates. Keys of checkpoints keep the prefix ``student.``.
@@ -28,17 +28,18 @@ class TransparentModel(BaseModel):
 
     student: nn.Module
 
-    def __getattr__(self, name: str) -> Any:
+    def of_student(self, name: str) -> Any:
+        """Return an attribute of the student.
+
+        Raises:
+            AttributeError: If the student has none of this name either.
+        """
+        student = self.__dict__.get('_modules', {}).get(_INSIDE)
+        if student is None or name.startswith('__'):
+            raise AttributeError(f'{type(self).__name__} has no attribute {name!r}')
         try:
-            return super().__getattr__(name)
+            return getattr(student, name)
         except AttributeError:
-            student = self.__dict__.get('_modules', {}).get(_INSIDE)
-            if student is None or name.startswith('__'):
-                raise
-            try:
-                return getattr(student, name)
-            except AttributeError:
-                pass
             raise AttributeError(
                 f'neither {type(self).__name__} nor its student {type(student).__name__} has the '
                 f'attribute {name!r}'

@@ -1,9 +1,11 @@
 """Methods on feature maps: pairs of taps, one of the student and one of a teacher."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+from mmengine.logging import print_log
 from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
@@ -109,6 +111,7 @@ class PairedMethod(Method):
             maps = student.feature(pair.student), teachers[pair.index].feature(pair.teacher)
             with config_key(f'pairs[{number}]'):
                 channels.append(self._channels(pair, *maps))
+            log_strides(student, pair.student, teachers[pair.index], pair.teacher)
         self.build_connectors(channels, teachers)
 
     def build_connectors(
@@ -167,6 +170,42 @@ class PairedMethod(Method):
         return (
             check_channels('student_channels', pair.student_channels, student),
             check_channels('teacher_channels', pair.teacher_channels, teacher),
+        )
+
+
+def log_strides(student: Probe, student_tap: str, teacher: Probe, teacher_tap: str) -> None:
+    """Log a warning if two maps that are compared have different strides.
+
+    Args:
+        student: Probe of the student.
+        student_tap: Tap of the student.
+        teacher: Probe of the teacher.
+        teacher_tap: Tap of the teacher.
+    """
+    own, other = student.stride(student_tap), teacher.stride(teacher_tap)
+    if own is not None and other is not None and own != other:
+        print_log(
+            f'{student.key} {student_tap!r} has stride {own:g} and {teacher.key} {teacher_tap!r} '
+            f'has stride {other:g}: one map is resized to the other. Levels of two networks '
+            'correspond by stride, not by index.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def require_row_per_image(key: str, probe: Probe, tap: str) -> None:
+    """Refuse a tap whose rows are no images, such as windows or regions.
+
+    Raises:
+        ConfigError: If the number of rows is not that of the images; about ``key``.
+    """
+    rows = probe.feature(tap).shape[0]
+    if probe.size is not None and rows != probe.images:
+        raise ConfigError(
+            key,
+            f'must tap one row an image, but {tap!r} returns {rows} rows for {probe.images} images',
+            'Tap a module whose first axis is the image.',
+            found=tap,
         )
 
 

@@ -11,7 +11,7 @@ from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.losses import RelationLoss
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.feature_method import build_loss
-from mmkd_plugin.models.methods.paired import check_channels
+from mmkd_plugin.models.methods.paired import check_channels, require_row_per_image
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import MODELS
 
@@ -79,8 +79,10 @@ class RelationMethod(Method):
 
     def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
         check_channels('tap', None, student.feature(self.tap))
+        require_row_per_image('tap', student, self.tap)
         for teacher, tap in zip(teachers, self._teacher_taps(len(teachers)), strict=True):
             check_channels('teacher_tap', None, teacher.feature(tap))
+            require_row_per_image('teacher_tap', teacher, tap)
 
     def forward(
         self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None

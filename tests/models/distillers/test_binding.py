@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import classification as tiny
-from helpers.errors import raises_config_error
+from helpers.errors import ANY, raises_config_error
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters import Teacher
@@ -162,8 +162,8 @@ def test_methods_are_built_with_probes_of_their_own_student_and_teachers() -> No
         assert (method.student.key, teacher.key) == (own.key, other.key)
         assert teacher.model is other.model and not teacher.frozen
     student, [teacher] = methods['a'].student, methods['a'].teachers
-    assert student.feature('layers.3').shape == (1, 5, 8, 8)
-    assert teacher.feature('layers.1').shape == (1, 4, 8, 8)
+    assert student.feature('layers.3').shape == (2, 5, 8, 8)
+    assert teacher.feature('layers.1').shape == (2, 4, 8, 8)
 
 
 def test_frozen_teacher_gives_a_probe_with_its_hash(tmp_path: Path) -> None:
@@ -193,12 +193,12 @@ def test_scores_that_one_method_requests_are_read_of_every_network() -> None:
     assert by_taps.student.output.scores is not None
 
 
-def test_each_network_is_run_once_however_many_methods_request_taps() -> None:
+def test_each_network_runs_three_times_however_many_methods_request_taps() -> None:
     a, b = networks(2)
     methods = {name: taps(3, 3) for name in 'mnop'}
     bind([Learner(a, methods, [b]), Learner(b, dict(methods), [a])], probe_shape=SHAPE)
-    assert b.model.runs == [0, 1, 2, 3]
-    assert a.model.runs == [0, 1, 2, 3] * 2, 'and once to try the input shape'
+    # To try the input shape, to record the taps, and for the layout, up to the tap.
+    assert a.model.runs == b.model.runs == [*range(4), *range(4), *range(4)]
 
 
 def test_binding_leaves_modes_statistics_and_random_numbers_as_they_were() -> None:
@@ -253,6 +253,6 @@ def test_config_error_of_a_method_gets_its_key_and_other_errors_pass() -> None:
 
 def test_second_network_that_does_not_accept_the_shape_is_named() -> None:
     a, b = networks(2)
-    b.model.layers[0] = nn.Conv2d(5, 3, 1)
-    with raises_config_error('b', fix='probe_shape'):
+    b.model.layers[0] = nn.Conv2d(3, 3, 1000)
+    with raises_config_error('probe_shape', ANY, 'b:', fix='all networks'):
         bind([Learner(a, dict(m=taps(0, 0)), [b])], probe_shape=None)

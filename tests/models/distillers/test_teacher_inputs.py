@@ -9,8 +9,9 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers.errors import raises_config_error
+from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.models.utils import ClsDataPreprocessor
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkd_plugin.models.distillers import Distiller
 from mmkd_plugin.models.distillers.teacher_inputs import TeacherInputs, same_preprocessing
@@ -49,8 +50,8 @@ def test_teachers_with_their_own_preprocessing_receive_its_images(tmp_path: Path
     inputs, batch = step_inputs(distiller(tmp_path, [OTHER, None, PADDED, OTHER]))
     assert torch.equal(batch['inputs'], preprocess(tiny.PREPROCESSOR))
     for got, config in zip(inputs, (OTHER, tiny.PREPROCESSOR, PADDED, OTHER), strict=True):
-        assert torch.equal(got, preprocess(config))
-    assert inputs[2].shape == (8, 3, 12, 12)
+        assert torch.equal(got, preprocess({**config, 'pad_size_divisor': 1}))
+    assert inputs[2].shape == (8, 3, 8, 8), 'the padding is that of the run'
 
 
 def test_teachers_of_equal_preprocessing_share_one_batch(tmp_path: Path) -> None:
@@ -218,14 +219,63 @@ def classifier_trained_with_mixup(folder: Path) -> Distiller:
     return tiny.distiller(folder, teachers=[teacher])
 
 
+@ROOT_MODELS.register_module(force=True)
+class OwnFrame(ClsDataPreprocessor):
+    """A preprocessor of another project: it adds a frame of 4 pixels, or resizes."""
+
+    def __init__(self, value: Any = 0.0, resize: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.value, self.resize = value, resize
+
+    def forward(self, data: Any, training: bool = False) -> Any:
+        self.pad_size_divisor = 1  # no setting of the run changes it
+        batch = super().forward(data, training)
+        images = batch['inputs']
+        if self.resize:
+            return {**batch, 'inputs': nn.functional.interpolate(images, scale_factor=2)}
+        framed = torch.zeros(len(images), 3, 12, 12) + torch.tensor(self.value).view(-1, 1, 1)
+        framed[:, :, :8, :8] = images
+        return {**batch, 'inputs': framed}
+
+
 @pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
-def test_cutmix_of_images_of_two_sizes_is_refused(tmp_path: Path, augment: str) -> None:
+def test_padding_is_that_of_the_run_before_images_are_mixed(tmp_path: Path, augment: str) -> None:
     student = tiny.classifier(train_cfg=dict(augments=[dict(type=augment, alpha=1.0)]))
-    model = distiller(tmp_path, [PADDED], student=student)
-    if augment == 'Mixup':  # it mixes whole images
-        batch = model.data_preprocessor(tiny.batch_of(), True)
-        assert batch['teacher_inputs'][0].shape == (8, 3, 12, 12)
-    else:
-        expected = '(8, 3, 8, 8)'
-        with raises_config_error('teachers', (8, 3, 12, 12), expected, fix='data_preprocessor'):
-            model.data_preprocessor(tiny.batch_of(), True)
+    batch = distiller(tmp_path, [PADDED], student=student).data_preprocessor(tiny.batch_of(), True)
+    own = (batch['inputs'] * 60 + 120) / 255  # in the units of the teacher's preprocessing
+    torch.testing.assert_close(batch['teacher_inputs'][0], own, rtol=1e-4, atol=1e-4)
+
+
+def test_teacher_is_evaluated_with_its_own_padding(tmp_path: Path) -> None:
+    model = distiller(tmp_path, [PADDED])
+    assert model.teachers[0].data_preprocessor.pad_size_divisor == 12
+    assert model.data_preprocessor.others[0].pad_size_divisor == 1
+
+
+@pytest.mark.parametrize('value', [0.0, [1.0, 2.0, 3.0]])
+def test_padding_that_the_run_has_not_is_cut_off(tmp_path: Path, value: Any) -> None:
+    inputs, batch = step_inputs(distiller(tmp_path, [dict(type='OwnFrame', value=value)]))
+    assert torch.equal(inputs[0], preprocess(dict(type='x')))
+    assert inputs[0].shape == batch['inputs'].shape == (8, 3, 8, 8)
+
+
+def test_padding_of_the_run_is_added(tmp_path: Path) -> None:
+    run = dict(tiny.PREPROCESSOR, pad_size_divisor=16)
+    inputs, batch = step_inputs(
+        distiller(tmp_path, [dict(type='OwnFrame', value=7.0)], data_preprocessor=run)
+    )
+    assert inputs[0].shape == batch['inputs'].shape == (8, 3, 16, 16)
+    assert torch.equal(inputs[0][:, :, :8, :8], preprocess(dict(type='x')))
+    assert inputs[0][:, :, 8:].unique().tolist() == [7.0]
+
+
+def test_resized_images_show_the_whole_image_and_stay(tmp_path: Path) -> None:
+    inputs, batch = step_inputs(distiller(tmp_path, [dict(type='OwnFrame', resize=True)]))
+    assert inputs[0].shape == (8, 3, 16, 16) and batch['inputs'].shape == (8, 3, 8, 8)
+
+
+def test_resized_images_beside_padded_ones_are_refused(tmp_path: Path) -> None:
+    run = dict(tiny.PREPROCESSOR, pad_size_divisor=12)
+    model = distiller(tmp_path, [dict(type='OwnFrame', resize=True)], data_preprocessor=run)
+    with raises_config_error('teachers', (16, 16), '(12, 12)', '(8, 8)', fix='padding'):
+        step_inputs(model)
