@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Levels = tuple[tuple[int, int, int], ...]
-#: What the four values of a location are; see :class:`BoxOutputs`.
+#: Meanings of the four values of a location; see :class:`BoxOutputs`.
 KINDS = ('delta', 'distance', 'distribution')
 
 

@@ -13,8 +13,7 @@ from mmkd_plugin.adapters.base import Adapter
 from mmkd_plugin.adapters.dense_locations import (
     first_priors,
     inside,
-    measured_strides,
-    stated_strides,
+    strides_of,
 )
 from mmkd_plugin.adapters.detector import DetectorAdapter
 from mmkd_plugin.adapters.head_output import HeadOutput
@@ -93,24 +92,22 @@ class DenseDetectorAdapter(DetectorAdapter):
         head: Any = getattr(model, self._tap)
         maps = found[self._tap]
         sigmoid = getattr(head, 'use_sigmoid_cls', True)
-        stated = None if self._reader is None else self._reader.activation
+        activation = self._reader.activation if self._reader else None
         channels = _channels(head)
         levels = tuple((m.shape[2], m.shape[3], m.shape[1] // channels) for m in maps)
         logits = [m.permute(0, 2, 3, 1).reshape(len(m), -1, channels) for m in maps]
-        size = inputs.shape[-2:]
-        strides = stated_strides(head, size, levels)
+        strides, stated_by_head = strides_of(head, inputs.shape[-2:], levels)
         valid = None
         if data_samples:
             sizes = [sample.img_shape[:2] for sample in data_samples]
-            steps = strides or measured_strides(size, levels)
-            valid = inside(sizes, levels, steps, maps[0].device)
+            valid = inside(sizes, levels, strides, maps[0].device)
         return ClassScores(
             torch.cat(logits, dim=1),
-            stated or ('sigmoid' if sigmoid else 'softmax'),
+            activation or ('sigmoid' if sigmoid else 'softmax'),
             background=channels > head.num_classes,
             levels=levels,
             valid=valid,
-            strides=strides,
+            strides=strides if stated_by_head else (),
         )
 
     def box_outputs(

@@ -12,40 +12,45 @@ from mmkd_plugin.boxes import Levels
 Strides = tuple[tuple[float, float], ...]
 
 
-def stated_strides(head: Any, size: Sequence[int], levels: Levels) -> Strides:
-    """Return the strides that a head states, if the sizes of its maps agree; else an empty tuple.
+def strides_of(head: Any, size: Sequence[int], levels: Levels) -> tuple[Strides, bool]:
+    """Return the strides of a head's levels, and whether the head states them.
+
+    If it states none, or others, they are measured from the sizes of the maps. SOLO resizes
+    its maps to grids of a fixed size, whose strides depend on the image.
 
     Args:
         head: The head.
         size: (height, width) of the input.
         levels: (rows, columns, anchors) of each level.
-    """
-    generators = (getattr(head, name, None) for name in _GENERATORS)
-    generator = next((one for one in generators if one is not None), head)
-    stated = getattr(generator, 'strides', None)
-    if not isinstance(stated, (list, tuple)) or len(stated) != len(levels):
-        return ()
-    strides = tuple(
-        (float(one[0]), float(one[1])) if isinstance(one, (list, tuple)) else (float(one),) * 2
-        for one in stated
-    )
-    agree = all(
-        abs(rows - size[0] / down) <= 1 and abs(columns - size[1] / across) <= 1
-        for (rows, columns, _), (across, down) in zip(levels, strides, strict=True)
-    )
-    # SOLO resizes every map to a fixed grid: its strides depend on the image.
-    return strides if agree else ()
-
-
-def measured_strides(size: Sequence[int], levels: Levels) -> Strides:
-    """Return the strides that the sizes of the maps show.
 
     Example:
-        >>> measured_strides((96, 300), ((12, 38, 1), (40, 40, 1)))
-        ((8.0, 8.0), (7.5, 2.4))
+        >>> strides_of(None, (96, 300), ((12, 38, 1), (6, 19, 1)))
+        (((8.0, 8.0), (16.0, 16.0)), False)
     """
     height, width = size
-    return tuple((_stride(width, columns), _stride(height, rows)) for rows, columns, _ in levels)
+    stated = _stated(head)
+    if len(stated) != len(levels):
+        found = tuple((-(-width // columns), -(-height // rows)) for rows, columns, _ in levels)
+        return tuple((float(across), float(down)) for across, down in found), False
+    agree = all(
+        abs(rows - height / down) <= 1 and abs(columns - width / across) <= 1
+        for (rows, columns, _), (across, down) in zip(levels, stated, strict=True)
+    )
+    if agree:
+        return stated, True
+    return tuple((width / columns, height / rows) for rows, columns, _ in levels), False
+
+
+def _stated(head: Any) -> Strides:
+    generators = (getattr(head, name, None) for name in _GENERATORS)
+    generator = next((one for one in generators if one is not None), head)
+    strides = getattr(generator, 'strides', None)
+    if not isinstance(strides, (list, tuple)):
+        return ()
+    return tuple(
+        (float(one[0]), float(one[1])) if isinstance(one, (list, tuple)) else (float(one),) * 2
+        for one in strides
+    )
 
 
 def inside(
@@ -57,7 +62,7 @@ def inside(
         sizes: (height, width) of each image, without padding.
         levels: (rows, columns, anchors) of each level.
         strides: (across, down) of each level.
-        device: Where the mask is needed.
+        device: Device of the mask.
     """
     size = torch.tensor([tuple(one) for one in sizes], device=device)
     masks = []
@@ -90,11 +95,6 @@ def first_priors(head: Any, levels: int, points: bool) -> tuple[tuple[float, ...
             priors = (priors[:, :2] + priors[:, 2:]) / 2
         found.append(tuple(round(value, 2) for value in priors.flatten().tolist()))
     return tuple(found)
-
-
-def _stride(pixels: int, cells: int) -> float:
-    stride = -(-pixels // cells)
-    return float(stride) if -(-pixels // stride) == cells else pixels / cells
 
 
 #: Attributes of heads that hold the generator of their anchors or points.

@@ -1,4 +1,4 @@
-"""What a score reader of a dense head returns, and whether it has the form that the head states."""
+"""Outputs of the score reader of a dense head, checked against the form that the head states."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +82,8 @@ class HeadOutput:
                     found=tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__,
                 )
             channels = one.shape[1]
-            if channels == 0 or channels % width or stated and channels != stated[level] * width:
+            expected = stated[level] * width if stated else channels
+            if channels == 0 or channels % width or channels != expected:
                 anchors = f'{stated[level]} anchors' if stated else 'a number of anchors'
                 raise ConfigError(
                     '',
@@ -115,20 +116,9 @@ class HeadOutput:
             raise ConfigError('', f'boxes of {name} must be one of {words}', found=self.kind)
         boxes = list(self.boxes)
         sizes = [tuple(one.shape) for one in boxes]
-        per_anchor = {
-            box.shape[1] * width // one.shape[1]
-            for box, one in zip(boxes, self.scores, strict=False)
-            if (len(box), *box.shape[2:]) == (len(one), *one.shape[2:])
-            and box.shape[1] * width % one.shape[1] == 0
-        }
-        values = next(iter(per_anchor), 0)
-        several = values > 4
-        if (
-            len(boxes) != len(self.scores)
-            or len(per_anchor) != 1
-            or values % 4
-            or several != (self.kind == 'distribution')
-        ):
+        values = {_values_of(box, one, width) for box, one in zip(boxes, self.scores, strict=False)}
+        fits = values.pop() if len(values) == 1 and len(boxes) == len(self.scores) else 0
+        if not fits or (self.kind == 'distribution') != (fits > 4):
             raise ConfigError(
                 '',
                 f'boxes of {name} must have 4 values at each location of the class scores, times '
@@ -136,6 +126,13 @@ class HeadOutput:
                 found=sizes,
             )
         return boxes
+
+
+def _values_of(box: Tensor, scores: Tensor, width: int) -> int:
+    """Return the number of values of a box at each anchor; 0 if the boxes lie elsewhere."""
+    anchors = scores.shape[1] // width
+    same = box.shape[:1] + box.shape[2:] == scores.shape[:1] + scores.shape[2:]
+    return box.shape[1] // anchors if same and box.shape[1] % (4 * anchors) == 0 else 0
 
 
 def stated_anchors(head: nn.Module, levels: int) -> list[int] | None:

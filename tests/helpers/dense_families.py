@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from helpers import detection as small
 from mmengine.logging import MessageHub
 
+from helpers import detection as small
 from mmkd_plugin.loading.build import network_config
 
 _RESNET = small.FAMILIES['retinanet'][1]
 _BACKBONE = {name: value for name, value in _RESNET.items() if 'bbox_head' not in name}
-_FROM_R50 = {**_RESNET, 'model.backbone.frozen_stages': 1}
 #: Group norm of 32 groups needs as many channels.
 _GN = {
     'model.neck.out_channels': 32,
@@ -55,7 +54,9 @@ _RPN = {
 #: The stock config of each family, and the changes that make it small.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     'vfnet': ('vfnet/vfnet_r50_fpn_1x_coco.py', {**_RESNET, **_GN}),
-    'tood': ('tood/tood_r50_fpn_1x_coco.py', {**_RESNET, **_GN, 'model.bbox_head.stacked_convs': 2}),
+    'tood': (
+        'tood/tood_r50_fpn_1x_coco.py', {**_RESNET, **_GN, 'model.bbox_head.stacked_convs': 2},
+    ),
     'tood_anchors': (
         'tood/tood_r50_fpn_anchor-based_1x_coco.py',
         {**_RESNET, **_GN, 'model.bbox_head.stacked_convs': 2},
@@ -103,7 +104,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         'rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py', small.FAMILIES['rtmdet'][1],
     ),
     'nas_fpn': (
-        'nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco.py', {**_RESNET, 'model.neck.stack_times': 1},
+        'nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco.py',
+        {**_RESNET, 'model.neck.stack_times': 1},
     ),
     'paa': ('paa/paa_r50_fpn_1x_coco.py', {**_RESNET, **_GN}),
     'autoassign': ('autoassign/autoassign_r50-caffe_fpn_1x_coco.py', {**_RESNET, **_GN}),
@@ -182,6 +184,8 @@ def detector(family: str, options: Mapping[str, Any] | None = None) -> Any:
 
 def batch_for(family: str) -> dict[str, Any]:
     """Return two images with boxes and masks, the second lower where the family allows it."""
+    if family in small.FAMILIES:
+        return small.batch_for(family)
     # The Runner publishes it; TOOD reads it.
     MessageHub.get_current_instance().update_info('epoch', 0)
     height = 96 if family in _SAME_SIZE else 72
