@@ -16,7 +16,7 @@ from mmkd_plugin.adapters.dense_locations import (
     strides_of,
 )
 from mmkd_plugin.adapters.detector import DetectorAdapter
-from mmkd_plugin.adapters.head_output import HeadOutput
+from mmkd_plugin.adapters.head_output import HeadOutput, stated_anchors
 from mmkd_plugin.adapters.score_readers import find_score_reader, overridden_head
 from mmkd_plugin.outputs import BoxOutputs, ClassScores
 
@@ -37,6 +37,8 @@ class DenseDetectorAdapter(DetectorAdapter):
         super().__init__(head)
         self._box_form: tuple[str | None, str] = (None, '')
         self._reader = find_score_reader(head)
+        self._anchors = stated_anchors(head)
+        self._priors: dict[str, tuple[tuple[float, ...], ...]] = {}
         self.no_scores = self._reason(head)
         if self.no_scores:
             return
@@ -115,6 +117,9 @@ class DenseDetectorAdapter(DetectorAdapter):
     ) -> BoxOutputs:
         head: Any = getattr(model, self._tap)
         kind, coding = self._box_form
+        name = str(kind)
+        if name not in self._priors:  # they do not change
+            self._priors[name] = first_priors(head, len(scores.levels), points=kind != 'delta')
         values = []
         for level, (_, _, anchors) in zip(found[self._tap], scores.levels, strict=True):
             bins = level.shape[1] // (4 * anchors)
@@ -122,9 +127,9 @@ class DenseDetectorAdapter(DetectorAdapter):
             values.append(rows if kind == 'distribution' else rows[..., 0])
         return BoxOutputs(
             torch.cat(values, dim=1),
-            str(kind),
+            name,
             coding,
-            first_priors(head, len(scores.levels), points=kind != 'delta'),
+            self._priors[name],
             scores.levels,
             scores.valid,
         )
@@ -140,7 +145,7 @@ class DenseDetectorAdapter(DetectorAdapter):
     def _pick_scores(self, head: nn.Module, output: Any) -> list[Tensor]:
         assert self._reader is not None
         read = HeadOutput.read(self._reader.read, head, output)
-        return read.require_scores(head, _channels(head))
+        return read.require_scores(head, _channels(head), self._anchors)
 
     def _pick_boxes(self, head: nn.Module, output: Any) -> list[Tensor]:
         assert self._reader is not None

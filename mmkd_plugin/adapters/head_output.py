@@ -60,19 +60,22 @@ class HeadOutput:
             )
         return found
 
-    def require_scores(self, head: nn.Module, width: int) -> list[Tensor]:
+    def require_scores(
+        self, head: nn.Module, width: int, stated: Sequence[int] = ()
+    ) -> list[Tensor]:
         """Return the class scores, if they have the form that the head states.
 
         Args:
             head: The head.
             width: Number of channels of an anchor.
+            stated: Number of anchors of each level; empty if the head states none.
 
         Raises:
             ConfigError: If one is no map, or has other channels than anchors times classes.
         """
         scores = list(self.scores)
         name = type(head).__name__
-        stated = stated_anchors(head, len(scores))
+        stated = stated if len(stated) == len(scores) else ()
         for level, one in enumerate(scores):
             if not isinstance(one, Tensor) or one.ndim != 4:
                 raise ConfigError(
@@ -135,9 +138,7 @@ def _values_of(box: Tensor, scores: Tensor, width: int) -> int:
     return box.shape[1] // anchors if same and box.shape[1] % (4 * anchors) == 0 else 0
 
 
-def stated_anchors(head: nn.Module, levels: int) -> list[int] | None:
-    """Return the number of anchors of each level, as the generator of a head states it."""
+def stated_anchors(head: object) -> list[int]:
+    """Return the number of anchors of each level, if a generator of the head states it."""
     found = getattr(getattr(head, 'prior_generator', None), 'num_base_priors', None)
-    if isinstance(found, (list, tuple)) and len(found) == levels:
-        return [int(one) for one in found]
-    return None
+    return [int(one) for one in found] if isinstance(found, (list, tuple)) else []
