@@ -1,5 +1,6 @@
 """Box outputs of dense heads: requested by a method, comparable, or refused."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from helpers import dense_families as families
 from helpers import detection as small
 from helpers.errors import ANY, raises_config_error
+from helpers.forbid import forbid
 from torch import Tensor
 
 from mmkd_plugin.adapters import TappedModel
@@ -94,6 +96,16 @@ def test_distribution_of_gfl_decodes_to_the_host_s_distances() -> None:
         expected = model.bbox_head.integral(first.permute(0, 2, 3, 1).reshape(-1, 68))
     mean = (boxes.values.softmax(dim=-1) * torch.arange(17.0)).sum(dim=-1)
     torch.testing.assert_close(mean[:, :64].reshape(-1, 4), expected)
+
+
+def test_priors_are_made_once() -> None:
+    model = small.network(small.detector('gfl')).eval()
+    net = TappedModel(model, 'network')
+    net.request([], boxes=True)
+    first = net.observe(torch.zeros(2, 3, 64, 64)).boxes
+    with ExitStack() as stack:
+        forbid(stack, model.bbox_head.prior_generator, 'single_level_grid_priors')
+        assert net.observe(torch.zeros(2, 3, 64, 64)).boxes.priors is first.priors
 
 
 @pytest.mark.parametrize(

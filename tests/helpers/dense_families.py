@@ -22,12 +22,21 @@ _GN = {
     'model.bbox_head.feat_channels': 32,
 }
 _HOURGLASS = {
-    'model.backbone.downsample_times': 1,
-    'model.backbone.stage_channels': [8, 8],
-    'model.backbone.stage_blocks': [1, 1],
+    'model.backbone.stage_channels': [8, 8, 8, 8, 8, 8],
+    'model.backbone.stage_blocks': [1, 1, 1, 1, 1, 1],
     'model.backbone.feat_channel': 8,
     'model.bbox_head.num_classes': small.CLASSES,
     'model.bbox_head.in_channels': 8,
+}
+#: The teacher that LAD holds has the same parts as the student.
+_LAD = {
+    **_RESNET,
+    **_GN,
+    'model.teacher_ckpt': None,
+    **{
+        name.replace('model.', 'model.teacher_'): value
+        for name, value in {**_RESNET, **_GN}.items()
+    },
 }
 _MASK_HEAD = {
     **_BACKBONE,
@@ -108,6 +117,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {**_RESNET, 'model.neck.stack_times': 1},
     ),
     'paa': ('paa/paa_r50_fpn_1x_coco.py', {**_RESNET, **_GN}),
+    'lad': ('lad/lad_r50-paa-r101_fpn_2xb8_coco_1x.py', _LAD),
     'autoassign': ('autoassign/autoassign_r50-caffe_fpn_1x_coco.py', {**_RESNET, **_GN}),
     'free_anchor': ('free_anchor/freeanchor_r50_fpn_1x_coco.py', _RESNET),
     'ga_retinanet': ('guided_anchoring/ga-retinanet_r50_fpn_1x_coco.py', _RESNET),
@@ -162,6 +172,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 #: Families whose losses need images of one size; their stock pipelines resize to it.
 _SAME_SIZE = ('yolact', 'rtmdet_ins')
+#: Families whose maps are halved five times.
+_HIGH = ('cornernet', 'centripetalnet')
 
 
 @cache
@@ -188,7 +200,8 @@ def batch_for(family: str) -> dict[str, Any]:
         return small.batch_for(family)
     # The Runner publishes it; TOOD reads it.
     MessageHub.get_current_instance().update_info('epoch', 0)
-    height = 96 if family in _SAME_SIZE else 72
-    high = small.sample([[8, 8, 40, 40], [30, 20, 80, 60]], [0, 2], (96, 96), masks=True)
-    low = small.sample([[10, 12, 50, 44]], [1], (height, 96), masks=True)
+    side = 128 if family in _HIGH else 96
+    height = side if family in _SAME_SIZE else side - 24
+    high = small.sample([[8, 8, 40, 40], [30, 20, 80, 60]], [0, 2], (side, side), masks=True)
+    low = small.sample([[10, 12, 50, 44]], [1], (height, side), masks=True)
     return small.batch_of([high, low])
