@@ -28,7 +28,6 @@ _HOURGLASS = {
     'model.bbox_head.num_classes': small.CLASSES,
     'model.bbox_head.in_channels': 8,
 }
-#: The teacher that LAD holds has the same parts as the student.
 _LAD = {
     **_RESNET,
     **_GN,
@@ -117,6 +116,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {**_RESNET, 'model.neck.stack_times': 1},
     ),
     'paa': ('paa/paa_r50_fpn_1x_coco.py', {**_RESNET, **_GN}),
+    'ld': (
+        'ld/ld_r18-gflv1-r101_fpn_1x_coco.py',
+        {
+            **_RESNET,
+            **_GN,
+            'model.teacher_config': dict(_delete_=True, model=small.detector('gfl')),
+            'model.teacher_ckpt': None,
+        },
+    ),
     'lad': ('lad/lad_r50-paa-r101_fpn_2xb8_coco_1x.py', _LAD),
     'autoassign': ('autoassign/autoassign_r50-caffe_fpn_1x_coco.py', {**_RESNET, **_GN}),
     'free_anchor': ('free_anchor/freeanchor_r50_fpn_1x_coco.py', _RESNET),
