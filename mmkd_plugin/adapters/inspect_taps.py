@@ -46,7 +46,8 @@ def tap_points(model: nn.Module, shape: Sequence[int] | None = None) -> list[Tap
     try:
         with torch.no_grad():
             inputs = torch.zeros(1, *shape, device=next(model.parameters()).device)
-            network.adapter.run(model.eval(), inputs, scores=True)
+            model.eval()  # a host's own train() may return nothing
+            network.adapter.run(model, inputs, scores=True)
     finally:
         for handle in handles:
             handle.remove()

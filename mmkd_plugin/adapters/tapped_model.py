@@ -52,7 +52,7 @@ class TappedModel:
         self.needs_scores = False
         self._recorded: Points = {}
         self._observed: Points = {}
-        self._scores: Points = {}
+        self._scores: dict[str, tuple[Tap, Pick]] = {}
         #: Shapes of the tapped tensors in the probe, by tap.
         self.probed: dict[str, tuple[int, ...]] = {}
         #: The tap that :data:`EMBEDDING` stands for.
@@ -85,7 +85,11 @@ class TappedModel:
         return parsed
 
     def request(
-        self, taps: Sequence[str], scores: bool = False, observed: Sequence[str] | None = None
+        self,
+        taps: Sequence[str],
+        scores: bool = False,
+        observed: Sequence[str] | None = None,
+        boxes: bool = False,
     ) -> None:
         """Set what is recorded from now on.
 
@@ -93,10 +97,13 @@ class TappedModel:
             taps: Taps of :meth:`recording`.
             scores: Whether class scores are read.
             observed: Taps of :meth:`observe`; ``taps`` by default.
+            boxes: Whether the boxes at the locations of the class scores are read as well.
 
         Raises:
-            ConfigError: If a tap names no module, or the class scores of the model are unknown.
+            ConfigError: If a tap names no module, or if the class scores or boxes of the model are
+                unknown.
         """
+        scores = scores or boxes
         if scores and not self.adapter.score_taps:
             raise ConfigError(
                 self.key,
@@ -104,13 +111,18 @@ class TappedModel:
                 f'{self.adapter.no_scores}',
                 'Use methods on taps alone, or register a score reader for the head.',
             )
+        if boxes and not self.adapter.box_taps:
+            raise ConfigError(
+                self.key,
+                f'boxes of {type(self.model).__name__} cannot be compared: only one-stage '
+                'detectors output boxes at fixed locations',
+                'Use methods on class scores or taps.',
+            )
         self.needs_scores = scores
         self._recorded = self._points(taps)
         self._observed = self._points(taps if observed is None else observed)
-        picks = self.adapter.score_taps if scores else {}
-        self._scores = {
-            _SCORES + tap: (Tap.parse(tap, self.key), pick) for tap, pick in picks.items()
-        }
+        self._scores = self._heads(_SCORES, self.adapter.score_taps if scores else {})
+        self._scores |= self._heads(_BOXES, self.adapter.box_taps if boxes else {})
 
     def observe(
         self, inputs: Any, rois: Sequence[Tensor] = (), data_samples: Any = None
@@ -165,6 +177,9 @@ class TappedModel:
             return None
         return {tap: tuple(tensor.shape) for tap, [tensor] in found.items()}
 
+    def _heads(self, mark: str, picks: Mapping[str, Pick]) -> dict[str, tuple[Tap, Pick]]:
+        return {mark + tap: (Tap.parse(tap, self.key), pick) for tap, pick in picks.items()}
+
     def _points(self, taps: Sequence[str]) -> Points:
         parsed = self.parse(taps, self.key)
         return {name: (tap, tap.pick) for name, tap in parsed.items()}
@@ -177,11 +192,15 @@ class TappedModel:
             features = as_maps(self, features, inputs)
         if not self._scores:
             return NetworkOutput(features=features)
-        found = {
-            name.removeprefix(_SCORES): values[name] for name in self._scores if name in values
-        }
-        scores = self.adapter.class_scores(self.model, found, inputs, data_samples)
-        return NetworkOutput(scores, features)
+        scores, boxes = (
+            {name.removeprefix(mark): values[name] for name in values if name.startswith(mark)}
+            for mark in (_SCORES, _BOXES)
+        )
+        of_scores = self.adapter.class_scores(self.model, scores, inputs, data_samples)
+        if of_scores is None or not boxes:
+            return NetworkOutput(of_scores, features)
+        of_boxes = self.adapter.box_outputs(self.model, boxes, of_scores)
+        return NetworkOutput(of_scores, features, of_boxes)
 
     @contextmanager
     def _hooked(
@@ -250,6 +269,7 @@ def hook(model: nn.Module, tap: Tap, function: Callable[[nn.Module, Any], Any]) 
 
 #: Marks recorded class scores, so that a method may tap the same module.
 _SCORES = 'scores of '
+_BOXES = 'boxes of '
 
 
 class _AllRecordedError(Exception):

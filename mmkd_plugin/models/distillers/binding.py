@@ -46,7 +46,9 @@ def bind(
         ConfigError: If a tap, a shape, a task or the number of classes does not fit.
     """
     requests = {learner.network: _requests(learner, probe_shape) for learner in learners}
-    scores = any(one.scores for own in requests.values() for one in own.values())
+    every = [one for own in requests.values() for one in own.values()]
+    boxes = any(one.boxes for one in every)
+    scores = boxes or any(one.scores for one in every)
     networks = list(dict.fromkeys(n for one in learners for n in (one.network, *one.teachers)))
     first = networks[0]
     for network in networks[1:]:
@@ -55,7 +57,7 @@ def bind(
         _require_same_classes(learners)
         _require_same_regions(learners)
     for network in networks:
-        _request(network, learners, requests, scores)
+        _request(network, learners, requests, scores, boxes)
     if any(requests.values()):
         shapes = find_shapes(networks, probe_shape)
         probes = {network: _probe(network, shapes[network]) for network in networks}
@@ -94,6 +96,7 @@ def _request(
     learners: Sequence[Learner],
     requests: Mapping[TappedModel, Mapping[str, Requests]],
     scores: bool,
+    boxes: bool,
 ) -> None:
     """Request of one network what all methods need of it as a student and as a teacher."""
     own = [tap for one in requests.get(network, {}).values() for tap in one.student]
@@ -103,7 +106,7 @@ def _request(
             index = learner.teachers.index(network)
             for one in requests[learner.network].values():
                 observed += one.teachers[index] if one.teachers else ()
-    network.request([*own, *observed], scores, observed)
+    network.request([*own, *observed], scores, observed, boxes)
 
 
 def _probe(network: TappedModel, shape: Shape) -> TeacherProbe:
