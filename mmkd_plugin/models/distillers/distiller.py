@@ -108,7 +108,7 @@ class Distiller(TransparentModel):
             may_differ=['name'],
         )
         self.register_buffer('teacher_scores', torch.full((len(self.teachers),), torch.nan))
-        self.require_no_clash()
+        self.become_transparent()
 
     def __getattr__(self, name: str) -> Any:
         try:
