@@ -45,7 +45,7 @@ APART: dict[str, dict[str, Any]] = {
     'mmengine.LoggerHook': dict(interval=1),
     'mmengine.NPUProfilerHook': {},
     'mmengine.ParamSchedulerHook': {},
-    'mmengine.ProfilerHook': dict(by_epoch=False, profile_iters=1),
+    'mmengine.ProfilerHook': dict(by_epoch=False),
     'mmengine.RuntimeInfoHook': {},
     'mmpretrain.SimSiamHook': dict(fix_pred_lr=True, lr=0.5, adjust_by_epoch=False),
     'mmpretrain.VisualizationHook': dict(enable=False),
