@@ -145,7 +145,7 @@ def _trained() -> list[tuple[str, Any]]:
                 config = _read(name)
             except Exception:  # some need packages, or files that are not there
                 continue
-            if config.get('model') and config.get('optim_wrapper', {}).get('optimizer'):
+            if config.get('model') and (config.get('optim_wrapper') or {}).get('optimizer'):
                 found.append((name, config))
     return found
 

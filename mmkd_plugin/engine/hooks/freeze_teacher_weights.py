@@ -34,7 +34,10 @@ class FreezeTeacherWeights(Hook):
         given = {name: value for name, value in given.items() if value is not None}
         if len(given) != 1:
             raise ConfigError(
-                'FreezeTeacherWeights', 'must have one of after_epoch and after_iter', found=given
+                'FreezeTeacherWeights',
+                'must have one of after_epoch and after_iter',
+                'Write after_epoch=80, for example.',
+                found=given,
             )
         [(name, value)] = given.items()
         self.key = f'FreezeTeacherWeights.{name}'
