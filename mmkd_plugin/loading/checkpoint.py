@@ -4,6 +4,7 @@ import hashlib
 import io
 import pickle
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,7 +191,7 @@ def _remedy(unexpected: list[str], path: str) -> str:
     network = '' if len(prefixes) == 1 else f' --network {next(iter(prefixes))}'
     return (
         'It is the checkpoint of a distillation run. Export its student: '
-        f'python tools/export_student.py {path} student.pth{network}'
+        f'python tools/export_student.py {shlex.quote(path)} student.pth{network}'
     )
 
 
