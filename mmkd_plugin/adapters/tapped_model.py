@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -212,6 +213,8 @@ class TappedModel:
         calls = dict.fromkeys(points, 0)
 
         def record(name: str, tap: Tap, pick: Pick, module: nn.Module, found: Any) -> None:
+            if torch.compiler.is_compiling():  # versions are those of real tensors outside a graph
+                torch._dynamo.graph_break()
             calls[name] += 1
             if tap.call is None and name in values:
                 raise ConfigError(
