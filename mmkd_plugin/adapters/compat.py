@@ -8,6 +8,7 @@ from mmengine.logging import MessageHub
 
 from mmkd_plugin.adapters.base import Adapter
 from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.loading.class_names import class_lists
 from mmkd_plugin.outputs import BoxOutputs, ClassScores, NetworkOutput
 
 
@@ -157,23 +158,23 @@ class ClassMap:
         )
 
 
-def classes_of_data() -> Sequence[str] | None:
-    """Return the class names of the training data, as MMEngine's Runner publishes them."""
-    meta = MessageHub.get_current_instance().runtime_info.get('dataset_meta') or {}
-    classes: Sequence[str] | None = meta.get('classes')
-    return classes
+def meta_of_data() -> Any:
+    """Return the meta information of the training data, as MMEngine's Runner publishes it."""
+    return MessageHub.get_current_instance().runtime_info.get('dataset_meta')
 
 
-def require_names_of_data(teachers: Sequence[Any], classes: Sequence[str] | None) -> None:
+def require_names_of_data(teachers: Sequence[Any], meta: Any) -> None:
     """Refuse detectors whose checkpoint names other classes than the training data.
 
     Args:
         teachers: :class:`~mmkd_plugin.adapters.Teacher` each.
-        classes: Class names of the training data; None if they are unknown.
+        meta: Meta information of the training data. Concatenated data sets can have a list of them
+            with different classes; the teacher's must then be those of each.
 
     Raises:
         ConfigError: If class scores of such a detector are needed and it has no ``class_map``.
     """
     for teacher in teachers:
         if teacher.adapter.task == 'detection' and teacher.needs_scores:
-            teacher.class_map.require_names(teacher.classes, 'the training data', classes)
+            for names in class_lists(meta):
+                teacher.class_map.require_names(teacher.classes, 'the training data', names)

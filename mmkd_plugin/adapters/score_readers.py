@@ -24,12 +24,14 @@ class ScoreReader:
             (N, anchors * C, H, W) a level; for a classifier's head a list of one tensor (N, C).
             A dense head's reader may return a :class:`~mmkd_plugin.adapters.HeadOutput`.
         overrides: Methods that decide what the head returns.
-        activation: ``'sigmoid'`` or ``'softmax'``; None: the head's own ``use_sigmoid_cls``.
+        activation: ``'sigmoid'`` or ``'softmax'``; None: as the head or its loss states it.
+        tap: Path of the module inside the head whose output is read; the head itself if empty.
     """
 
     read: Read
     overrides: tuple[str, ...]
     activation: str | None = None
+    tap: str = ''
 
 
 _READERS: dict[str | type, ScoreReader] = {}
@@ -39,6 +41,7 @@ def register_score_reader(
     *heads: str | type,
     overrides: Sequence[str] = ('forward', 'forward_single'),
     activation: str | None = None,
+    tap: str = '',
 ) -> Callable[[F], F]:
     """Register a function that reads the class scores of heads.
 
@@ -50,7 +53,10 @@ def register_score_reader(
         heads: Classes, or names such as ``'mmdet.RetinaHead'``: the top-level package and the
             class. A name does not import the package.
         overrides: Methods that decide what the head returns.
-        activation: ``'sigmoid'`` or ``'softmax'``, if the head has no ``use_sigmoid_cls``.
+        activation: ``'sigmoid'`` or ``'softmax'``. By default it is that of a dense head's
+            ``use_sigmoid_cls``, and for a classifier it is measured at the loss.
+        tap: Path of a module inside the head whose output is read in place of the head's. The
+            function still receives the head.
 
     Example:
         >>> from torch import nn
@@ -66,7 +72,7 @@ def register_score_reader(
 
     def register(read: F) -> F:
         for head in heads:
-            _READERS[head] = ScoreReader(read, tuple(overrides), activation)
+            _READERS[head] = ScoreReader(read, tuple(overrides), activation, tap)
         return read
 
     return register

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -17,6 +18,8 @@ from mmkd_plugin.adapters.taps import Tap
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
 
+#: Stands for the tap of a network's embedding, which is found before training.
+EMBEDDING = 'embedding'
 Pick = Callable[[nn.Module, Any], list[Tensor]]
 Points = Mapping[str, tuple[Tap, Pick]]
 
@@ -53,6 +56,8 @@ class TappedModel:
         self._scores: dict[str, tuple[Tap, Pick]] = {}
         #: Shapes of the tapped tensors in the probe, by tap.
         self.probed: dict[str, tuple[int, ...]] = {}
+        #: The tap that :data:`EMBEDDING` stands for.
+        self.embedding: str | None = None
         #: Measured layouts by tap; None where the layout is unknown.
         self.layouts: dict[str, Layout | None] = {}
 
@@ -72,10 +77,13 @@ class TappedModel:
         Raises:
             ConfigError: If one is not a tap, or names no module; the error is about ``key``.
         """
-        parsed = [Tap.parse(tap, key) for tap in taps]
-        for tap in parsed:
+        parsed = {
+            tap: Tap.parse(self.embedding if tap == EMBEDDING and self.embedding else tap, key)
+            for tap in taps
+        }
+        for tap in parsed.values():
             tap.require_module(self.model, self.key, key)
-        return {tap.text: tap for tap in parsed}
+        return parsed
 
     def request(
         self,
@@ -205,6 +213,8 @@ class TappedModel:
         calls = dict.fromkeys(points, 0)
 
         def record(name: str, tap: Tap, pick: Pick, module: nn.Module, found: Any) -> None:
+            if torch.compiler.is_compiling():  # versions are those of real tensors outside a graph
+                torch._dynamo.graph_break()
             calls[name] += 1
             if tap.call is None and name in values:
                 raise ConfigError(

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from mmkd_plugin.adapters.compat import require_comparable, require_same_task
 from mmkd_plugin.adapters.dry_run import Shape
+from mmkd_plugin.adapters.embedding import find_embedding
 from mmkd_plugin.adapters.probe import TeacherProbe, find_shapes, probe_network
-from mmkd_plugin.adapters.tapped_model import TappedModel
+from mmkd_plugin.adapters.tapped_model import EMBEDDING, TappedModel
 from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError, config_key
 from mmkd_plugin.models.distillers.effect import require_effect
@@ -44,7 +45,7 @@ def bind(
     Raises:
         ConfigError: If a tap, a shape, a task or the number of classes does not fit.
     """
-    requests = {learner.network: _requests(learner) for learner in learners}
+    requests = {learner.network: _requests(learner, probe_shape) for learner in learners}
     every = [one for own in requests.values() for one in own.values()]
     boxes = any(one.boxes for one in every)
     scores = boxes or any(one.scores for one in every)
@@ -75,12 +76,15 @@ def bind(
     return list(requests.values())
 
 
-def _requests(learner: Learner) -> dict[str, Requests]:
+def _requests(learner: Learner, probe_shape: Sequence[int] | None) -> dict[str, Requests]:
     found = {}
+    network = learner.network
     for name, method in learner.methods.items():
         with config_key(f'methods.{name}'):
             one = method.requests(len(learner.teachers))
-            learner.network.parse(one.student, '')
+            if EMBEDDING in one.student and network.embedding is None:
+                network.embedding = find_embedding(network, probe_shape)
+            network.parse(one.student, '')
             for teacher, taps in zip(learner.teachers, one.teachers, strict=bool(one.teachers)):
                 teacher.parse(taps, '')
             found[name] = one
