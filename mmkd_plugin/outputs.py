@@ -14,7 +14,8 @@ class ClassScores:
     """Class scores of a batch, at one or many locations of each image.
 
     A classifier has one location an image. A dense head has one for each anchor of each cell of
-    each level. An RoI head has one for each region, stage by stage.
+    each level. An RoI head has one for each region, stage by stage. A decoder of queries has one
+    for each query.
 
     Args:
         logits: Scores before the activation, (N, A, C). For a dense head A runs over levels, then
@@ -26,6 +27,7 @@ class ClassScores:
             empty for other heads.
         valid: Mask of the locations that count, (N, A): False in the padding, and where there is
             no region. None if all count.
+        queries: Number of shared queries; 0 for other heads.
 
     Example:
         >>> scores = ClassScores.of_images(torch.zeros(8, 10))
@@ -41,6 +43,7 @@ class ClassScores:
     levels: Levels = ()
     rois: tuple[Tensor, ...] = ()
     valid: Tensor | None = None
+    queries: int = 0
 
     @classmethod
     def of_images(cls, logits: Tensor, activation: str = 'softmax') -> 'ClassScores':
@@ -50,7 +53,7 @@ class ClassScores:
     @property
     def per_image(self) -> bool:
         """Whether there is one location an image."""
-        return not self.levels and not self.rois
+        return not (self.levels or self.rois or self.queries)
 
     @property
     def num_classes(self) -> int:
@@ -99,6 +102,8 @@ class ClassScores:
             return f'{head}, one location an image'
         if self.rois:
             return f"{head}, {len(self.rois)} stage(s) of the student's regions"
+        if self.queries:
+            return f'{head}, {self.queries} shared queries'
         sizes = ', '.join('x'.join(map(str, level)) for level in self.levels)
         return f'{head}, {len(self.levels)} levels of (rows x columns x anchors) {sizes}'
 

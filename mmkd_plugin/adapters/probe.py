@@ -115,7 +115,8 @@ def dry_run(network: TappedModel, shape: Shape, training: bool = False) -> Netwo
     """
     inputs = blank_images(network.model, shape)
     with unchanged(network.model, training), network.recording(inputs) as recording:
-        run_blank(network.model, network.adapter, shape, network.recorded_paths)
+        with network.keyed():
+            run_blank(network.model, network.adapter, shape, network.recorded_paths)
     return recording.output
 
 
