@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -48,12 +48,13 @@ class DetectorAdapter(Adapter):
         """
         parts = list(dict.fromkeys(path.partition('.')[0] for path in paths))
         ran: set[str] = set()
-        handles = [
-            model.get_submodule(path).register_forward_hook(
-                lambda *_, part=path.partition('.')[0]: ran.add(part)
-            )
-            for path in {*paths, *parts}
-        ]
+        handles = []
+        for path in {*paths, *parts}:
+
+            def note(*_: Any, path: str = path) -> None:
+                ran.add(path.partition('.')[0])
+
+            handles.append(model.get_submodule(path).register_forward_hook(note))
         try:
             features = model.extract_feat(inputs)  # type: ignore[operator]
         finally:
@@ -65,7 +66,7 @@ class DetectorAdapter(Adapter):
                 continue
             self.require_reach(model, part)
             module: Any = getattr(model, part)
-            if not needed_arguments(module):
+            if not needed_arguments(module.forward):
                 module(features)
                 continue
             samples = self.blank_samples(inputs) if samples is None else samples
@@ -80,7 +81,9 @@ class DetectorAdapter(Adapter):
         """
         if reason := self.obstacle(model, path):
             parts = ', '.join(
-                name for name, _ in model.named_children() if not self.obstacle(model, name)
+                name
+                for name, _ in model.named_children()
+                if name != 'data_preprocessor' and not self.obstacle(model, name)
             )
             raise ConfigError(
                 '',
@@ -96,7 +99,9 @@ class DetectorAdapter(Adapter):
         module = getattr(model, part)
         if type(module).forward is nn.Module.forward:
             return 'it has no forward of its own'
-        more = [name for name in needed_arguments(module) if not name.endswith('data_samples')]
+        more = [
+            name for name in needed_arguments(module.forward) if not name.endswith('data_samples')
+        ]
         return f'it needs {", ".join(more)} beside the features of the images' if more else ''
 
     def blank_samples(self, inputs: Tensor) -> Any:
@@ -162,8 +167,8 @@ class SeveralDetectorsAdapter(Adapter):
         )
 
 
-def needed_arguments(module: Any) -> list[str]:
-    """Return the arguments without default that a forward has after the first."""
-    parameters = inspect.signature(module.forward).parameters.values()
+def needed_arguments(function: Callable[..., Any]) -> list[str]:
+    """Return the arguments without default that a function has after the first."""
+    parameters = inspect.signature(function).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [p.name for p in parameters if p.kind in kinds and p.default is p.empty][1:]

@@ -189,8 +189,9 @@ def _class_logits(head: Any, rows: Tensor) -> Tensor:
     ):
         raise ConfigError(
             '',
-            f'class scores of {type(head).__name__} are not supported: {type(head.loss_cls).__name__}'
-            ' makes no distribution over the classes and the background of them',
+            f'class scores of {type(head).__name__} are not supported: '
+            f'{type(head.loss_cls).__name__} makes no distribution over the classes and the '
+            'background of them',
             _FIX,
             found=tuple(scores.shape),
         )
