@@ -1,7 +1,7 @@
 """A network that is run and read: students, teachers, peers and analysed networks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -71,6 +71,12 @@ class TappedModel:
         """Paths of the modules that are tapped in :meth:`recording`."""
         return frozenset(tap.path for tap, _ in self._recorded.values())
 
+    @property
+    def needs_regions(self) -> bool:
+        """Whether a tap runs on regions that the student's training forward samples."""
+        points = [*self._recorded.values(), *self._observed.values()]
+        return any(self.adapter.needs_regions(tap.path) for tap, _ in points)
+
     def parse(self, taps: Sequence[str], key: str) -> dict[str, Tap]:
         """Parse taps and check that the model has their modules.
 
@@ -105,7 +111,14 @@ class TappedModel:
                 unknown.
         """
         scores = scores or boxes
-        if scores and not self.adapter.score_taps:
+        if self.adapter.no_taps and (taps or observed or scores):
+            raise ConfigError(
+                self.key,
+                self.adapter.no_taps,
+                'Distil one detector by its own config.',
+                found=type(self.model).__name__,
+            )
+        if scores and not self.adapter.scores_known:
             raise ConfigError(
                 self.key,
                 f'class scores of {type(self.model).__name__} are not supported: '
@@ -135,12 +148,16 @@ class TappedModel:
             rois: Regions that the student's RoI head classified, by stage.
             data_samples: The framework's; they mark the padding of each image.
         """
-        if not self._observed and not self._scores:
+        if not self._observed and not self.needs_scores:
             return NetworkOutput()
         paths = frozenset(tap.path for tap, _ in self._observed.values())
-        with self._hooked(
-            {**self._observed, **self._scores}, stop_early=not self.needs_scores
-        ) as values:
+        with (
+            self.keyed(),
+            self._watched(),
+            self._hooked(
+                {**self._observed, **self._scores}, stop_early=not self.needs_scores
+            ) as values,
+        ):
             self.adapter.run(self.model, inputs, self.needs_scores, rois, paths, data_samples)
         return self._read(values, inputs, data_samples if self.marks_padding else None)
 
@@ -160,7 +177,7 @@ class TappedModel:
                 changed in place afterwards.
         """
         recording = Recording()
-        with self._hooked({**self._recorded, **self._scores}) as values:
+        with self._watched(), self._hooked({**self._recorded, **self._scores}) as values:
             yield recording
         recording.output = self._read(values, inputs, data_samples)
 
@@ -191,17 +208,37 @@ class TappedModel:
         features = {name: found[0] for name, found in values.items() if name not in self._scores}
         if features and isinstance(inputs, Tensor) and inputs.ndim == 4:
             features = as_maps(self, features, inputs)
-        if not self._scores:
+        if not self.needs_scores:
             return NetworkOutput(features=features)
         scores, boxes = (
             {name.removeprefix(mark): values[name] for name in values if name.startswith(mark)}
             for mark in (_SCORES, _BOXES)
         )
-        of_scores = self.adapter.class_scores(self.model, scores, inputs, data_samples)
-        if of_scores is None or not boxes:
-            return NetworkOutput(of_scores, features)
-        of_boxes = self.adapter.box_outputs(self.model, boxes, of_scores)
+        with self.keyed():
+            of_scores = self.adapter.class_scores(self.model, scores, inputs, data_samples)
+            if of_scores is None or not boxes:
+                return NetworkOutput(of_scores, features)
+            of_boxes = self.adapter.box_outputs(self.model, boxes, of_scores)
         return NetworkOutput(of_scores, features, of_boxes)
+
+    @contextmanager
+    def keyed(self) -> Iterator[None]:
+        """Name this network in errors of its adapter, which does not know its config key."""
+        try:
+            yield
+        except ConfigError as error:
+            raise error if error.key else error.inside(self.key) from None
+
+    def _watched(self) -> AbstractContextManager[None]:
+        return self.adapter.watch(self.model) if self.needs_scores else nullcontext()
+
+    def _called_several_times(self, tap: Tap) -> ConfigError:
+        return ConfigError(
+            self.key,
+            'the tapped module runs several times in one forward',
+            f'Number the call, as in {tap.numbered()!r}, or tap a module that runs once.',
+            found=tap.text,
+        )
 
     @contextmanager
     def _hooked(
@@ -211,27 +248,35 @@ class TappedModel:
         values: dict[str, list[Tensor]] = {}
         versions: dict[str, list[int]] = {}
         calls = dict.fromkeys(points, 0)
+        asides = dict.fromkeys(points, 0)
+        graph = torch.is_grad_enabled()
 
         def record(name: str, tap: Tap, pick: Pick, module: nn.Module, found: Any) -> None:
             if torch.compiler.is_compiling():  # versions are those of real tensors outside a graph
                 torch._dynamo.graph_break()
+            if graph and not torch.is_grad_enabled():
+                # A sampler may classify regions. It counts where the module runs nowhere else.
+                asides[name] += 1
+                if not calls[name] and tap.call in (None, asides[name] - 1):
+                    store(name, pick, module, found)
+                return
+            if asides[name] and not calls[name]:
+                values.pop(name, None)
             calls[name] += 1
-            if tap.call is None and name in values:
-                raise ConfigError(
-                    self.key,
-                    'the tapped module runs several times in one forward',
-                    f'Number the call, as in {tap.numbered()!r}, or tap a module that runs once.',
-                    found=tap.text,
-                )
+            if tap.call is None and calls[name] > 1:
+                raise self._called_several_times(tap)
             if tap.call not in (None, calls[name] - 1):
                 return
+            store(name, pick, module, found)
+            if stop_early and len(values) == len(points):
+                raise _AllRecordedError
+
+        def store(name: str, pick: Pick, module: nn.Module, found: Any) -> None:
             try:
                 values[name] = pick(module, found)
             except ConfigError as error:
                 raise error.inside(self.key) from None
             versions[name] = [tensor._version for tensor in values[name]]
-            if stop_early and len(values) == len(points):
-                raise _AllRecordedError
 
         handles = [
             hook(self.model, tap, partial(record, name, tap, pick))
@@ -245,8 +290,10 @@ class TappedModel:
             for handle in handles:
                 handle.remove()
         for name, (tap, _) in points.items():
+            if tap.call is None and not calls[name] and asides[name] > 1:
+                raise self._called_several_times(tap)
             if name not in values and tap.text not in self.adapter.optional_taps:
-                raise tap.not_reached(self.key, calls[name])
+                raise tap.not_reached(self.key, calls[name] or asides[name])
             if [tensor._version for tensor in values.get(name, ())] != versions.get(name, []):
                 raise ConfigError(
                     self.key,
