@@ -7,7 +7,8 @@ from mmkd_plugin.adapters.compat import require_comparable, require_same_task
 from mmkd_plugin.adapters.dry_run import Shape, blank_images
 from mmkd_plugin.adapters.embedding import find_embedding
 from mmkd_plugin.adapters.probe import TeacherProbe, find_shapes, probe_network
-from mmkd_plugin.adapters.tapped_model import EMBEDDING, TappedModel
+from mmkd_plugin.adapters.tap_requests import EMBEDDING
+from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError, config_key
 from mmkd_plugin.models.distillers.effect import require_effect
