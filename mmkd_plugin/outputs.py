@@ -16,7 +16,8 @@ class ClassScores:
     """Class scores of a batch, at one or many locations of each image.
 
     A classifier has one location an image. A dense head has one for each anchor of each cell of
-    each level. An RoI head has one for each region, stage by stage.
+    each level. An RoI head has one for each region, stage by stage. A decoder of queries has one
+    for each query.
 
     Args:
         logits: Scores before the activation, (N, A, C). For a dense head A runs over levels, then
@@ -29,6 +30,7 @@ class ClassScores:
         valid: Mask of the locations that count, (N, A): False in the padding, and where there is
             no region. None if all count.
         strides: (across, down) of each level in pixels, where the head states them.
+        queries: Number of shared queries; 0 for other heads.
 
     Example:
         >>> scores = ClassScores.of_images(torch.zeros(8, 10))
@@ -45,6 +47,7 @@ class ClassScores:
     rois: tuple[Tensor, ...] = ()
     valid: Tensor | None = None
     strides: tuple[tuple[float, float], ...] = ()
+    queries: int = 0
 
     @classmethod
     def of_images(cls, logits: Tensor, activation: str = 'softmax') -> 'ClassScores':
@@ -54,7 +57,7 @@ class ClassScores:
     @property
     def per_image(self) -> bool:
         """Whether there is one location an image."""
-        return not self.levels and not self.rois
+        return not (self.levels or self.rois or self.queries)
 
     @property
     def num_classes(self) -> int:
@@ -94,6 +97,8 @@ class ClassScores:
             return f'{head}, one location an image'
         if self.rois:
             return f"{head}, {len(self.rois)} stage(s) of the student's regions"
+        if self.queries:
+            return f'{head}, {self.queries} shared queries'
         each = (f'{x:g}' if x == y else f'{x:g}x{y:g}' for x, y in self.strides)
         strides = f', strides {", ".join(each)}' if self.strides else ''
         return f'{head}, {show_levels(self.levels)}{strides}'

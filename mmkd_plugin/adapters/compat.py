@@ -81,7 +81,8 @@ class _Shown:
 
 
 def _layout(scores: ClassScores) -> object:
-    return scores.activation, scores.background, scores.levels, len(scores.rois)
+    kinds = len(scores.rois), scores.queries
+    return scores.activation, scores.background, scores.levels, *kinds
 
 
 class ClassMap:

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmkd_plugin.adapters.compat import require_comparable, require_same_task
-from mmkd_plugin.adapters.dry_run import Shape
+from mmkd_plugin.adapters.dry_run import Shape, blank_images
 from mmkd_plugin.adapters.embedding import find_embedding
 from mmkd_plugin.adapters.probe import TeacherProbe, find_shapes, probe_network
-from mmkd_plugin.adapters.tapped_model import EMBEDDING, TappedModel
+from mmkd_plugin.adapters.tap_requests import EMBEDDING
+from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError, config_key
 from mmkd_plugin.models.distillers.effect import require_effect
@@ -58,8 +59,15 @@ def bind(
         _require_same_regions(learners)
     for network in networks:
         _request(network, learners, requests, scores, boxes)
+    if not scores and any(network.needs_regions for network in networks):
+        _require_regions(networks)
+        _require_same_regions(learners)
+        for network in networks:
+            _request(network, learners, requests, True, boxes)
     if any(requests.values()):
         shapes = find_shapes(networks, probe_shape)
+        if scores:
+            _share_queries(networks, shapes)
         probes = {network: _probe(network, shapes[network]) for network in networks}
         if scores:
             for network in networks[1:]:
@@ -124,6 +132,43 @@ def _require_same_classes(learners: Sequence[Learner]) -> None:
             if teacher.adapter.task == 'detection':
                 reference = teachers[0]
                 teacher.class_map.require_names(teacher.classes, reference.name, reference.classes)
+
+
+def _require_regions(networks: Sequence[TappedModel]) -> None:
+    """Refuse taps on regions beside a network that has none; class scores carry the regions."""
+    for network in networks:
+        if not network.adapter.scores_need_training:
+            raise ConfigError(
+                network.key,
+                'must be a two-stage detector, as another network is tapped in its RoI head, which '
+                'runs on the regions that the student samples',
+                'Tap modules of the backbone or the neck.',
+                found=type(network.model).__name__,
+            )
+
+
+def _share_queries(networks: Sequence[TappedModel], shapes: Mapping[TappedModel, Shape]) -> None:
+    """Let all networks decode the queries of the first teacher; they correspond row by row.
+
+    A frozen teacher is rebuilt with the same queries when a run is resumed.
+    """
+    sharing = [network for network in networks if network.adapter.queries is not None]
+    if not sharing:
+        return
+    teachers = [network for network in sharing if isinstance(network, Teacher)]
+    if not teachers:
+        raise ConfigError(
+            networks[0].key,
+            'class scores of queries need a frozen teacher, whose queries all networks decode',
+            'Use methods on taps alone.',
+            found=type(networks[0].model).__name__,
+        )
+    source = teachers[0]
+    with source.keyed():
+        blank = blank_images(source.model, shapes[source])
+        queries = source.adapter.find_queries(source.model, blank)
+    for network in sharing:
+        network.adapter.queries = queries
 
 
 def _require_same_regions(learners: Sequence[Learner]) -> None:

@@ -226,7 +226,8 @@ def task_losses(
         weight: Weight of the losses.
     """
     if not weight:
-        network.adapter.run(called, inputs, scores=True)
+        paths = network.recorded_paths
+        network.adapter.run(called, inputs, True, paths=paths, data_samples=data_samples)
         return {}
     losses = called(inputs, data_samples, mode='loss')
     return {f'task.{name}': _weighted(name, value, weight) for name, value in losses.items()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
-from mmkd_plugin.adapters.tapped_model import EMBEDDING
+from mmkd_plugin.adapters.tap_requests import EMBEDDING
 from mmkd_plugin.errors import ConfigError, one_of
 from mmkd_plugin.models.losses import presence_loss, soft_target_loss
 from mmkd_plugin.models.methods.base import Requests
