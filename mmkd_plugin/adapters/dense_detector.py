@@ -1,6 +1,5 @@
 """MMDet's one-stage detectors, whose head scores classes at every location of every level."""
 
-import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 import mmkd_plugin.adapters.dense_heads  # noqa: F401  it registers MMDet's heads
-from mmkd_plugin.adapters.base import Adapter
 from mmkd_plugin.adapters.dense_locations import (
     first_priors,
     inside,
@@ -39,20 +37,20 @@ class DenseDetectorAdapter(DetectorAdapter):
         self._reader = find_score_reader(head)
         self._anchors = stated_anchors(head)
         self._priors: dict[str, tuple[tuple[float, ...], ...]] = {}
-        self.no_scores = self._reason(head)
+        self.no_scores = self._reason(model, head)
         if self.no_scores:
             return
         self.score_taps = {self._tap: self._pick_scores}
         self.box_taps = {self._tap: self._pick_boxes}
 
-    def _reason(self, head: Any) -> str:
+    def _reason(self, model: nn.Module, head: Any) -> str:
         """Return why the class scores are unknown; an empty string if they are known."""
         if head is None:
             return 'it has no head that scores classes at locations'
         name = type(head).__name__
         if self._reader is None:
-            if needs := _more_than_maps(head):
-                return f'{name} {needs}'
+            if obstacle := self.obstacle(model, self._tap):
+                return f'{name} cannot be called on maps: {obstacle}'
             if overridden := overridden_head(head):
                 return f'{name} overrides what {overridden} returns'
             return f'no score reader is registered for {name}'
@@ -74,15 +72,15 @@ class DenseDetectorAdapter(DetectorAdapter):
         paths: Collection[str] = (),
         data_samples: Any = None,
     ) -> None:
-        first = {path.partition('.')[0] for path in paths}
-        if not self._tap and first - {'backbone', 'neck'}:  # MaskFormer and its kin
-            Adapter.run(self, model, inputs, scores, rois, paths, data_samples)
-            return
-        features = model.extract_feat(inputs)  # type: ignore[operator]
+        others = [path for path in paths if path.partition('.')[0] != self._tap]
+        features = self.run_parts(model, inputs, others, data_samples)
         head: Any = getattr(model, self._tap, None)
-        if (scores and self.score_taps) or (self._tap in first and not _more_than_maps(head)):
-            with _in_form_of_training(head):
-                head(features)
+        if len(others) < len(paths):
+            self.require_reach(model, self._tap)
+        elif not (scores and self.score_taps):
+            return
+        with _in_form_of_training(head):
+            head(features)
 
     def class_scores(
         self,
@@ -157,16 +155,6 @@ class DenseDetectorAdapter(DetectorAdapter):
 def _channels(head: Any) -> int:
     """Return the number of channels that score one anchor."""
     return int(getattr(head, 'cls_out_channels', head.num_classes))
-
-
-def _more_than_maps(head: Any) -> str:
-    """Return what a head needs to run beside the maps, in words; empty if nothing."""
-    if type(head).forward is nn.Module.forward:
-        return 'has no forward of its own'
-    parameters = inspect.signature(head.forward).parameters.values()
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
-    more = ', '.join(needed[1:])
-    return f'needs {more} beside the maps of the images' if more else ''
 
 
 @contextmanager

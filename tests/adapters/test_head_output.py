@@ -130,8 +130,8 @@ def test_channels_that_are_no_classes_are_refused() -> None:
 @pytest.mark.parametrize(
     ('head', 'reason'),
     [
-        ('TextHead', 'TextHead needs words beside the maps of the images'),
-        ('StagedHead', 'StagedHead has no forward of its own'),
+        ('TextHead', 'TextHead cannot be called on maps: it needs words beside'),
+        ('StagedHead', 'StagedHead cannot be called on maps: it has no forward'),
         ('HalvedHead', 'HalvedHead overrides what RetinaHead returns'),
     ],
 )
