@@ -1,0 +1,256 @@
+"""The trained network in the state dict of its wrapper: saved, resumed, and begun with."""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+from mmengine.logging import MessageHub, print_log
+from torch import Tensor, nn
+
+from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.loading.foreign import weights_of
+from mmkd_plugin.loading.keys import network_prefixes, part_of
+from mmkd_plugin.loading.restore import few
+from mmkd_plugin.loading.run_record import RunRecord, require_same
+
+Purpose = Literal['resume', 'load_from', 'unknown']
+_METHODS = 'methods'
+
+
+def hold_network(module: nn.Module, child: str, plain: bool = True) -> None:
+    """Make the state dict of a module hold exactly what its child's own framework would write.
+
+    - Saved keys of the child are its own, with a prefix. Hooks of some classes return a new state
+      dict, which a parent drops; here it counts.
+    - A checkpoint of the network alone is loaded into the child. Everything else begins anew.
+    - A run with other teachers or methods begins with the student of a checkpoint under
+      ``load_from``. Under ``resume`` it is refused, with the names of what differs.
+
+    Args:
+        module: A distiller or a peer. Its methods are the child ``methods``.
+        child: Name of the child that is trained.
+        plain: Whether a checkpoint of the network alone can be loaded.
+    """
+    module._register_state_dict_hook(partial(_save, child=child))
+    module.register_load_state_dict_pre_hook(partial(_load, child=child, plain=plain))  # type: ignore[no-untyped-call]
+
+
+def hold_peers(module: nn.Module) -> None:
+    """Refuse checkpoints of a single network for a module that holds several."""
+    module.register_load_state_dict_pre_hook(_require_peers)  # type: ignore[no-untyped-call]
+
+
+def purpose_of_load() -> Purpose:
+    """Return why the Runner loads a checkpoint, by its config; unknown without one."""
+    text = str(MessageHub.get_current_instance().get_info('cfg') or '')
+    if not text.strip():
+        return 'unknown'
+    return 'resume' if re.search(r'^resume\s*=\s*True\b', text, re.MULTILINE) else 'load_from'
+
+
+def _save(module: nn.Module, state: Any, prefix: str, _: Any, child: str) -> None:
+    inside = f'{prefix}{child}.'
+    saved = [name for name in state if name.startswith(inside)]
+    keep_vars = any(state[name].requires_grad for name in saved)
+    own = module.get_submodule(child).state_dict(keep_vars=keep_vars)
+    if saved == [f'{inside}{name}' for name in own]:
+        return
+    entries = list(state.items())
+    state.clear()  # in place: a parent drops a new dict
+    for name, value in entries:
+        if not name.startswith(inside):
+            state[name] = value
+    state.update((f'{inside}{name}', value) for name, value in own.items())
+
+
+def _load(
+    module: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    *_: Any,
+    child: str,
+    plain: bool,
+) -> None:
+    local = part_of(state, prefix)
+    inside = f'{child}.'
+    own = module.get_submodule(child).state_dict()
+    of_run = part_of({k: v for k, v in local.items() if k.startswith(inside)}, inside)
+    if any(name in own for name in of_run) or not plain:
+        _load_run(module, state, prefix, local, child)
+    elif plain:
+        _load_plain(module, state, prefix, local, own, child)
+
+
+def _load_run(
+    module: nn.Module, state: dict[str, Any], prefix: str, local: Mapping[str, Any], child: str
+) -> None:
+    """Load the checkpoint of a run, or the trained network alone if the rest is another's."""
+    methods = _other_methods(module, local)
+    records = _other_records(module, local)
+    purpose = purpose_of_load()
+    if purpose == 'resume' or (purpose == 'unknown' and records):
+        for name, record in records.items():  # raises with what differs
+            require_same(record, dict(local), f'{name}.')
+    if methods and purpose == 'resume':
+        raise methods.inside(prefix.rstrip('.')) if prefix else methods
+    if methods or records:
+        problem = methods or _error_of(records, local)
+        print_log(
+            f'load_from: only the weights of {prefix}{child} are loaded, because the checkpoint is '
+            f'that of another run: {problem}',
+            logger='current',
+            level=30,
+        )
+        _begin_anew(module, state, prefix, child)
+        _refuse_resumed(module, problem)
+
+
+def _load_plain(
+    module: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    local: Mapping[str, Any],
+    own: Mapping[str, Tensor],
+    child: str,
+) -> None:
+    """Load the checkpoint of the network alone, as its framework would."""
+    weights = weights_of(local, own, 'the checkpoint', 'load_from')
+    fitting = [name for name in weights if name in own]
+    if not fitting:
+        raise ConfigError(
+            'load_from',
+            f'holds no weights of the {child}, whose keys are {few(own)}',
+            *_other_file(weights),
+            found=list(weights)[:3],
+        )
+    if purpose_of_load() == 'resume':
+        raise ConfigError(
+            'resume',
+            f'needs the checkpoint of a distillation run, but this one holds the {child} alone',
+            'Begin a new run with load_from and resume=False.',
+        )
+    versions = getattr(weights, '_metadata', None) or {}
+    known = getattr(state, '_metadata', None)
+    if known is not None:  # some heads rename the keys of a file that states no version
+        known.update({f'{prefix}{child}.{name}'.rstrip('.'): one for name, one in versions.items()})
+    for name in local:
+        del state[prefix + name]
+    state.update({f'{prefix}{child}.{name}': value for name, value in weights.items()})
+    _begin_anew(module, state, prefix, child)
+    print_log(
+        f'load_from: {len(fitting)} of {len(own)} tensors of the {child} are in the checkpoint, '
+        'which holds this network alone',
+        logger='current',
+    )
+
+
+def _begin_anew(module: nn.Module, state: dict[str, Any], prefix: str, child: str) -> None:
+    """Replace all but the trained network by what the module holds already."""
+    inside = f'{prefix}{child}.'
+    for name in [one for one in state if one.startswith(prefix) and not one.startswith(inside)]:
+        del state[name]
+    own = module.state_dict()
+    state.update(
+        {f'{prefix}{name}': v.clone() for name, v in own.items() if not name.startswith(f'{child}.')}
+    )
+
+
+def _other_methods(module: nn.Module, local: Mapping[str, Any]) -> ConfigError | None:
+    """Return what differs in the parameters of methods, by which the optimizer is resumed."""
+    methods = module._modules.get(_METHODS)
+    if methods is None:
+        return None
+    own = [(name, tuple(one.shape)) for name, one in methods.named_parameters()]
+    buffers = {name for name, _ in methods.named_buffers()}
+    saved = [
+        (name, tuple(one.shape))
+        for name, one in part_of(
+            {k: v for k, v in local.items() if k.startswith(f'{_METHODS}.')}, f'{_METHODS}.'
+        ).items()
+        if name not in buffers
+    ]
+    # A parameter that two methods share is saved twice.
+    known = {name for name, _ in own}
+    shared = {name for name, _ in methods.named_parameters(remove_duplicate=False)} - known
+    saved = [one for one in saved if one[0] not in shared]
+    if saved == own:
+        return None
+    return ConfigError(
+        _METHODS,
+        f'are not those of the run: it began with {_shown(saved)}',
+        'To resume, put them back. To change them, begin with the student alone: '
+        'load_from=CHECKPOINT and resume=False.',
+        found=_shown(own),
+    )
+
+
+def _other_records(module: nn.Module, local: Mapping[str, Any]) -> dict[str, RunRecord]:
+    """Return the records outside the network that differ from those of a checkpoint."""
+    records = {
+        name: one for name, one in module.named_modules() if isinstance(one, RunRecord) and name
+    }
+    return {name: one for name, one in records.items() if _record_error(one, local, name)}
+
+
+def _record_error(record: RunRecord, local: Mapping[str, Any], name: str) -> ConfigError | None:
+    try:
+        require_same(record, dict(local), f'{name}.')
+    except ConfigError as error:
+        return error
+    return None
+
+
+def _error_of(records: Mapping[str, RunRecord], local: Mapping[str, Any]) -> ConfigError:
+    name, record = next(iter(records.items()))
+    error = _record_error(record, local, name)
+    assert error is not None, name  # it is among them because it has one
+    return error
+
+
+def _refuse_resumed(module: nn.Module, error: ConfigError) -> None:
+    """Refuse the first training step if the Runner resumed all the same, as a script can."""
+
+    def check(module: nn.Module, _: Any) -> None:
+        if module.training:
+            handle.remove()
+            if (MessageHub.get_current_instance().get_info('iter') or 0) > 0:
+                raise error
+
+    handle = module.register_forward_pre_hook(check)
+
+
+def _require_peers(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    names = [name.removeprefix(prefix) for name in state]
+    if not any(name.startswith(('peers.', 'peer_')) for name in names):
+        raise ConfigError(
+            'load_from',
+            'must be the checkpoint of a run of peers, because the model is a MutualDistiller',
+            "Peers begin with the weights of single networks by their own key: peers=[dict(name='a'"
+            ", model=…, checkpoint='a.pth'), …]. Export the student of a run for it.",
+            found=names[:3],
+        )
+
+
+def _other_file(weights: Mapping[str, Any]) -> tuple[str]:
+    networks = network_prefixes(weights)
+    if networks:
+        return (
+            f'It is the checkpoint of a run of {", ".join(networks)}. Export one: '
+            'python tools/export_student.py CHECKPOINT student.pth '
+            f'--network {next(iter(networks))}',
+        )
+    return (
+        'Give a checkpoint of the whole network. Weights of a backbone alone belong under '
+        "init_cfg=dict(type='Pretrained', checkpoint=…) of the student's backbone.",
+    )
+
+
+def _shown(parameters: list[tuple[str, tuple[int, ...]]]) -> str:
+    """Write methods with the shapes of their parameters."""
+    methods: dict[str, list[str]] = {}
+    for name, shape in parameters:
+        method, _, rest = name.partition('.')
+        methods.setdefault(method, []).append(f'{rest} {list(shape)}')
+    shown = [f'{method} ({few(rest)})' for method, rest in methods.items()]
+    return '; '.join(shown) or 'no parameters'
