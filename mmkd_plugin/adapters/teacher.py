@@ -33,7 +33,7 @@ class Teacher(TappedModel):
         run_preprocessor: Preprocessing of the run, for a teacher without its own.
         class_map: For each class of the student the teacher's index of it, if they differ.
         key: The config key, for messages.
-        checkpoint_key: Where its weights are in a file that holds several, such as ``'ema'``.
+        checkpoint_key: Place of its weights in a file that holds several, such as ``'ema'``.
         checkpoint_prefix: Prefix of its keys in a file of several networks, such as
             ``'architecture.'``.
 

@@ -18,6 +18,7 @@ from mmkd_plugin.loading.foreign import weights_of
 from mmkd_plugin.loading.restore import load_completely
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
+
 class LoadedFile(NamedTuple):
     """The content of a checkpoint, and the SHA-256 of its file in hexadecimal digits."""
 

@@ -59,8 +59,8 @@ def weights_of(
         found = {one: None for name in state for one in _prefixes(name)}
         one_of(f'{key}_prefix', prefix, found)
         return part_of(state, prefix)
-    prefix = _prefix(state, own, path, key)
-    return part_of(state, prefix) if prefix else state
+    inside = _prefix(state, own, path, key)
+    return part_of(state, inside) if inside else state
 
 
 def tensors_of(content: Mapping[str, Any], path: str, key: str) -> Mapping[str, Tensor]:
@@ -77,7 +77,7 @@ def tensors_of(content: Mapping[str, Any], path: str, key: str) -> Mapping[str, 
             f'Its keys are {_listed(content) or "none"}.',
             found=path,
         )
-    return state  # type: ignore[no-any-return]
+    return state
 
 
 def _entry(

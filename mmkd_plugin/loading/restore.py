@@ -90,14 +90,14 @@ def few(names: Iterable[str], most: int = 3) -> str:
 @torch.no_grad()
 def _mark(model: nn.Module) -> list[str]:
     """Fill what must be restored with NaN, and return the names."""
-    tensors = dict(model.named_parameters())
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
     tensors |= {
         name: buffer
         for name, buffer in model.named_buffers()
         if name.rpartition('.')[2] in RUNNING_STATISTICS
     }
     for tensor in tensors.values():
-        if not is_lazy(tensor) and tensor.is_floating_point():
+        if not is_lazy(tensor) and (tensor.is_floating_point() or tensor.is_complex()):
             tensor.fill_(torch.nan)
     return list(tensors)
 
@@ -109,7 +109,7 @@ def _is_blank(model: nn.Module, name: str) -> bool:
 
 
 def _has_nan(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and bool(tensor.isnan().any())
+    return (tensor.is_floating_point() or tensor.is_complex()) and bool(tensor.isnan().any())
 
 
 def _other_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:

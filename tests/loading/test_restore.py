@@ -1,4 +1,4 @@
-"""What a load restored is measured, whatever the hooks of a model do to names."""
+"""Each load is measured, whatever the hooks of a model do to names."""
 
 from collections import OrderedDict
 from typing import Any

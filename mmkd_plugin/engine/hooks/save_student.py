@@ -139,7 +139,9 @@ class SaveStudent(Hook):
                 exported = student_checkpoint(content, name)
                 exported['meta'][_SOURCE] = checkpoint.name
                 write(exported, student)
-        self._paired.update(checkpoint.with_name(checkpoint.stem + s) for s in self.suffixes.values())
+        self._paired.update(
+            checkpoint.with_name(checkpoint.stem + s) for s in self.suffixes.values()
+        )
 
     def _inspect(self, path: Path, runner: Runner) -> _File:
         key = path, path.stat().st_mtime_ns

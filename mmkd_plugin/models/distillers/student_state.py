@@ -33,12 +33,14 @@ def hold_network(module: nn.Module, child: str, plain: bool = True) -> None:
         plain: Whether a checkpoint of the network alone can be loaded.
     """
     module._register_state_dict_hook(partial(_save, child=child))
-    module.register_load_state_dict_pre_hook(partial(_load, child=child, plain=plain))  # type: ignore[no-untyped-call]
+    module.register_load_state_dict_pre_hook(partial(_load, child=child, plain=plain))
 
 
 def hold_peers(module: nn.Module) -> None:
-    """Refuse checkpoints of a single network for a module that holds several."""
-    module.register_load_state_dict_pre_hook(_require_peers)  # type: ignore[no-untyped-call]
+    """Save all peers of a module whatever their hooks do, and load no single network into it."""
+    for one in (module.get_submodule('peers'), module):
+        one._register_state_dict_hook(_save_all)
+    module.register_load_state_dict_pre_hook(_require_peers)
 
 
 def purpose_of_load() -> Purpose:
@@ -54,6 +56,7 @@ def _save(module: nn.Module, state: Any, prefix: str, _: Any, child: str) -> Non
     saved = [name for name in state if name.startswith(inside)]
     keep_vars = any(state[name].requires_grad for name in saved)
     own = module.get_submodule(child).state_dict(keep_vars=keep_vars)
+    _put_back(module, state, prefix, keep_vars, child)
     if saved == [f'{inside}{name}' for name in own]:
         return
     entries = list(state.items())
@@ -62,6 +65,24 @@ def _save(module: nn.Module, state: Any, prefix: str, _: Any, child: str) -> Non
         if not name.startswith(inside):
             state[name] = value
     state.update((f'{inside}{name}', value) for name, value in own.items())
+
+
+def _save_all(module: nn.Module, state: Any, prefix: str, _: Any) -> None:
+    _put_back(module, state, prefix, any(value.requires_grad for value in state.values()))
+
+
+def _put_back(
+    module: nn.Module, state: Any, prefix: str, keep_vars: bool, without: str = ''
+) -> None:
+    """Save again what a hook inside took out of the whole state dict, as that of LoRA does."""
+    module_alone = type(state)()
+    module._save_to_state_dict(module_alone, prefix, keep_vars)
+    for name, value in module_alone.items():
+        state.setdefault(name, value)
+    for name, child in module._modules.items():
+        if child is not None and name != without:
+            for inner, value in child.state_dict(keep_vars=keep_vars).items():
+                state.setdefault(f'{prefix}{name}.{inner}', value)
 
 
 def _load(
@@ -73,6 +94,8 @@ def _load(
     plain: bool,
 ) -> None:
     local = part_of(state, prefix)
+    if not local and prefix:
+        return  # the run had no peer of this name, which its record states
     inside = f'{child}.'
     own = module.get_submodule(child).state_dict()
     of_run = part_of({k: v for k, v in local.items() if k.startswith(inside)}, inside)
@@ -103,7 +126,7 @@ def _load_run(
             level=30,
         )
         _begin_anew(module, state, prefix, child)
-        _refuse_resumed(module, problem)
+        _refuse_resumed(module, child, problem)
 
 
 def _load_plain(
@@ -152,7 +175,11 @@ def _begin_anew(module: nn.Module, state: dict[str, Any], prefix: str, child: st
         del state[name]
     own = module.state_dict()
     state.update(
-        {f'{prefix}{name}': v.clone() for name, v in own.items() if not name.startswith(f'{child}.')}
+        {
+            f'{prefix}{name}': v.clone()
+            for name, v in own.items()
+            if not name.startswith(f'{child}.')
+        }
     )
 
 
@@ -208,16 +235,18 @@ def _error_of(records: Mapping[str, RunRecord], local: Mapping[str, Any]) -> Con
     return error
 
 
-def _refuse_resumed(module: nn.Module, error: ConfigError) -> None:
+def _refuse_resumed(module: nn.Module, child: str, error: ConfigError) -> None:
     """Refuse the first training step if the Runner resumed all the same, as a script can."""
 
     def check(module: nn.Module, _: Any) -> None:
         if module.training:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
             if (MessageHub.get_current_instance().get_info('iter') or 0) > 0:
                 raise error
 
-    handle = module.register_forward_pre_hook(check)
+    called = module, module.get_submodule(child)  # a peer is called by its network
+    handles = [one.register_forward_pre_hook(check) for one in called]
 
 
 def _require_peers(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

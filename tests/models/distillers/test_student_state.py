@@ -126,6 +126,36 @@ def test_peers_of_such_a_class_load_what_they_saved(tmp_path: Path) -> None:
     assert same(model, other)
 
 
+@MODELS.register_module(force=True)
+class AdapterClassifier(ImageClassifier):
+    """A hook keeps nothing but the head in the whole state dict, as that of LoRAModel does."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._register_state_dict_hook(self._keep_head)
+
+    @staticmethod
+    def _keep_head(module: nn.Module, state: Any, *_: Any) -> None:
+        for name in [one for one in state if 'head.' not in one]:
+            del state[name]
+
+
+ADAPTER = dict(tiny.classifier(), type='mmengine.AdapterClassifier', _scope_='mmpretrain')
+
+
+@pytest.mark.parametrize('collect', [lambda model: model.state_dict(), get_state_dict])
+def test_a_hook_that_empties_the_whole_state_dict_takes_nothing_of_ours(
+    collect: Any, tmp_path: Path
+) -> None:
+    saved = collect(tiny.distiller(tmp_path, student=ADAPTER))
+    head = {'student.head.fc.weight', 'student.head.fc.bias'}
+    assert set(saved) == head | {'record.began', 'teacher_scores'}
+    peers = [dict(name='a', model=tiny.classifier()), dict(name='b', model=ADAPTER)]
+    saved = collect(MODELS.build(tiny.mutual_config(peers=peers)))
+    assert 'peers.a.network.backbone.layer1.0.conv1.weight' in saved
+    assert 'peers.b.network.backbone.layer1.0.conv1.weight' not in saved
+
+
 # The checkpoint of the student alone
 
 
@@ -147,9 +177,7 @@ def test_a_students_checkpoint_begins_the_student_and_nothing_else(
     assert not [name for name in tiny.differing(before, after) if not name.startswith('student.')]
 
 
-def test_a_head_of_other_classes_stays_and_the_rest_is_loaded(
-    tmp_path: Path, purpose: Any
-) -> None:
+def test_a_head_of_other_classes_stays_and_the_rest_is_loaded(tmp_path: Path, purpose: Any) -> None:
     distiller = tiny.distiller(tmp_path)
     head = distiller.student.head.fc.weight.clone()
     source = tiny.network(tiny.classifier(classes=9), seed=5)
@@ -231,9 +259,7 @@ def test_a_script_that_resumes_such_a_run_all_the_same_is_refused_at_the_first_s
 
 
 @pytest.mark.parametrize('text', ['resume = True\n', ''])
-def test_a_resume_with_other_teachers_is_refused(
-    text: str, tmp_path: Path, purpose: Any
-) -> None:
+def test_a_resume_with_other_teachers_is_refused(text: str, tmp_path: Path, purpose: Any) -> None:
     purpose(text)
     _, path = other_run(tmp_path, teachers=tiny.teachers(tmp_path, 2))
     with raises_config_error('teachers', fix='Put the files'):
@@ -292,3 +318,13 @@ def test_a_single_network_does_not_begin_peers(tmp_path: Path) -> None:
     path = save(stock().state_dict(), tmp_path)
     with raises_config_error('load_from', fix='checkpoint='):
         load_checkpoint(MODELS.build(tiny.mutual_config()), path)
+
+
+def test_a_peer_begins_with_the_part_of_a_file_that_its_entry_names(tmp_path: Path) -> None:
+    source = tiny.network(tiny.classifier(), seed=5)
+    state = {f'architecture.{name}': value for name, value in source.state_dict().items()}
+    named = dict(checkpoint_key='best', checkpoint_prefix='architecture.')
+    path = save(dict(best=state, last=source.state_dict()), tmp_path)
+    peers = [dict(name='a', model=tiny.classifier(), checkpoint=path, **named)]
+    config = tiny.mutual_config(peers=[*peers, dict(name='b', model=tiny.classifier())])
+    assert same(MODELS.build(config).network('a'), source)
