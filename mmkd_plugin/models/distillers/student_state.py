@@ -1,9 +1,8 @@
 """The trained network in the state dict of its wrapper: saved, resumed, and begun with."""
 
-import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
@@ -12,10 +11,13 @@ from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.foreign import weights_of
 from mmkd_plugin.loading.keys import network_prefixes, part_of
 from mmkd_plugin.loading.restore import few
-from mmkd_plugin.loading.run_record import RunRecord, require_same
-
-Purpose = Literal['resume', 'load_from', 'unknown']
-_METHODS = 'methods'
+from mmkd_plugin.loading.run_record import require_same
+from mmkd_plugin.models.distillers.other_runs import (
+    error_of,
+    other_methods,
+    other_records,
+    purpose_of_load,
+)
 
 
 def hold_network(module: nn.Module, child: str, plain: bool = True) -> None:
@@ -41,14 +43,6 @@ def hold_peers(module: nn.Module) -> None:
     for one in (module.get_submodule('peers'), module):
         one._register_state_dict_hook(_save_all)
     module.register_load_state_dict_pre_hook(_require_peers)
-
-
-def purpose_of_load() -> Purpose:
-    """Return why the Runner loads a checkpoint, by its config; unknown without one."""
-    text = str(MessageHub.get_current_instance().get_info('cfg') or '')
-    if not text.strip():
-        return 'unknown'
-    return 'resume' if re.search(r'^resume\s*=\s*True\b', text, re.MULTILINE) else 'load_from'
 
 
 def _save(module: nn.Module, state: Any, prefix: str, _: Any, child: str) -> None:
@@ -98,7 +92,7 @@ def _load(
         return  # the run had no peer of this name, which its record states
     inside = f'{child}.'
     own = module.get_submodule(child).state_dict()
-    of_run = part_of({k: v for k, v in local.items() if k.startswith(inside)}, inside)
+    of_run = part_of(local, inside)
     if any(name in own for name in of_run) or not plain:
         _load_run(module, state, prefix, local, child)
     elif plain:
@@ -109,8 +103,8 @@ def _load_run(
     module: nn.Module, state: dict[str, Any], prefix: str, local: Mapping[str, Any], child: str
 ) -> None:
     """Load the checkpoint of a run, or the trained network alone if the rest is another's."""
-    methods = _other_methods(module, local)
-    records = _other_records(module, local)
+    methods = other_methods(module, local)
+    records = other_records(module, local)
     purpose = purpose_of_load()
     if purpose == 'resume' or (purpose == 'unknown' and records):
         for name, record in records.items():  # raises with what differs
@@ -118,7 +112,7 @@ def _load_run(
     if methods and purpose == 'resume':
         raise methods.inside(prefix.rstrip('.')) if prefix else methods
     if methods or records:
-        problem = methods or _error_of(records, local)
+        problem = methods or error_of(records, local)
         print_log(
             f'load_from: only the weights of {prefix}{child} are loaded, because the checkpoint is '
             f'that of another run: {problem}',
@@ -183,58 +177,6 @@ def _begin_anew(module: nn.Module, state: dict[str, Any], prefix: str, child: st
     )
 
 
-def _other_methods(module: nn.Module, local: Mapping[str, Any]) -> ConfigError | None:
-    """Return what differs in the parameters of methods, by which the optimizer is resumed."""
-    methods = module._modules.get(_METHODS)
-    if methods is None:
-        return None
-    own = [(name, tuple(one.shape)) for name, one in methods.named_parameters()]
-    buffers = {name for name, _ in methods.named_buffers()}
-    saved = [
-        (name, tuple(one.shape))
-        for name, one in part_of(
-            {k: v for k, v in local.items() if k.startswith(f'{_METHODS}.')}, f'{_METHODS}.'
-        ).items()
-        if name not in buffers
-    ]
-    # A parameter that two methods share is saved twice.
-    known = {name for name, _ in own}
-    shared = {name for name, _ in methods.named_parameters(remove_duplicate=False)} - known
-    saved = [one for one in saved if one[0] not in shared]
-    if saved == own:
-        return None
-    return ConfigError(
-        _METHODS,
-        f'are not those of the run: it began with {_shown(saved)}',
-        'To resume, put them back. To change them, begin with the student alone: '
-        'load_from=CHECKPOINT and resume=False.',
-        found=_shown(own),
-    )
-
-
-def _other_records(module: nn.Module, local: Mapping[str, Any]) -> dict[str, RunRecord]:
-    """Return the records outside the network that differ from those of a checkpoint."""
-    records = {
-        name: one for name, one in module.named_modules() if isinstance(one, RunRecord) and name
-    }
-    return {name: one for name, one in records.items() if _record_error(one, local, name)}
-
-
-def _record_error(record: RunRecord, local: Mapping[str, Any], name: str) -> ConfigError | None:
-    try:
-        require_same(record, dict(local), f'{name}.')
-    except ConfigError as error:
-        return error
-    return None
-
-
-def _error_of(records: Mapping[str, RunRecord], local: Mapping[str, Any]) -> ConfigError:
-    name, record = next(iter(records.items()))
-    error = _record_error(record, local, name)
-    assert error is not None, name  # it is among them because it has one
-    return error
-
-
 def _refuse_resumed(module: nn.Module, child: str, error: ConfigError) -> None:
     """Refuse the first training step if the Runner resumed all the same, as a script can."""
 
@@ -273,13 +215,3 @@ def _other_file(weights: Mapping[str, Any]) -> tuple[str]:
         'Give a checkpoint of the whole network. Weights of a backbone alone belong under '
         "init_cfg=dict(type='Pretrained', checkpoint=…) of the student's backbone.",
     )
-
-
-def _shown(parameters: list[tuple[str, tuple[int, ...]]]) -> str:
-    """Write methods with the shapes of their parameters."""
-    methods: dict[str, list[str]] = {}
-    for name, shape in parameters:
-        method, _, rest = name.partition('.')
-        methods.setdefault(method, []).append(f'{rest} {list(shape)}')
-    shown = [f'{method} ({few(rest)})' for method, rest in methods.items()]
-    return '; '.join(shown) or 'no parameters'

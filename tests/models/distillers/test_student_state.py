@@ -19,7 +19,7 @@ from mmpretrain.models import ImageClassifier
 from torch import nn
 
 from mmkd_plugin.loading.build import build_network, network_config
-from mmkd_plugin.models.distillers.student_state import purpose_of_load
+from mmkd_plugin.models.distillers.other_runs import purpose_of_load
 
 HINT = dict(
     hint=dict(type='Hint', pairs=[dict(student='backbone.layer3', teacher='backbone.layer3')])
