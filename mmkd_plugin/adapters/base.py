@@ -1,12 +1,13 @@
 """How a framework's model is run and read; this adapter serves models that no other one knows."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.layout import Layout
-from mmkd_plugin.outputs import ClassScores
+from mmkd_plugin.outputs import BoxOutputs, ClassScores
 
 
 class Adapter:
@@ -20,6 +21,8 @@ class Adapter:
     #: Taps of the class scores, each with a function that picks their tensors out of what the
     #: tapped module returns. They run in the student's training forward and in :meth:`run`.
     score_taps: Mapping[str, Callable[[nn.Module, Any], list[Tensor]]] = {}
+    #: Taps of the boxes at the locations of the class scores, in the same form; a subset of them.
+    box_taps: Mapping[str, Callable[[nn.Module, Any], list[Tensor]]] = {}
     #: Score taps that a forward may leave out.
     optional_taps: frozenset[str] = frozenset()
     #: Why there are no score taps, for messages.
@@ -28,6 +31,21 @@ class Adapter:
     scores_need_training: bool = False
     #: Whether predictions of several such models can be averaged.
     can_average: bool = False
+    #: Why no module of the model can be tapped, for messages; empty if some can.
+    no_taps: str = ''
+    #: Queries that all networks of a run decode, by argument of the decoder; see
+    #: :meth:`find_queries`. None for models without queries.
+    queries: Mapping[str, Tensor] | None = None
+
+    @property
+    def scores_known(self) -> bool:
+        """Whether the class scores of the model can be read."""
+        return bool(self.score_taps)
+
+    @contextmanager
+    def watch(self, model: nn.Module) -> Iterator[None]:
+        """Note what :meth:`class_scores` needs beside the score taps while a model runs."""
+        yield
 
     def run(
         self,
@@ -49,6 +67,23 @@ class Adapter:
             data_samples: The framework's, without their annotations; None if there are none.
         """
         model(inputs, data_samples, mode='tensor')  # by position: frameworks name them differently
+
+    def obstacle(self, model: nn.Module, path: str) -> str:
+        """Return why :meth:`run` cannot run a module for its taps; empty if nothing is known."""
+        return ''
+
+    def needs_regions(self, path: str) -> bool:
+        """Whether a module runs on regions that the student's training forward samples."""
+        return False
+
+    def find_queries(self, model: nn.Module, inputs: Tensor) -> Mapping[str, Tensor]:
+        """Return the queries of a frozen network, where :attr:`queries` is not None.
+
+        Args:
+            model: The network.
+            inputs: Blank images, (N, C, H, W).
+        """
+        raise TypeError(f'{type(self).__name__} has no queries')
 
     def blank_samples(self, inputs: Tensor) -> Any:
         """Return data samples of blank images without annotations; None if a model needs none."""
@@ -82,6 +117,12 @@ class Adapter:
             inputs: The preprocessed batch, (N, C, H, W).
             data_samples: The framework's; they know the padding of each image.
         """
+        return None
+
+    def box_outputs(
+        self, model: nn.Module, found: Mapping[str, list[Tensor]], scores: ClassScores
+    ) -> BoxOutputs | None:
+        """Make boxes of what the box taps recorded, at the locations of the class scores."""
         return None
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:

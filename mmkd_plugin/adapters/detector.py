@@ -1,16 +1,22 @@
-"""The common part of MMDet's detectors, and detectors whose class scores cannot be compared."""
+"""The common part of MMDet's detectors."""
 
-from collections.abc import Collection, Sequence
+import inspect
+import sys
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.base import Adapter
+from mmkd_plugin.errors import ConfigError
 
 
 class DetectorAdapter(Adapter):
-    """A detector with ``extract_feat``: its backbone and neck can be tapped.
+    """A detector with ``extract_feat``: its backbone, its neck and its dense heads can be tapped.
+
+    A run extracts the features. Then it calls the other parts that are tapped, each on the
+    features, as the training forward does.
 
     Args:
         head: The part that classifies; it knows the number of classes.
@@ -30,7 +36,94 @@ class DetectorAdapter(Adapter):
         paths: Collection[str] = (),
         data_samples: Any = None,
     ) -> None:
-        model.extract_feat(inputs)  # type: ignore[operator]
+        self.run_parts(model, inputs, paths, data_samples)
+
+    def run_parts(
+        self, model: nn.Module, inputs: Any, paths: Collection[str], data_samples: Any = None
+    ) -> Any:
+        """Extract the features, run the other parts that are tapped, and return the features.
+
+        Raises:
+            ConfigError: If a tapped part needs more than features and data samples.
+        """
+        parts = list(dict.fromkeys(path.partition('.')[0] for path in paths))
+        ran: set[str] = set()
+        handles = []
+        for path in {*paths, *parts}:
+
+            def note(*_: Any, path: str = path) -> None:
+                ran.add(path.partition('.')[0])
+
+            handles.append(model.get_submodule(path).register_forward_hook(note))
+        try:
+            features = model.extract_feat(inputs)  # type: ignore[operator]
+        finally:
+            for handle in handles:
+                handle.remove()
+        samples = data_samples
+        for part in parts:
+            if part in ran or part in ('backbone', 'neck'):
+                continue
+            self.require_reach(model, part)
+            module: Any = getattr(model, part)
+            if not needed_arguments(module.forward):
+                module(features)
+                continue
+            samples = self.blank_samples(inputs) if samples is None else samples
+            module(features, samples)
+        return features
+
+    def require_reach(self, model: nn.Module, path: str) -> None:
+        """Refuse a tap of a module that a run for taps cannot call.
+
+        Raises:
+            ConfigError: Its key is empty: the caller knows the network.
+        """
+        if reason := self.obstacle(model, path):
+            parts = ', '.join(
+                name
+                for name, _ in model.named_children()
+                if name != 'data_preprocessor' and not self.obstacle(model, name)
+            )
+            raise ConfigError(
+                '',
+                f'{path} of {type(model).__name__} cannot be tapped: {reason}',
+                f'Tap modules below {parts}; tools/inspect_taps.py lists them.',
+                found=path,
+            )
+
+    def obstacle(self, model: nn.Module, path: str) -> str:
+        part = path.partition('.')[0]
+        if part in ('backbone', 'neck'):
+            return ''
+        module = getattr(model, part)
+        if type(module).forward is nn.Module.forward:
+            return 'it has no forward of its own'
+        more = [
+            name for name in needed_arguments(module.forward) if not name.endswith('data_samples')
+        ]
+        return f'it needs {", ".join(more)} beside the features of the images' if more else ''
+
+    def blank_samples(self, inputs: Tensor) -> Any:
+        structures: Any = sys.modules['mmdet.structures']  # any detector imported it
+        instance_data: Any = sys.modules['mmengine.structures'].InstanceData
+        size = tuple(inputs.shape[-2:])
+        samples = []
+        for index in range(len(inputs)):
+            shapes = dict.fromkeys(
+                ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size
+            )
+            sample = structures.DetDataSample(
+                metainfo=dict(shapes, img_id=index, scale_factor=(1.0, 1.0))
+            )
+            for name in ('gt_instances', 'ignored_instances'):
+                nothing = instance_data(
+                    bboxes=inputs.new_zeros(0, 4),
+                    labels=torch.zeros(0, dtype=torch.long, device=inputs.device),
+                )
+                setattr(sample, name, nothing)
+            samples.append(sample)
+        return samples
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
         """Return which classes are in each image, (N, C) of 0 and 1: the labels of whole images."""
@@ -58,10 +151,24 @@ class DetectorAdapter(Adapter):
         return predictions
 
 
-class QueryDetectorAdapter(DetectorAdapter):
-    """DETR and its kin: queries of two networks do not correspond, so only taps are compared."""
+class SeveralDetectorsAdapter(Adapter):
+    """A model that trains detectors inside it: semi-supervised detectors, trackers.
 
-    no_scores = 'queries of two networks do not correspond'
+    Its batches have branches, and its detectors run once for each: no call is the one to tap.
+    """
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(getattr(model, 'bbox_head', None))
+    task = 'detection'
+
+    def __init__(self, model: nn.Module, inner: Sequence[str]) -> None:
+        names = ', '.join(inner)
+        self.no_taps = self.no_scores = (
+            f'{type(model).__name__} runs its detectors ({names}) on batches of several branches '
+            'or frames, so no single forward can be distilled'
+        )
+
+
+def needed_arguments(function: Callable[..., Any]) -> list[str]:
+    """Return the arguments without default that a function has after the first."""
+    parameters = inspect.signature(function).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in parameters if p.kind in kinds and p.default is p.empty][1:]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from mmkd_plugin.adapters.dry_run import run_blank, unchanged
 from mmkd_plugin.adapters.probe import find_shape
 from mmkd_plugin.adapters.tapped_model import TappedModel
 
@@ -24,36 +24,50 @@ class TapPoint:
 def tap_points(model: nn.Module, shape: Sequence[int] | None = None) -> list[TapPoint]:
     """List what every module returns in one forward, in the order of calls.
 
-    The model runs once, in eval mode and without gradients. A module that runs several times, or
-    whose output a later layer changes in place, is listed with its obstacle.
+    The model runs as in the probe of a distillation, in eval mode, and stays as it was. A module
+    that runs several times, or whose output a later layer changes in place, is listed with its
+    obstacle. So is a part that such a run cannot call.
 
     Args:
         model: A network that an adapter knows, or any that runs with ``mode='tensor'``.
         shape: (channels, height, width) of the input; the first usual one that fits by default.
+
+    Raises:
+        ConfigError: If no module of the model can be tapped.
     """
     network = TappedModel(model, 'model')
+    paths = [
+        path
+        for path, _ in model.named_modules()
+        if path and not path.startswith('data_preprocessor')
+    ]
+    network.request(paths[:1])  # some models have no taps
     shape = find_shape(network, shape)
     records: dict[str, list[tuple[Any, tuple[int, ...]]]] = {}
     handles = []
-    for path, module in model.named_modules():
-        if path and not path.startswith('data_preprocessor'):
+    for path in paths:
 
-            def record(_: nn.Module, __: Any, output: Any, path: str = path) -> None:
-                versions = tuple(tensor._version for _, tensor in _tensors('', output))
-                records.setdefault(path, []).append((output, versions))
+        def record(_: nn.Module, __: Any, output: Any, path: str = path) -> None:
+            versions = tuple(tensor._version for _, tensor in _tensors('', output))
+            records.setdefault(path, []).append((output, versions))
 
-            handles.append(module.register_forward_hook(record))
+        handles.append(model.get_submodule(path).register_forward_hook(record))
+    obstacles = {path: network.adapter.obstacle(model, path) for path in paths}
     try:
-        with torch.no_grad():
-            inputs = torch.zeros(1, *shape, device=next(model.parameters()).device)
-            network.adapter.run(model.eval(), inputs, scores=True)
+        with unchanged(model), network.keyed():
+            reached = frozenset(path for path in paths if not obstacles[path])
+            run_blank(model, network.adapter, shape, reached)
     finally:
         for handle in handles:
             handle.remove()
     modules = dict(model.named_modules())
-    return [
+    points = [
         point for path, calls in records.items() for point in _points(path, modules[path], calls)
     ]
+    for path, obstacle in obstacles.items():
+        if obstacle and path not in records and '.' not in path:
+            points.append(TapPoint(path, type(modules[path]).__name__, (), obstacle))
+    return points
 
 
 def _points(

@@ -7,7 +7,8 @@ from torch import nn
 from mmkd_plugin.adapters.base import Adapter
 from mmkd_plugin.adapters.classifier import ClassifierAdapter
 from mmkd_plugin.adapters.dense_detector import DenseDetectorAdapter
-from mmkd_plugin.adapters.detector import DetectorAdapter, QueryDetectorAdapter
+from mmkd_plugin.adapters.detector import DetectorAdapter, SeveralDetectorsAdapter
+from mmkd_plugin.adapters.query_detector import QueryDetectorAdapter
 from mmkd_plugin.adapters.roi_detector import RoIDetectorAdapter
 
 
@@ -20,13 +21,20 @@ def get_adapter(model: nn.Module) -> Adapter:
     if classifiers is not None and isinstance(model, classifiers.BaseClassifier):
         return ClassifierAdapter(model)
     detectors = sys.modules.get('mmdet.models.detectors')
-    if detectors is not None and isinstance(model, detectors.BaseDetector):
+    if detectors is None:
+        return Adapter()
+    base = detectors.BaseDetector
+    inner = [name for name, child in model.named_children() if isinstance(child, base)]
+    if inner:
+        return SeveralDetectorsAdapter(model, inner)
+    if isinstance(model, base):
         if isinstance(model, detectors.DetectionTransformer):
             return QueryDetectorAdapter(model)
-        if isinstance(model, detectors.SingleStageDetector):
-            return DenseDetectorAdapter(model)
         if isinstance(model, detectors.TwoStageDetector):
             return RoIDetectorAdapter(model)
+        one_stage = isinstance(model, detectors.SingleStageDetector)
+        if one_stage or hasattr(model, 'bbox_head') or hasattr(model, 'mask_head'):
+            return DenseDetectorAdapter(model)
         if hasattr(model, 'backbone'):
             return DetectorAdapter()
     return Adapter()

@@ -114,7 +114,11 @@ def dry_run(network: TappedModel, shape: Shape, training: bool = False) -> Netwo
         training: Whether it runs in training mode. Some networks return other tensors in it.
     """
     inputs = blank_images(network.model, shape)
-    with unchanged(network.model, training), network.recording(inputs) as recording:
+    with (
+        unchanged(network.model, training),
+        network.recording(inputs) as recording,
+        network.keyed(),
+    ):
         run_blank(network.model, network.adapter, shape, network.recorded_paths)
     return recording.output
 

@@ -1,16 +1,29 @@
-"""MMDet's two-stage detectors: Faster, Mask and Cascade R-CNN."""
+"""MMDet's two-stage detectors, whose RoI head scores the classes of sampled regions."""
 
-import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.detector import DetectorAdapter
+from mmkd_plugin.adapters.region_heads import find_region_head
+from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import ClassScores
 
-_KNOWN = ('StandardRoIHead', 'CascadeRoIHead')
+_FIX = 'Use methods on taps of the backbone or the neck alone.'
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """A call of a box head: its stage, its regions (R, 5), their scores (R, C)."""
+
+    stage: int
+    rois: Tensor
+    rows: Tensor
+    graph: bool
 
 
 class RoIDetectorAdapter(DetectorAdapter):
@@ -18,35 +31,26 @@ class RoIDetectorAdapter(DetectorAdapter):
 
     The student's training forward samples the regions. A teacher's box head classifies the same
     regions, on the teacher's features. So distillation neither proposes nor samples regions.
+
+    A sampler such as OHEM calls the box head as well, without gradients. Those calls do not count.
     """
 
     scores_need_training = True
 
     def __init__(self, model: nn.Module) -> None:
         roi_head: Any = getattr(model, 'roi_head', None)
-        box_head: Any = getattr(roi_head, 'bbox_head', None)
-        self._cascade = isinstance(box_head, nn.ModuleList)
-        heads: list[Any] = list(box_head) if self._cascade else [box_head]
-        super().__init__(heads[0])
-        custom = any(getattr(head, 'custom_cls_channels', False) for head in heads)
-        if box_head is None or custom or not _is_known(roi_head):
+        self._heads = _stages(getattr(roi_head, 'bbox_head', None))
+        self._extractors = _stages(getattr(roi_head, 'bbox_roi_extractor', None))
+        super().__init__(self._heads[0] if self._heads else None)
+        self._region_head = find_region_head(roi_head) if self._heads else None
+        self._calls: list[_Call] = []
+        if self._region_head is None:
             found = type(roi_head).__name__
-            self.no_scores = f'known RoI heads are {", ".join(_KNOWN)}, not {found}'
-            return
-        suffixes = [f'.{stage}' for stage in range(len(heads))] if self._cascade else ['']
-        self._stages = [
-            # The first call: a mask head may share the extractor.
-            (f'roi_head.bbox_roi_extractor{suffix}#0:input', f'roi_head.bbox_head{suffix}')
-            for suffix in suffixes
-        ]
-        self.score_taps = {
-            tap: pick
-            for stage in self._stages
-            for tap, pick in zip(stage, (_second, _first), strict=True)
-        }
-        self.optional_taps = frozenset(
-            tap for stage in self._stages[1:] for tap in stage
-        )  # a cascade ends where no region is left
+            self.no_scores = f'{found} has no box head' if not self._heads else _unknown(roi_head)
+
+    @property
+    def scores_known(self) -> bool:
+        return self._region_head is not None
 
     def run(
         self,
@@ -57,12 +61,70 @@ class RoIDetectorAdapter(DetectorAdapter):
         paths: Collection[str] = (),
         data_samples: Any = None,
     ) -> None:
-        features = model.extract_feat(inputs)  # type: ignore[operator]
-        if not scores or not self.score_taps:
+        regional = [path for path in paths if self.needs_regions(path)]
+        others = [path for path in paths if path not in regional]
+        features = self.run_parts(model, inputs, others, data_samples)
+        if regional:
+            self.require_reach(model, regional[0])
+        if self._region_head is None or not (scores or regional):
             return
-        for stage, regions in enumerate(rois or [_whole_images(inputs)] * len(self._stages)):
-            before: tuple[int, ...] = (stage,) if self._cascade else ()
-            model.roi_head._bbox_forward(*before, features, regions)  # type: ignore[union-attr, operator]
+        if len(features[0]) != len(inputs):
+            copies = len(features[0]) / len(inputs)
+            raise ConfigError(
+                '',
+                f'class scores and taps of the RoI head of {type(model).__name__} are not '
+                f'supported: it makes {copies:g} feature maps of each image',
+                _FIX,
+                found=tuple(features[0].shape),
+            )
+        regions = rois or [_whole_images(inputs)] * len(self._heads)
+        if len(regions) > len(self._heads):
+            raise ConfigError(
+                '',
+                f'the RoI head of {type(model).__name__} has fewer stages than that of the student',
+                _FIX,
+                found=len(self._heads),
+            )
+        self._region_head.classify(model.roi_head, features, regions)
+
+    def obstacle(self, model: nn.Module, path: str) -> str:
+        if path.partition('.')[0] != 'roi_head':
+            return super().obstacle(model, path)
+        return '' if self._region_head is not None else self.no_scores
+
+    def needs_regions(self, path: str) -> bool:
+        return path.partition('.')[0] == 'roi_head'
+
+    @contextmanager
+    def watch(self, model: nn.Module) -> Iterator[None]:
+        """Note the calls of the box heads, each with the regions of the extractor before it."""
+        self._calls = []
+        latest: dict[int, Tensor] = {}
+
+        def regions(stage: int, args: Any, kwargs: Any) -> None:
+            latest[stage] = kwargs['rois'] if 'rois' in kwargs else args[1]
+
+        def scores(stage: int, output: Any) -> None:
+            rows = output[0] if isinstance(output, (tuple, list)) else output
+            if stage in latest and isinstance(rows, Tensor):
+                self._calls.append(_Call(stage, latest[stage], rows, torch.is_grad_enabled()))
+
+        with ExitStack() as stack:
+            for stage, (extractor, head) in enumerate(
+                zip(self._extractors, self._heads, strict=True)
+            ):
+                handles = (
+                    extractor.register_forward_pre_hook(
+                        lambda _, args, kwargs, stage=stage: regions(stage, args, kwargs),
+                        with_kwargs=True,
+                    ),
+                    head.register_forward_hook(
+                        lambda _, __, output, stage=stage: scores(stage, output)
+                    ),
+                )
+                for handle in handles:
+                    stack.callback(handle.remove)
+            yield
 
     def class_scores(
         self,
@@ -71,26 +133,70 @@ class RoIDetectorAdapter(DetectorAdapter):
         inputs: Any,
         data_samples: Sequence[Any] | None = None,
     ) -> ClassScores | None:
-        stages = [(*found[rois], *found[rows]) for rois, rows in self._stages if rois in found]
-        by_image = [_by_image(rois, rows, len(inputs)) for rois, rows in stages]
+        calls, self._calls = self._calls, []
+        stages: list[_Call] = []
+        for stage in range(len(self._heads)):
+            of_stage = [call for call in calls if call.stage == stage]
+            # The training forward scores last, and with gradients; samplers score before it.
+            of_stage = [call for call in of_stage if call.graph] or of_stage
+            if not of_stage:  # a cascade ends where no region is left
+                break
+            stages.append(of_stage[-1])
+        if not stages:
+            raise ConfigError('', 'the box head does not run in this forward', _FIX)
+        head: Any = self._heads[0]
+        by_image = [
+            _by_image(call.rois, _class_logits(self._heads[call.stage], call.rows), len(inputs))
+            for call in stages
+        ]
         logits, valid = (torch.cat(parts, dim=1) for parts in zip(*by_image, strict=True))
-        rois = tuple(rois for rois, _ in stages)
-        return ClassScores(logits, 'softmax', background=True, rois=rois, valid=valid)
+        sigmoid = getattr(getattr(head, 'loss_cls', None), 'use_sigmoid', False)
+        return ClassScores(
+            logits,
+            'sigmoid' if sigmoid else 'softmax',
+            background=logits.shape[-1] > (self.num_classes or 0),
+            rois=tuple(call.rois for call in stages),
+            valid=valid,
+        )
 
 
-def _first(_: nn.Module, values: Any) -> list[Tensor]:
-    return [values[0]]
+def _stages(part: Any) -> list[nn.Module]:
+    """Return the modules of the stages: those of a list, or one."""
+    if part is None:
+        return []
+    return list(part) if isinstance(part, nn.ModuleList) else [part]
 
 
-def _second(_: nn.Module, values: Any) -> list[Tensor]:
-    return [values[1]]
+def _unknown(roi_head: nn.Module) -> str:
+    name = type(roi_head).__name__
+    if hasattr(roi_head, 'proposal_feature_channel'):
+        return f'the regions of {name} are learned queries, which differ between networks'
+    return f'it is not registered how {name} classifies regions (register_region_head)'
 
 
-def _is_known(roi_head: nn.Module) -> bool:
-    """Whether the box head is called as in a known class; a subclass may change all but that."""
-    module: Any = sys.modules.get('mmdet.models.roi_heads')
-    own = getattr(type(roi_head), '_bbox_forward', None)
-    return any(own is getattr(module, name)._bbox_forward for name in _KNOWN)
+def _class_logits(head: Any, rows: Tensor) -> Tensor:
+    """Return logits of the classes and the background, (R, C + 1), of a head's own form.
+
+    Raises:
+        ConfigError: If the head scores in a form of its own that is no distribution.
+    """
+    if not getattr(head, 'custom_cls_channels', False):
+        return rows
+    scores = head.loss_cls.get_activation(rows.to(torch.promote_types(rows.dtype, torch.float32)))
+    total = scores.detach().sum(dim=-1)
+    if scores.shape[-1] != head.num_classes + 1 or not torch.allclose(
+        total, torch.ones_like(total), atol=1e-3
+    ):
+        raise ConfigError(
+            '',
+            f'class scores of {type(head).__name__} are not supported: '
+            f'{type(head.loss_cls).__name__} makes no distribution over the classes and the '
+            'background of them',
+            _FIX,
+            found=tuple(scores.shape),
+        )
+    logits: Tensor = scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
+    return logits
 
 
 def _whole_images(inputs: Tensor) -> Tensor:
@@ -101,9 +207,21 @@ def _whole_images(inputs: Tensor) -> Tensor:
 
 
 def _by_image(rois: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Arrange the scores (R, C) of regions by image: (N, A, C), and the mask of regions (N, A)."""
+    """Arrange the scores (R, C) of regions by image: (N, A, C), and the mask of regions (N, A).
+
+    Raises:
+        ConfigError: If the scores are not those of the regions, or a region is of no image.
+    """
     images = rois[:, 0].long()
     regions = torch.bincount(images, minlength=count)
+    if len(rows) != len(rois) or len(regions) != count:
+        raise ConfigError(
+            '',
+            f'the {len(rows)} class scores must belong to the {len(rois)} regions of the '
+            f'{count} images of the batch',
+            _FIX,
+            found=f'regions of {len(regions)} images',
+        )
     slots = torch.arange(len(rois), device=rois.device) - (regions.cumsum(0) - regions)[images]
     valid = torch.arange(int(regions.max()), device=rois.device) < regions[:, None]
     logits = rows.new_zeros(*valid.shape, rows.shape[1]).index_put((images, slots), rows)

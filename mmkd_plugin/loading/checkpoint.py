@@ -14,6 +14,7 @@ from mmengine import dist, fileio
 from torch import nn
 
 from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.loading.class_names import class_names
 from mmkd_plugin.loading.foreign import weights_of
 from mmkd_plugin.loading.restore import load_completely
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
@@ -105,7 +106,8 @@ def load_weights(
 def class_names_of(content: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the class names that a checkpoint of OpenMMLab states, or None.
 
-    They are under ``dataset_meta``, in old checkpoints in capitals.
+    They are under ``dataset_meta``, in old checkpoints beside it. Several different lists, as from
+    concatenated data sets, are none.
 
     Example:
         >>> class_names_of(dict(meta=dict(dataset_meta=dict(classes=['cat', 'dog']))))
@@ -113,9 +115,7 @@ def class_names_of(content: Mapping[str, Any]) -> tuple[str, ...] | None:
     """
     meta = content.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
-    known = meta.get('dataset_meta') or meta
-    names = known.get('classes') or known.get('CLASSES')
-    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
+    return class_names(meta.get('dataset_meta') or meta)
 
 
 def _is_safetensors(data: bytes) -> bool:

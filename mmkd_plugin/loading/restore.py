@@ -1,6 +1,7 @@
 """Load a state dict as its framework does, and measure what was restored."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -172,7 +173,7 @@ def _remedy(load: _Load, hidden: bool, path: str) -> str:
         network = '' if len(prefixes) == 1 else f' --network {next(iter(prefixes))}'
         return (
             'It is the checkpoint of a distillation run. Export its student: '
-            f'python tools/export_student.py {path} student.pth{network}'
+            f'python tools/export_student.py {shlex.quote(path)} student.pth{network}'
         )
     if hidden:
         return (

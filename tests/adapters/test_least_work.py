@@ -38,7 +38,9 @@ WORDS = (
 )
 
 WITH_SCORES = [
-    family for family in small.FAMILIES if family not in ('ssd', 'detr', 'deformable_detr', 'dino')
+    family
+    for family in small.FAMILIES
+    if family not in ('ssd', 'dino') and not family.endswith('detr')
 ]
 BY_MAPS = ('detr', 'deformable_detr', 'dino')
 ROIS = torch.tensor([[0.0, 1, 1, 30, 30], [1, 5, 5, 60, 40]])

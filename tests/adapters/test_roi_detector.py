@@ -15,16 +15,24 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters import RoIDetectorAdapter, TappedModel, Teacher
-from mmkd_plugin.adapters.roi_detector import _by_image
+from mmkd_plugin.adapters import (
+    RoIDetectorAdapter,
+    TappedModel,
+    Teacher,
+    region_heads,
+    register_region_head,
+)
+from mmkd_plugin.adapters.region_heads import classify_once
+from mmkd_plugin.adapters.roi_detector import _by_image, _class_logits
 
 FAMILIES = ('faster_rcnn', 'mask_rcnn', 'cascade_rcnn')
 STAGES = dict(faster_rcnn=1, mask_rcnn=1, cascade_rcnn=3)
 HINT = dict(type='Hint', pairs=[dict(student='neck[0]', teacher='neck[0]')])
 
 
-def distiller(family: str, folder: Path, **changes: Any) -> Any:
-    return small.distiller(folder, small.detector(family), **changes)
+def distiller(family: str, folder: Path, student: Any = None, **changes: Any) -> Any:
+    config = small.detector(family) if student is None else student
+    return small.distiller(folder, config, **changes)
 
 
 def several(part: Any) -> list[Any]:
@@ -211,6 +219,136 @@ class OtherBoxForward(StandardRoIHead):
 
     def _bbox_forward(self, x: Any, rois: Tensor) -> dict[str, Tensor]:
         return super()._bbox_forward(x, rois + 1)
+
+
+class ScoresFirst(StandardRoIHead):
+    """A head that calls its box head in another way, and a function that runs it."""
+
+    def _bbox_forward(self, x: Any, rois: Tensor) -> dict[str, Tensor]:
+        return super()._bbox_forward(x, rois)
+
+
+def test_registered_roi_head_is_distilled_by_its_scores(tmp_path: Path) -> None:
+    MMDET_MODELS.register_module(module=ScoresFirst, force=True)
+    config = small.detector('faster_rcnn', roi_head__type='ScoresFirst')
+    with raises_config_error('student', ANY, 'ScoresFirst', 'register_region_head', fix='taps'):
+        small.distiller(tmp_path, config)
+    register_region_head(ScoresFirst)(classify_once)
+    try:
+        model = small.distiller(tmp_path, config)
+    finally:
+        del region_heads._HEADS[ScoresFirst]
+    assert small.losses_of(model, small.batch_for('faster_rcnn'))['kd.loss_kd'] > 0
+
+
+SAMPLERS = dict(
+    ohem=dict(type='OHEMSampler', num=8, pos_fraction=0.25, neg_pos_ub=-1),
+    score_hlr=dict(
+        type='ScoreHLRSampler', num=8, pos_fraction=0.25, neg_pos_ub=-1, k=0.5, bias=0.0
+    ),
+)
+
+
+@pytest.mark.parametrize('tap', ['', 'roi_head.bbox_head.fc_cls'])
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_samplers_that_score_regions_do_not_count(sampler: str, tap: str, tmp_path: Path) -> None:
+    """The scores are those of the training forward: they carry gradients, for every image."""
+    head = 'PISARoIHead' if sampler == 'score_hlr' else 'StandardRoIHead'
+    config = small.detector(
+        'faster_rcnn', train_cfg__rcnn__sampler=SAMPLERS[sampler], roi_head__type=head
+    )
+    methods: dict[str, Any] = dict(kd=dict(type='SoftTarget'))
+    if tap:
+        methods = dict(hint=dict(type='Hint', pairs=[dict(student=tap, teacher=tap)]))
+    model = distiller('faster_rcnn', tmp_path, methods=methods, student=config)
+    calls: list[bool] = []
+    model.student.roi_head.bbox_head.register_forward_hook(
+        lambda *_: calls.append(torch.is_grad_enabled())
+    )
+    batch = model.data_preprocessor(small.batch_for('faster_rcnn'), True)
+    with model.tapped.recording(batch['inputs'], batch['data_samples']) as recording:
+        model.student(**batch, mode='loss')
+    assert calls.count(True) == 1 and len(calls) > 1
+    scores = recording.output.scores
+    assert scores.logits.requires_grad and scores.valid.sum(dim=1).tolist() == [8, 8]
+    losses = small.losses_of(model, small.batch_for('faster_rcnn'))
+    total = sum(value for name, value in losses.items() if not name.startswith('task.'))
+    assert total > 0
+    total.backward()
+    assert model.student.roi_head.bbox_head.fc_cls.weight.grad.abs().sum() > 0
+
+
+def test_scores_of_regions_of_no_image_are_refused() -> None:
+    rows, rois = torch.zeros(1, 4), torch.tensor([[2.0, 1, 1, 30, 30]])
+    for one, of in ((rois, rows), (rois[:0], rows)):
+        with raises_config_error('', ANY, 'must belong to', '2 images', fix='taps'):
+            _by_image(one, of, 2)
+
+
+def test_several_feature_maps_an_image_are_refused(tmp_path: Path) -> None:
+    """TridentNet makes three copies of each image in training, one in eval mode."""
+    net = TappedModel(small.network(small.detector('faster_rcnn')).eval(), 'student')
+    net.request([], scores=True)
+    plain = net.model.extract_feat
+    net.model.extract_feat = lambda inputs: plain(torch.cat([inputs] * 3))
+    with raises_config_error('student', ANY, '3 feature maps of each image', fix='taps'):
+        net.observe(torch.randn(2, 3, 64, 64))
+
+
+class Seesaw(nn.Module):
+    """A box head whose loss has classes and objectness in channels of its own."""
+
+    custom_cls_channels = True
+    num_classes = 3
+
+    def __init__(self, total: float = 1.0) -> None:
+        super().__init__()
+        self.loss_cls = MMDET_MODELS.build(dict(type='SeesawLoss', num_classes=3))
+        plain = self.loss_cls.get_activation
+        self.loss_cls.get_activation = lambda rows: total * plain(rows)
+
+
+def test_custom_channels_become_logits_of_the_distribution_that_the_head_predicts() -> None:
+    head, rows = Seesaw(), torch.randn(6, 5)
+    logits = _class_logits(head, rows)
+    assert torch.allclose(logits.softmax(dim=-1), head.loss_cls.get_activation(rows), atol=1e-6)
+    with raises_config_error('', ANY, 'SeesawLoss makes no distribution', fix='taps'):
+        _class_logits(Seesaw(0.5), rows)
+
+
+@pytest.mark.parametrize(
+    ('family', 'tap'),
+    [
+        ('faster_rcnn', 'rpn_head.rpn_conv#0'),
+        ('faster_rcnn', 'roi_head.bbox_head[0]'),
+        ('cascade_rcnn', 'roi_head.bbox_head.1.fc_cls'),
+    ],
+)
+def test_parts_of_the_heads_are_tapped_without_scores(
+    family: str, tap: str, tmp_path: Path
+) -> None:
+    """A tap on regions sees the regions of the student in both networks."""
+    methods = dict(hint=dict(type='Hint', pairs=[dict(student=tap, teacher=tap)]))
+    model = distiller(family, tmp_path, methods=methods)
+    losses = small.losses_of(model, small.batch_for(family))
+    assert losses['hint.loss_hint'] > 0
+    small.total(model, losses).backward()
+    assert model.tapped.needs_scores is tap.startswith('roi_head')
+
+
+def test_taps_on_regions_beside_a_network_without_regions_are_refused(tmp_path: Path) -> None:
+    tap = dict(student='neck[0]', teacher='roi_head.bbox_head.shared_fcs.0')
+    teachers = [small.teacher(tmp_path, small.detector('faster_rcnn'))]
+    methods = dict(hint=dict(type='Hint', pairs=[tap]))
+    with raises_config_error('student', ANY, 'must be a two-stage detector', fix='the neck'):
+        small.distiller(tmp_path, small.detector('retinanet'), teachers, methods=methods)
+
+
+@pytest.mark.parametrize('tap', ['roi_head.mask_head.conv_logits'])
+def test_parts_that_run_on_other_regions_are_refused(tap: str, tmp_path: Path) -> None:
+    methods = dict(hint=dict(type='Hint', pairs=[dict(student=tap, teacher=tap)]))
+    with raises_config_error('student', ANY, 'does not run in this forward', fix='inspect_taps'):
+        distiller('mask_rcnn', tmp_path, methods=methods)
 
 
 def test_unknown_roi_head_is_distilled_by_its_taps(tmp_path: Path) -> None:

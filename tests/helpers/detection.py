@@ -156,6 +156,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
         {**_QUERIES, 'model.neck.in_channels': [8, 16, 32]},
     ),
+    'conditional_detr': (  # its decoder always has 256 channels
+        'conditional_detr/conditional-detr_r50_8xb2-50e_coco.py',
+        {
+            **{name: 256 if value == 32 else value for name, value in _QUERIES.items()},
+            'model.positional_encoding.num_feats': 128,
+            'model.neck.in_channels': [32],
+        },
+    ),
+    'dab_detr': (
+        'dab_detr/dab-detr_r50_8xb2-50e_coco.py',
+        {**_QUERIES, 'model.neck.in_channels': [32]},
+    ),
     'dino': (  # its positional encoding always has 256 channels
         'dino/dino-4scale_r50_8xb2-12e_coco.py',
         {

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmkd_plugin.adapters.compat import require_comparable, require_same_task
-from mmkd_plugin.adapters.dry_run import Shape
+from mmkd_plugin.adapters.dry_run import Shape, blank_images
+from mmkd_plugin.adapters.embedding import find_embedding
 from mmkd_plugin.adapters.probe import TeacherProbe, find_shapes, probe_network
+from mmkd_plugin.adapters.tap_requests import EMBEDDING
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError, config_key
@@ -44,8 +46,10 @@ def bind(
     Raises:
         ConfigError: If a tap, a shape, a task or the number of classes does not fit.
     """
-    requests = {learner.network: _requests(learner) for learner in learners}
-    scores = any(one.scores for own in requests.values() for one in own.values())
+    requests = {learner.network: _requests(learner, probe_shape) for learner in learners}
+    every = [one for own in requests.values() for one in own.values()]
+    boxes = any(one.boxes for one in every)
+    scores = boxes or any(one.scores for one in every)
     networks = list(dict.fromkeys(n for one in learners for n in (one.network, *one.teachers)))
     first = networks[0]
     for network in networks[1:]:
@@ -54,9 +58,16 @@ def bind(
         _require_same_classes(learners)
         _require_same_regions(learners)
     for network in networks:
-        _request(network, learners, requests, scores)
+        _request(network, learners, requests, scores, boxes)
+    if not scores and any(network.needs_regions for network in networks):
+        _require_regions(networks)
+        _require_same_regions(learners)
+        for network in networks:
+            _request(network, learners, requests, True, boxes)
     if any(requests.values()):
         shapes = find_shapes(networks, probe_shape)
+        if scores:
+            _share_queries(networks, shapes)
         probes = {network: _probe(network, shapes[network]) for network in networks}
         if scores:
             for network in networks[1:]:
@@ -73,12 +84,15 @@ def bind(
     return list(requests.values())
 
 
-def _requests(learner: Learner) -> dict[str, Requests]:
+def _requests(learner: Learner, probe_shape: Sequence[int] | None) -> dict[str, Requests]:
     found = {}
+    network = learner.network
     for name, method in learner.methods.items():
         with config_key(f'methods.{name}'):
             one = method.requests(len(learner.teachers))
-            learner.network.parse(one.student, '')
+            if EMBEDDING in one.student and network.embedding is None:
+                network.embedding = find_embedding(network, probe_shape)
+            network.parse(one.student, '')
             for teacher, taps in zip(learner.teachers, one.teachers, strict=bool(one.teachers)):
                 teacher.parse(taps, '')
             found[name] = one
@@ -90,6 +104,7 @@ def _request(
     learners: Sequence[Learner],
     requests: Mapping[TappedModel, Mapping[str, Requests]],
     scores: bool,
+    boxes: bool,
 ) -> None:
     """Request of one network what all methods need of it as a student and as a teacher."""
     own = [tap for one in requests.get(network, {}).values() for tap in one.student]
@@ -99,7 +114,7 @@ def _request(
             index = learner.teachers.index(network)
             for one in requests[learner.network].values():
                 observed += one.teachers[index] if one.teachers else ()
-    network.request([*own, *observed], scores, observed)
+    network.request([*own, *observed], scores, observed, boxes)
 
 
 def _probe(network: TappedModel, shape: Shape) -> TeacherProbe:
@@ -117,6 +132,43 @@ def _require_same_classes(learners: Sequence[Learner]) -> None:
             if teacher.adapter.task == 'detection':
                 reference = teachers[0]
                 teacher.class_map.require_names(teacher.classes, reference.name, reference.classes)
+
+
+def _require_regions(networks: Sequence[TappedModel]) -> None:
+    """Refuse taps on regions beside a network that has none; class scores carry the regions."""
+    for network in networks:
+        if not network.adapter.scores_need_training:
+            raise ConfigError(
+                network.key,
+                'must be a two-stage detector, as another network is tapped in its RoI head, which '
+                'runs on the regions that the student samples',
+                'Tap modules of the backbone or the neck.',
+                found=type(network.model).__name__,
+            )
+
+
+def _share_queries(networks: Sequence[TappedModel], shapes: Mapping[TappedModel, Shape]) -> None:
+    """Let all networks decode the queries of the first teacher; they correspond row by row.
+
+    A frozen teacher is rebuilt with the same queries when a run is resumed.
+    """
+    sharing = [network for network in networks if network.adapter.queries is not None]
+    if not sharing:
+        return
+    teachers = [network for network in sharing if isinstance(network, Teacher)]
+    if not teachers:
+        raise ConfigError(
+            networks[0].key,
+            'class scores of queries need a frozen teacher, whose queries all networks decode',
+            'Use methods on taps alone.',
+            found=type(networks[0].model).__name__,
+        )
+    source = teachers[0]
+    with source.keyed():
+        blank = blank_images(source.model, shapes[source])
+        queries = source.adapter.find_queries(source.model, blank)
+    for network in sharing:
+        network.adapter.queries = queries
 
 
 def _require_same_regions(learners: Sequence[Learner]) -> None:
