@@ -1,5 +1,6 @@
 """The trained network in the state dict of its wrapper: saved, resumed, and begun with."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -127,11 +128,13 @@ def _load_plain(
     module: nn.Module,
     state: dict[str, Any],
     prefix: str,
-    local: Mapping[str, Any],
+    local: 'OrderedDict[str, Any]',
     own: Mapping[str, Tensor],
     child: str,
 ) -> None:
     """Load the checkpoint of the network alone, as its framework would."""
+    others = [name for name in module.state_dict() if not name.startswith(f'{child}.')]
+    kept = {f'{prefix}{name}': local.pop(name) for name in others if name in local}
     weights = weights_of(local, own, 'the checkpoint', 'load_from')
     fitting = [name for name in weights if name in own]
     if not fitting:
@@ -155,6 +158,7 @@ def _load_plain(
         del state[prefix + name]
     state.update({f'{prefix}{child}.{name}': value for name, value in weights.items()})
     _begin_anew(module, state, prefix, child)
+    state.update(kept)  # code of a host that names parameters as in a plain run
     print_log(
         f'load_from: {len(fitting)} of {len(own)} tensors of the {child} are in the checkpoint, '
         'which holds this network alone',
