@@ -25,7 +25,7 @@ class Teacher(TappedModel):
 
     Args:
         model: A model dict, a config path or ``'pkg::path'``.
-        checkpoint: Path or URL of its weights, which are loaded strictly.
+        checkpoint: Path or URL of its weights, which must restore it completely.
         name: Its name in logs and pictures.
         cfg_options: Changes to make in ``model``.
         data_preprocessor: Its input preprocessing (mean, std, channel order, padding). Default:
@@ -33,6 +33,9 @@ class Teacher(TappedModel):
         run_preprocessor: Preprocessing of the run, for a teacher without its own.
         class_map: For each class of the student the teacher's index of it, if they differ.
         key: The config key, for messages.
+        checkpoint_key: Place of its weights in a file that holds several, such as ``'ema'``.
+        checkpoint_prefix: Prefix of its keys in a file of several networks, such as
+            ``'architecture.'``.
 
     Raises:
         ConfigError: If the config or the checkpoint is wrong.
@@ -50,6 +53,8 @@ class Teacher(TappedModel):
         run_preprocessor: Mapping[str, Any] | None = None,
         class_map: Sequence[int] | None = None,
         key: str = 'teacher',
+        checkpoint_key: str | None = None,
+        checkpoint_prefix: str | None = None,
     ) -> None:
         if not isinstance(checkpoint, str) or not checkpoint:
             raise ConfigError(
@@ -61,7 +66,9 @@ class Teacher(TappedModel):
         if data_preprocessor is not None:
             config.data_preprocessor = ConfigDict(data_preprocessor)
         network = build_network(config, f'{key}.model')
-        self.sha256, self.classes = load_weights(network, checkpoint, f'{key}.checkpoint')
+        self.sha256, self.classes = load_weights(
+            network, checkpoint, f'{key}.checkpoint', checkpoint_key, checkpoint_prefix
+        )
         network.requires_grad_(False)
         network.eval()  # a host's own train() may return nothing
         super().__init__(network, key)
@@ -155,6 +162,7 @@ def build_teacher(
     if not isinstance(config, Mapping) or 'model' not in config:
         raise ConfigError(key, 'must be dict(name=…, model=…, checkpoint=…)', found=config)
     known = {'name', 'model', 'checkpoint', 'cfg_options', 'data_preprocessor', 'class_map'}
+    known |= {'checkpoint_key', 'checkpoint_prefix'}
     if unknown := sorted(config.keys() - known):
         raise ConfigError(
             f'{key}.{unknown[0]}',

@@ -1,28 +1,23 @@
-"""Read checkpoints without running code, and load them key by key."""
+"""Read checkpoints without running code, and load them into models."""
 
 import hashlib
 import io
 import pickle
 import re
-import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import torch
 from mmengine import dist, fileio
-from torch import Tensor, nn
+from torch import nn
 
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.class_names import class_names
-from mmkd_plugin.loading.keys import network_prefixes, state_of, without_prefix
+from mmkd_plugin.loading.foreign import weights_of
+from mmkd_plugin.loading.restore import load_completely
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
-
-_SIZES = re.compile(
-    r'size mismatch for (\S+): copying a param with shape torch\.Size\((.*?)\) from checkpoint, '
-    r'the shape in current model is torch\.Size\((.*?)\)\.'
-)
 
 
 class LoadedFile(NamedTuple):
@@ -51,6 +46,8 @@ def load_file(path: str, key: str) -> LoadedFile:
     """
     local = _download(path, key) if urlparse(path).scheme in ('http', 'https') else path
     data = _read(local, key)
+    if _is_safetensors(data):
+        return LoadedFile(_read_safetensors(data, path, key), hashlib.sha256(data).hexdigest())
     remedy = (
         'Copy or download the file again.'
         if local == path
@@ -79,65 +76,31 @@ def load_file(path: str, key: str) -> LoadedFile:
     return LoadedFile(content, hashlib.sha256(data).hexdigest())
 
 
-def load_weights(model: nn.Module, path: str, key: str) -> LoadedWeights:
-    """Load a checkpoint strictly into a model.
-
-    Raises:
-        ConfigError: As :func:`load_file`, and if a key is missing, unexpected or of another shape.
-    """
-    loaded = load_file(path, key)
-    state = without_prefix(tensors_of(loaded.content, path, key), 'module.')
-    load_strictly(model, state, path, key)
-    return LoadedWeights(loaded.sha256, class_names_of(loaded.content))
-
-
-def tensors_of(content: Mapping[str, Any], path: str, key: str) -> Mapping[str, Tensor]:
-    """Return the state dict of a checkpoint.
-
-    Raises:
-        ConfigError: If there is none, or if it holds anything but tensors.
-    """
-    state = state_of(content)
-    if (
-        not isinstance(state, Mapping)
-        or not state
-        or not all(isinstance(value, Tensor) for value in state.values())
-    ):
-        raise ConfigError(
-            key,
-            'must hold a dict of tensors, alone or under "state_dict"',
-            f'Its keys are {_few([repr(name) for name in content]) or "none"}.',
-            found=path,
-        )
-    return state
-
-
-def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str, key: str) -> None:
-    """Load a state dict into a model that has the same keys and shapes.
+def load_weights(
+    model: nn.Module,
+    path: str,
+    key: str,
+    checkpoint_key: str | None = None,
+    checkpoint_prefix: str | None = None,
+) -> LoadedWeights:
+    """Load a checkpoint completely into a model; see :mod:`mmkd_plugin.loading.restore`.
 
     Args:
         model: The model.
-        state: The state dict.
-        path: Path of its file, for the message.
-        key: The config key of the path.
+        path: Path or URL of the checkpoint.
+        key: The config key of the path, for messages.
+        checkpoint_key: Path of the weights in the file; see
+            :func:`~mmkd_plugin.loading.foreign.weights_of`.
+        checkpoint_prefix: Prefix of their keys.
 
     Raises:
-        ConfigError: If a key is missing, unexpected or of another shape. The message counts the
-            keys of each kind and shows three.
+        ConfigError: As :func:`load_file`, and if the file does not restore the model.
     """
-    misshaped: list[str] = []
-    try:  # not strict=True: torch's message then lists every key
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        misshaped = [_SIZES.sub(r'\1: \2 in the file, \3 in the model', line) for line in lines]
-        own = model.state_dict().keys()
-        missing, unexpected = sorted(own - state.keys()), sorted(state.keys() - own)
-    if missing or unexpected or misshaped:
-        groups = (missing, 'missing'), (unexpected, 'unexpected'), (misshaped, 'of another shape')
-        found = ', '.join(_counted(names, what) for names, what in groups if names)
-        problem = f'does not fit the model: {found}'
-        raise ConfigError(key, problem, _remedy(unexpected, path), found=path)
+    loaded = load_file(path, key)
+    own = model.state_dict()
+    state = weights_of(loaded.content, own, path, key, checkpoint_key, checkpoint_prefix)
+    load_completely(model, state, path, key)
+    return LoadedWeights(loaded.sha256, class_names_of(loaded.content))
 
 
 def class_names_of(content: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -153,6 +116,29 @@ def class_names_of(content: Mapping[str, Any]) -> tuple[str, ...] | None:
     meta = content.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     return class_names(meta.get('dataset_meta') or meta)
+
+
+def _is_safetensors(data: bytes) -> bool:
+    """Return whether a file begins with the length of a JSON header, and with its brace."""
+    return data[8:9] == b'{' and 2 <= int.from_bytes(data[:8], 'little') <= len(data) - 8
+
+
+def _read_safetensors(data: bytes, path: str, key: str) -> dict[str, Any]:
+    try:
+        from safetensors.torch import load
+    except ImportError as error:
+        raise ConfigError(
+            key,
+            'is a file of safetensors, and that package is not installed',
+            'Run: pip install safetensors',
+            found=path,
+        ) from error
+    try:
+        return dict(load(data))
+    except Exception as error:  # the package has an error class for each of its versions
+        raise ConfigError(
+            key, f'is damaged or truncated: {error}', 'Copy the file again.', found=path
+        ) from error
 
 
 def _read(path: str, key: str) -> bytes:
@@ -182,24 +168,3 @@ def _download(url: str, key: str) -> str:
         problem = f'could not be downloaded: {failure or "see rank 0"}'
         raise ConfigError(key, problem, 'Give a path or a URL of a checkpoint.', found=url)
     return str(target)
-
-
-def _remedy(unexpected: list[str], path: str) -> str:
-    prefixes = network_prefixes(unexpected)
-    if not prefixes:
-        return 'Give the checkpoint of this model, or the config of this checkpoint.'
-    network = '' if len(prefixes) == 1 else f' --network {next(iter(prefixes))}'
-    return (
-        'It is the checkpoint of a distillation run. Export its student: '
-        f'python tools/export_student.py {shlex.quote(path)} student.pth{network}'
-    )
-
-
-def _counted(names: list[str], what: str) -> str:
-    return f'{len(names)} key{"s" if len(names) > 1 else ""} {what} ({_few(names)})'
-
-
-def _few(names: Iterable[str], most: int = 3) -> str:
-    names = list(names)
-    more = f', … {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + more

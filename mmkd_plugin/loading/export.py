@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from mmkd_plugin.errors import ConfigError, one_of
-from mmkd_plugin.loading.checkpoint import class_names_of, load_file, load_strictly, tensors_of
+from mmkd_plugin.loading.checkpoint import class_names_of, load_file
+from mmkd_plugin.loading.foreign import tensors_of, weights_of
 from mmkd_plugin.loading.keys import network_prefixes, part_of, state_of
+from mmkd_plugin.loading.restore import load_completely
 from mmkd_plugin.loading.run_model import unwrap
 
 _KEPT_META = (
@@ -40,7 +43,8 @@ def trained_networks(checkpoint: Mapping[str, Any]) -> dict[str, str]:
 def student_checkpoint(checkpoint: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
     """Return the part of a run's checkpoint that its student's own framework would have written.
 
-    Keys have no prefix, and there is no optimizer.
+    Keys have no prefix, and there is no optimizer. Arrays in ``dataset_meta`` are lists, because
+    torch does not read numpy arrays by default.
 
     Args:
         checkpoint: The content of a run's checkpoint.
@@ -59,13 +63,13 @@ def student_checkpoint(checkpoint: Mapping[str, Any], name: str | None = None) -
     prefix = found[_chosen(name, found)]
     meta = checkpoint.get('meta', {})
     return dict(
-        meta={key: meta[key] for key in _KEPT_META if key in meta},
+        meta={key: _plain(meta[key]) for key in _KEPT_META if key in meta},
         state_dict=part_of(state_of(checkpoint), prefix),
     )
 
 
 def load_student(model: nn.Module, path: str, name: str | None = None) -> tuple[str, ...] | None:
-    """Load the checkpoint of a run, or of a student alone, strictly into a student or all peers.
+    """Load the checkpoint of a run, or of a student alone, into a student or all peers.
 
     In a model of several peers the networks are loaded, since nothing else takes part in a test.
 
@@ -78,12 +82,16 @@ def load_student(model: nn.Module, path: str, name: str | None = None) -> tuple[
         The names of the classes that it was trained on, if the checkpoint states them.
 
     Raises:
-        ConfigError: If a key is missing, unexpected or of another shape, or if the peers differ.
+        ConfigError: If the file does not restore the model, or if the peers differ.
     """
     content = load_file(path, 'checkpoint').content
-    state, saved = tensors_of(content, path, 'checkpoint'), trained_networks(content)
-    network = unwrap(model)
-    own = network_prefixes(network.state_dict())
+    network, saved = unwrap(model), trained_networks(content)
+    names = network.state_dict()
+    own = network_prefixes(names)
+    if not saved:
+        state = weights_of(content, names, path, 'checkpoint')
+    else:
+        state = tensors_of(content, path, 'checkpoint')
     if own:
         if saved.keys() != own.keys():
             names = ', '.join(saved) or 'one network'
@@ -97,7 +105,7 @@ def load_student(model: nn.Module, path: str, name: str | None = None) -> tuple[
     else:
         parts = {network: saved[_chosen(name, saved)] if saved else ''}
     for part, prefix in parts.items():
-        load_strictly(part, part_of(state, prefix), path, 'checkpoint')
+        load_completely(part, part_of(state, prefix), path, 'checkpoint')
     return class_names_of(content)
 
 
@@ -140,6 +148,17 @@ def write(checkpoint: Mapping[str, Any], out: Path, hashed: bool = False) -> Pat
         digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
         out = out.with_name(f'{out.stem}-{digest[:8]}{out.suffix}')
     return unfinished.replace(out)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with numpy arrays and numbers as those of Python."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(map(_plain, value))
+    return value
 
 
 def _chosen(name: str | None, found: Mapping[str, str]) -> str:

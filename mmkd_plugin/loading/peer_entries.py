@@ -13,7 +13,16 @@ ENSEMBLE = 'ensemble'
 AUXILIARY_PREFIX = 'auxiliary_'
 #: Metrics and logs use these names for something else.
 _TAKEN = ('mean', ENSEMBLE, 'task')
-_KEYS = ('name', 'model', 'checkpoint', 'cfg_options', 'data_preprocessor', 'methods')
+_KEYS = (
+    'name',
+    'model',
+    'checkpoint',
+    'checkpoint_key',
+    'checkpoint_prefix',
+    'cfg_options',
+    'data_preprocessor',
+    'methods',
+)
 _EXAMPLE = "peers=[dict(name='a', model=…), dict(name='b', model=…)]"
 
 

@@ -48,7 +48,7 @@ class RunRecord(nn.Module):
         self.may_differ = frozenset(may_differ)
         text = json.dumps(dict(settings))
         self.register_buffer('began', torch.tensor(list(text.encode()), dtype=torch.uint8))
-        self.register_load_state_dict_pre_hook(_require_same)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(require_same)  # type: ignore[no-untyped-call]
 
 
 def read_record(state: Mapping[str, Any], name: str = 'record') -> dict[str, Any] | None:
@@ -87,7 +87,12 @@ def read_record(state: Mapping[str, Any], name: str = 'record') -> dict[str, Any
     return settings
 
 
-def _require_same(module: 'RunRecord', state: dict[str, Any], prefix: str, *_: Any) -> None:
+def require_same(module: 'RunRecord', state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Compare the record of a state dict, under ``prefix``, with that of a module.
+
+    Raises:
+        ConfigError: If they differ.
+    """
     settings = read_record(state, prefix.removesuffix('.'))
     if settings is None:  # a checkpoint of another kind of run
         return

@@ -217,3 +217,17 @@ def test_build_cfg_options_change_the_config(tmp_path: Path) -> None:
         [dict(model=tiny.classifier(), checkpoint=path, cfg_options=options)], tiny.PREPROCESSOR
     )
     assert (network.name, network.model.head.fc.out_features) == ('teacher0', 7)
+
+
+def test_teacher_from_a_file_of_several_networks_is_the_one_that_is_named(tmp_path: Path) -> None:
+    config = tiny.classifier()
+    wanted, other = (tiny.network(config, seed=seed) for seed in (5, 6))
+    path = str(tmp_path / 'semi.pth')
+    state = {f'teacher.{name}': value for name, value in wanted.state_dict().items()}
+    state |= {f'student.{name}': value for name, value in other.state_dict().items()}
+    torch.save(dict(raw=other.state_dict(), ema=state), path)
+    entry = dict(model=config, checkpoint=path, checkpoint_key='ema', checkpoint_prefix='teacher')
+    [built] = build_teachers([entry], tiny.PREPROCESSOR)
+    assert not tiny.differing(built.model.state_dict(), wanted.state_dict())
+    with raises_config_error('teachers[0] (teacher0).checkpoint', path, fix='checkpoint_prefix='):
+        build_teachers([{**entry, 'checkpoint_prefix': None}], tiny.PREPROCESSOR)

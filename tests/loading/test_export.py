@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.errors import raises_config_error
@@ -180,3 +181,30 @@ def test_an_interrupted_write_leaves_the_old_file(
         write(dict(a=2), out)
     assert torch.load(out, weights_only=True) == dict(a=1)
     assert list(tmp_path.glob('*.pth')) == [out]
+
+
+def test_arrays_in_the_meta_of_a_run_are_lists_that_torch_reads(tmp_path: Path) -> None:
+    meta = dict(
+        epoch=np.int64(3),
+        dataset_meta=dict(
+            classes=('a',),
+            sigmas=np.array([0.5, 1.0]),
+            nested=[dict(flip=np.arange(2))],
+            names={'x'},
+        ),
+    )
+    student = student_checkpoint(dict(meta=meta, state_dict=WithStudent().state_dict()))
+    write(student, tmp_path / 'student.pth')
+    assert torch.load(tmp_path / 'student.pth', weights_only=True)['meta'] == dict(
+        epoch=3,
+        dataset_meta=dict(
+            classes=('a',), sigmas=[0.5, 1.0], nested=[dict(flip=[0, 1])], names={'x'}
+        ),
+    )
+
+
+def test_a_student_alone_in_a_file_of_other_code_is_loaded(tmp_path: Path) -> None:
+    trained, model = nn.Linear(1, 2), nn.Linear(1, 2)
+    state = {f'module.{name}': value for name, value in trained.state_dict().items()}
+    load_student(model, save(dict(model=state, epoch=3), tmp_path / 'a.pth'))
+    assert same(model.state_dict(), trained.state_dict())

@@ -36,7 +36,8 @@ class SaveStudent(Hook):
 
     A file is removed with its checkpoint, so ``max_keep_ckpts`` and ``save_best`` apply to both.
     The hook replaces and removes only files that it wrote. They state the name of their checkpoint
-    under ``meta['exported_from']``. It ignores all other files.
+    under ``meta['exported_from']``. A student whose checkpoint was gone before the run stays. The
+    hook ignores all other files.
 
     Raises:
         ConfigError: Before training, if the run trains something else or its checkpoints are not
@@ -49,6 +50,7 @@ class SaveStudent(Hook):
         self.suffixes: dict[str, str] = {}
         self._changed = False
         self._files: dict[tuple[Path, int], _File] = {}  # by path and time of writing
+        self._paired: set[Path] = set()  # students whose checkpoints this run has seen
 
     def before_train(self, runner: Runner) -> None:
         model = unwrap(runner.model)
@@ -107,11 +109,13 @@ class SaveStudent(Hook):
         for suffix in self.suffixes.values():
             checkpoint = student.with_name(student.name.removesuffix(suffix) + '.pth')
             if (
-                student.name.endswith(suffix)
+                student in self._paired
+                and student.name.endswith(suffix)
                 and not checkpoint.exists()
                 and self._inspect(student, runner).exported_from == checkpoint.name
             ):
                 student.unlink()
+                self._paired.discard(student)
                 return
 
     def _export(self, checkpoint: Path, runner: Runner) -> None:
@@ -135,6 +139,9 @@ class SaveStudent(Hook):
                 exported = student_checkpoint(content, name)
                 exported['meta'][_SOURCE] = checkpoint.name
                 write(exported, student)
+        self._paired.update(
+            checkpoint.with_name(checkpoint.stem + s) for s in self.suffixes.values()
+        )
 
     def _inspect(self, path: Path, runner: Runner) -> _File:
         key = path, path.stat().st_mtime_ns

@@ -24,6 +24,7 @@ from mmkd_plugin.models.distillers.first_batch import (
     refusal,
 )
 from mmkd_plugin.models.distillers.method_set import MethodSet
+from mmkd_plugin.models.distillers.student_state import hold_network
 from mmkd_plugin.models.distillers.teacher_inputs import share_inputs
 from mmkd_plugin.models.distillers.transparent import TransparentModel
 from mmkd_plugin.models.methods.base import Requests
@@ -108,6 +109,7 @@ class Distiller(TransparentModel):
             may_differ=['name'],
         )
         self.register_buffer('teacher_scores', torch.full((len(self.teachers),), torch.nan))
+        hold_network(self, 'student')
         self.become_transparent()
 
     def __getattr__(self, name: str) -> Any:

@@ -21,6 +21,7 @@ from mmkd_plugin.models.distillers.mutual_step import (
     step_simultaneous,
 )
 from mmkd_plugin.models.distillers.peer import Peer, build_peers
+from mmkd_plugin.models.distillers.student_state import hold_peers
 from mmkd_plugin.models.distillers.teacher_inputs import share_inputs
 from mmkd_plugin.registry import MODELS
 
@@ -111,6 +112,7 @@ class MutualDistiller(BaseModel):
         shared = share_inputs(self.data_preprocessor, preprocessors)
         self.data_preprocessor, self._input_of = shared
         self._checked = False
+        hold_peers(self)
 
     def init_weights(self) -> None:
         """Initialise all peers; the first draws as in a plain run, the others from a fork."""

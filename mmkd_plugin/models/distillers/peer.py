@@ -15,6 +15,7 @@ from mmkd_plugin.loading.build import build_network, student_config
 from mmkd_plugin.loading.checkpoint import load_weights
 from mmkd_plugin.models.distillers.distiller import method_losses
 from mmkd_plugin.models.distillers.method_set import MethodSet
+from mmkd_plugin.models.distillers.student_state import hold_network
 from mmkd_plugin.models.methods.base import Requests
 from mmkd_plugin.outputs import NetworkOutput
 
@@ -60,6 +61,7 @@ class Peer(nn.Module):
         self.tapped = TappedModel(network, key)
         self.requests: dict[str, Requests] = {}
         self.checked = False  # by the first batch
+        hold_network(self, 'network', plain=False)
 
     def finish(self, requests: dict[str, Requests]) -> None:
         """Take over what its methods requested, and the auxiliary modules that they built."""
@@ -165,7 +167,8 @@ def _network(entry: Mapping[str, Any], index: int, data_preprocessor: Any) -> tu
         config.data_preprocessor = ConfigDict(entry['data_preprocessor'])
     network: Any = build_network(config, f'{key}.model')
     if entry.get('checkpoint') is not None:
-        load_weights(network, entry['checkpoint'], f'{key}.checkpoint')
+        named = entry.get('checkpoint_key'), entry.get('checkpoint_prefix')
+        load_weights(network, entry['checkpoint'], f'{key}.checkpoint', *named)
         network.is_init = True  # or the Runner would initialise it again
     return key, network
 

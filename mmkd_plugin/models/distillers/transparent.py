@@ -109,19 +109,6 @@ class TransparentModel(BaseModel):
         else:
             super().add_module(name, module)
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Load tensors under the names of a plain run into the student."""
-        own = self._modules.keys() | self._parameters.keys() | self._buffers.keys()
-        for key in [key for key in state_dict if key.startswith(prefix)]:
-            inner = key.removeprefix(prefix)
-            first = inner.partition('.')[0]
-            renamed = f'{prefix}{_INSIDE}.{inner}'
-            if first not in own and hasattr(self.student, first) and renamed not in state_dict:
-                state_dict[renamed] = state_dict.pop(key)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[no-untyped-call]
-
     def val_step(self, data: Any) -> Any:
         """Return the student's predictions for a raw batch."""
         return cast(Any, self.student).val_step(data)

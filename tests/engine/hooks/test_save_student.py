@@ -182,6 +182,17 @@ def test_a_resumed_run_removes_students_of_the_run_before(tmp_path: Path) -> Non
     assert _names(tmp_path) == ['epoch_3.pth', 'epoch_3_student.pth']
 
 
+def test_a_student_whose_checkpoint_a_user_removed_before_the_run_stays(tmp_path: Path) -> None:
+    model, keep = tiny.distiller_config(tmp_path), dict(interval=1, max_keep_ckpts=1)
+    _run(tmp_path, keep, model, train_cfg=ONE_EPOCH).train()
+    mine = tmp_path / 'run' / 'epoch_1_student.pth'
+    before = mine.read_bytes()
+    (tmp_path / 'run' / 'epoch_1.pth').unlink()
+    _run(tmp_path, dict(interval=3), model).train()
+    assert _names(tmp_path) == ['epoch_1_student.pth', 'epoch_3.pth', 'epoch_3_student.pth']
+    assert mine.read_bytes() == before
+
+
 def test_a_resumed_run_writes_the_student_that_a_killed_run_did_not(tmp_path: Path) -> None:
     model = tiny.distiller_config(tmp_path)
     _run(tmp_path, dict(interval=1), model, train_cfg=ONE_EPOCH).train()
