@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-Levels = tuple[tuple[int, int, int], ...]
+from mmkd_plugin.boxes import BoxOutputs, Levels, cut, show_levels
+
+__all__ = ['BoxOutputs', 'ClassScores', 'Levels', 'NetworkOutput', 'ScoreRows', 'score_rows']
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,7 @@ class ClassScores:
             empty for other heads.
         valid: Mask of the locations that count, (N, A): False in the padding, and where there is
             no region. None if all count.
+        strides: (across, down) of each level in pixels, where the head states them.
         queries: Number of shared queries; 0 for other heads.
 
     Example:
@@ -43,6 +46,7 @@ class ClassScores:
     levels: Levels = ()
     rois: tuple[Tensor, ...] = ()
     valid: Tensor | None = None
+    strides: tuple[tuple[float, float], ...] = ()
     queries: int = 0
 
     @classmethod
@@ -82,18 +86,9 @@ class ClassScores:
         """
         if levels == self.levels:
             return self
-        valid = None if self.valid is None else self._cut(self.valid, levels)
-        return replace(self, logits=self._cut(self.logits, levels), levels=levels, valid=valid)
-
-    def _cut(self, values: Tensor, levels: Levels) -> Tensor:
-        parts = values.split(
-            [rows * columns * anchors for rows, columns, anchors in self.levels], 1
-        )
-        kept = [
-            part.unflatten(1, own)[:, :rows, :columns].flatten(1, 3)
-            for part, own, (rows, columns, _) in zip(parts, self.levels, levels, strict=True)
-        ]
-        return torch.cat(kept, dim=1)
+        valid = None if self.valid is None else cut(self.valid, self.levels, levels)
+        logits = cut(self.logits, self.levels, levels)
+        return replace(self, logits=logits, levels=levels, valid=valid)
 
     def __str__(self) -> str:
         background = ' with background' if self.background else ''
@@ -104,8 +99,9 @@ class ClassScores:
             return f"{head}, {len(self.rois)} stage(s) of the student's regions"
         if self.queries:
             return f'{head}, {self.queries} shared queries'
-        sizes = ', '.join('x'.join(map(str, level)) for level in self.levels)
-        return f'{head}, {len(self.levels)} levels of (rows x columns x anchors) {sizes}'
+        each = (f'{x:g}' if x == y else f'{x:g}x{y:g}' for x, y in self.strides)
+        strides = f', strides {", ".join(each)}' if self.strides else ''
+        return f'{head}, {show_levels(self.levels)}{strides}'
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +112,7 @@ class NetworkOutput:
         scores: Class scores; None if no method requested them.
         features: Recorded tensors by tap, such as ``{'backbone.layer3': (N, C, H, W)}``, in
             execution order.
+        boxes: Boxes at the locations of the class scores; None if no method requested them.
 
     Example:
         >>> output = NetworkOutput(features={'neck': torch.zeros(8, 64)})
@@ -125,6 +122,7 @@ class NetworkOutput:
 
     scores: ClassScores | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    boxes: BoxOutputs | None = None
 
     @property
     def rois(self) -> tuple[Tensor, ...]:
@@ -144,7 +142,11 @@ class NetworkOutput:
     def detach(self) -> 'NetworkOutput':
         """Return the same outputs without gradient."""
         features = {tap: value.detach() for tap, value in self.features.items()}
-        return NetworkOutput(None if self.scores is None else self.scores.detach(), features)
+        return NetworkOutput(
+            None if self.scores is None else self.scores.detach(),
+            features,
+            None if self.boxes is None else self.boxes.detach(),
+        )
 
 
 @dataclass(frozen=True, eq=False)

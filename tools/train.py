@@ -14,6 +14,7 @@ from mmengine.config import Config, DictAction
 
 from mmkd_plugin.engine.stages import load_stages, train_stages
 from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.loading.run_model import type_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -64,8 +65,8 @@ def edit(cfg: Config, args: argparse.Namespace) -> None:
         ConfigError: If the config cannot do what a flag asks for.
     """
     if args.amp:
-        kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        kind = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
+        if kind.rpartition('.')[2] not in ('OptimWrapper', 'AmpOptimWrapper'):
             raise ConfigError('optim_wrapper.type', "must be 'OptimWrapper' with --amp", found=kind)
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

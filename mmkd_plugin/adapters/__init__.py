@@ -4,6 +4,7 @@ from mmkd_plugin.adapters.base import Adapter
 from mmkd_plugin.adapters.classifier import ClassifierAdapter
 from mmkd_plugin.adapters.dense_detector import DenseDetectorAdapter
 from mmkd_plugin.adapters.detector import DetectorAdapter
+from mmkd_plugin.adapters.head_output import HeadOutput
 from mmkd_plugin.adapters.lookup import get_adapter
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe, find_shape
 from mmkd_plugin.adapters.query_detector import QueryDetectorAdapter
@@ -18,6 +19,7 @@ __all__ = [
     'ClassifierAdapter',
     'DenseDetectorAdapter',
     'DetectorAdapter',
+    'HeadOutput',
     'Probe',
     'QueryDetectorAdapter',
     'RoIDetectorAdapter',

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.layout import Layout
-from mmkd_plugin.outputs import ClassScores
+from mmkd_plugin.outputs import BoxOutputs, ClassScores
 
 
 class Adapter:
@@ -21,6 +21,8 @@ class Adapter:
     #: Taps of the class scores, each with a function that picks their tensors out of what the
     #: tapped module returns. They run in the student's training forward and in :meth:`run`.
     score_taps: Mapping[str, Callable[[nn.Module, Any], list[Tensor]]] = {}
+    #: Taps of the boxes at the locations of the class scores, in the same form; a subset of them.
+    box_taps: Mapping[str, Callable[[nn.Module, Any], list[Tensor]]] = {}
     #: Score taps that a forward may leave out.
     optional_taps: frozenset[str] = frozenset()
     #: Why there are no score taps, for messages.
@@ -115,6 +117,12 @@ class Adapter:
             inputs: The preprocessed batch, (N, C, H, W).
             data_samples: The framework's; they know the padding of each image.
         """
+        return None
+
+    def box_outputs(
+        self, model: nn.Module, found: Mapping[str, list[Tensor]], scores: ClassScores
+    ) -> BoxOutputs | None:
+        """Make boxes of what the box taps recorded, at the locations of the class scores."""
         return None
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:

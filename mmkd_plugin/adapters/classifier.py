@@ -8,9 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.base import Adapter
+from mmkd_plugin.adapters.classifier_heads import activation_of, needs_target
+from mmkd_plugin.adapters.layout import Layout
 from mmkd_plugin.adapters.score_readers import find_score_reader
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import ClassScores
+
+#: Classes of the trial by which the activation is measured, where their number is unknown.
+_CLASSES = 5
 
 
 class ClassifierAdapter(Adapter):
@@ -25,12 +30,27 @@ class ClassifierAdapter(Adapter):
 
     def __init__(self, model: nn.Module) -> None:
         head = getattr(model, 'head', None)
-        tap = 'head' if head is not None else 'model' if hasattr(model, 'model') else ''
+        path = 'head' if head is not None else 'model' if hasattr(model, 'model') else ''
+        owner = model if head is None else head
+        self.num_classes = _num_classes(model if head is None else head)
         reader = find_score_reader(head)
-        self._activation = (reader and reader.activation) or 'softmax'
-        self.score_taps = {tap: reader.read if reader else _single_tensor} if tap else {}
+        stated = reader and reader.activation
+        measured = activation_of(owner, self.num_classes or _CLASSES) if path else None
+        self._activation = stated or measured or 'softmax'
         cls_head = sys.modules['mmpretrain.models.heads'].ClsHead  # any classifier imported it
-        self.can_average = isinstance(head, cls_head) or (head is None and bool(tap))
+        self.can_average = isinstance(head, cls_head) or (head is None and bool(path))
+        if not path:
+            return
+        if reader is None and head is not None and needs_target(head):
+            self.no_scores = (
+                f'{type(head).__name__} receives more than the features, so its output in training '
+                'can depend on the label'
+            )
+            return
+        read = reader.read if reader else _single_tensor
+        tap = f'{path}.{reader.tap}' if reader and reader.tap else path
+        # The head is bound: the tapped module can be a part of it.
+        self.score_taps = {tap: lambda _, output: read(owner, output)}
 
     def run(
         self,
@@ -53,20 +73,53 @@ class ClassifierAdapter(Adapter):
         [logits] = next(iter(found.values()))
         return ClassScores.of_images(logits, self._activation)
 
-    def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
-        if self.missing_labels(data_samples):
+    def known_layout(
+        self, model: nn.Module, tap: str, shape: Sequence[int], size: Sequence[int]
+    ) -> Layout | None:
+        """Read the grid of patches that a backbone of one size states.
+
+        The axis with as many entries as patches, and leading extra tokens, is that of the tokens.
+        None if the backbone states no grid, or if two axes fit.
+        """
+        if len(shape) != 3:
             return None
-        assert data_samples is not None
-        if 'gt_score' in data_samples[0]:  # one-hot, or mixed by Mixup and CutMix
-            return torch.stack([sample.gt_score for sample in data_samples])
-        if any(len(sample.gt_label) != 1 for sample in data_samples):
-            return None  # several labels an image: there is no single class
-        return torch.cat([sample.gt_label for sample in data_samples])
+        found = {
+            Layout((axis,), extra)
+            for count, extra in _token_counts(model)
+            for axis in (1, 2)
+            if shape[axis] == count + extra
+        }
+        return found.pop() if len(found) == 1 else None
+
+    def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
+        """Return the labels of a batch.
+
+        Under a softmax they are class indices (N,), or probabilities (N, C) after Mixup and CutMix.
+        Under a sigmoid they are (N, C) with 1 for each class of the image.
+        """
+        if not data_samples or not all(_is_labelled(sample) for sample in data_samples):
+            return None
+        if 'gt_score' in data_samples[0]:  # one-hot, mixed by Mixup and CutMix, or several classes
+            scores = torch.stack([sample.gt_score for sample in data_samples])
+            if self._activation == 'sigmoid':
+                return scores.float()
+            return scores / scores.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        labels = [sample.gt_label for sample in data_samples]
+        if self._activation == 'softmax' and all(len(one) == 1 for one in labels):
+            return torch.cat(labels)
+        if self.num_classes is None:
+            return None
+        present = torch.zeros(len(labels), self.num_classes, device=labels[0].device)
+        for row, found in zip(present, labels, strict=True):
+            row[found.long()] = 1.0
+        if self._activation == 'sigmoid':
+            return present
+        return present / present.sum(dim=1, keepdim=True).clamp_min(1.0)
 
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
-        return not data_samples or any(
-            'gt_label' not in sample and 'gt_score' not in sample for sample in data_samples
-        )
+        if not data_samples:
+            return True
+        return not all(_is_labelled(sample) or _has_tasks(sample) for sample in data_samples)
 
     def average(self, predictions: Sequence[Sequence[Any]]) -> list[Any]:
         """Average the class probabilities."""
@@ -86,8 +139,14 @@ class ClassifierAdapter(Adapter):
 
 
 def _single_tensor(head: nn.Module, output: Any) -> list[Tensor]:
+    """Read a head that returns the logits (N, C), alone or in a tuple, or as ``output.logits``.
+
+    Raises:
+        ConfigError: If it returns anything else; the caller knows the network.
+    """
     while isinstance(output, (tuple, list)) and len(output) == 1:
         output = output[0]
+    output = getattr(output, 'logits', output)  # as HuggingFace's models return them
     if not isinstance(output, Tensor):
         raise ConfigError(
             '',
@@ -96,3 +155,41 @@ def _single_tensor(head: nn.Module, output: Any) -> list[Tensor]:
             found=type(output).__name__,
         )
     return [output]
+
+
+def _is_labelled(sample: Any) -> bool:
+    return 'gt_label' in sample or 'gt_score' in sample
+
+
+def _has_tasks(sample: Any) -> bool:
+    """Whether a sample holds the labels of several tasks, each in a sample of its own."""
+    return any(_is_labelled(one) for one in sample.values() if hasattr(one, 'metainfo'))
+
+
+def _token_counts(model: nn.Module) -> set[tuple[int, int]]:
+    """Return (patches, extra tokens) as the modules of a network state them."""
+    counts = set()
+    extras = {0}
+    for module in model.modules():
+        extra = getattr(module, 'num_extra_tokens', None)
+        extras |= {extra} if isinstance(extra, int) else set()
+        extras |= {1} if isinstance(getattr(module, 'cls_token', None), Tensor) else set()
+        for name in ('init_out_size', 'patch_resolution', 'patches_resolution', 'grid_size'):
+            grid = getattr(module, name, None)
+            if isinstance(grid, (tuple, list)) and len(grid) == 2:
+                counts.add(int(grid[0]) * int(grid[1]))
+        patches = getattr(module, 'num_patches', None)
+        counts |= {patches} if isinstance(patches, int) else set()
+    return {(count, extra) for count in counts for extra in extras}
+
+
+def _num_classes(head: nn.Module) -> int | None:
+    """Return the number of classes: as the head states it, or as its last linear layer has it."""
+    stated = getattr(head, 'num_classes', None)
+    if isinstance(stated, int) and stated > 0:
+        return stated
+    linear = [m for m in head.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    if not linear:
+        return None
+    last = linear[-1]
+    return last.out_features if isinstance(last, nn.Linear) else last.out_channels

@@ -8,7 +8,8 @@ from mmengine.logging import MessageHub
 
 from mmkd_plugin.adapters.base import Adapter
 from mmkd_plugin.errors import ConfigError
-from mmkd_plugin.outputs import ClassScores, NetworkOutput
+from mmkd_plugin.loading.class_names import class_lists
+from mmkd_plugin.outputs import BoxOutputs, ClassScores, NetworkOutput
 
 
 def require_same_task(key: str, adapter: Adapter, other_key: str, other: Adapter) -> None:
@@ -28,8 +29,8 @@ def require_comparable(
 ) -> None:
     """Refuse class scores in another layout, or of another number of classes.
 
-    Layouts are equal if levels, locations, anchors, background and activation are; the kinds of
-    heads may differ.
+    Layouts are equal if levels, strides, locations, anchors, background and activation are; the
+    kinds of heads may differ. Boxes, where they are requested, must have one kind and coding too.
 
     Raises:
         ConfigError: If they differ. The message shows both layouts.
@@ -44,6 +45,13 @@ def require_comparable(
             'Use methods on taps alone, or a model with the same levels, anchors and activation.',
             found=_Shown(found),
         )
+    if found.strides and expected.strides and found.strides != expected.strides:
+        raise ConfigError(
+            key,
+            f'the class scores must have the strides of {other_key}, {expected}',
+            'Use methods on taps alone, or a model whose levels have the same strides.',
+            found=_Shown(found),
+        )
     if found.num_classes != expected.num_classes:
         raise ConfigError(
             key,
@@ -52,12 +60,20 @@ def require_comparable(
             'teacher’s class. Peers must have the same classes.',
             found=found.num_classes,
         )
+    boxes, own = output.boxes, other.boxes
+    if boxes is not None and own is not None and boxes.layout != own.layout:
+        raise ConfigError(
+            key,
+            f'the boxes must have the form of {other_key}, {own}',
+            'Use methods on class scores or taps, or a model that codes boxes in the same way.',
+            found=_Shown(boxes),
+        )
 
 
 class _Shown:
-    """Shows class scores by their layout in a message."""
+    """Shows class scores or boxes by their layout in a message."""
 
-    def __init__(self, scores: ClassScores) -> None:
+    def __init__(self, scores: ClassScores | BoxOutputs) -> None:
         self.scores = scores
 
     def __repr__(self) -> str:
@@ -143,23 +159,23 @@ class ClassMap:
         )
 
 
-def classes_of_data() -> Sequence[str] | None:
-    """Return the class names of the training data, as MMEngine's Runner publishes them."""
-    meta = MessageHub.get_current_instance().runtime_info.get('dataset_meta') or {}
-    classes: Sequence[str] | None = meta.get('classes')
-    return classes
+def meta_of_data() -> Any:
+    """Return the meta information of the training data, as MMEngine's Runner publishes it."""
+    return MessageHub.get_current_instance().runtime_info.get('dataset_meta')
 
 
-def require_names_of_data(teachers: Sequence[Any], classes: Sequence[str] | None) -> None:
+def require_names_of_data(teachers: Sequence[Any], meta: Any) -> None:
     """Refuse detectors whose checkpoint names other classes than the training data.
 
     Args:
         teachers: :class:`~mmkd_plugin.adapters.Teacher` each.
-        classes: Class names of the training data; None if they are unknown.
+        meta: Meta information of the training data. Concatenated data sets can have a list of them
+            with different classes; the teacher's must then be those of each.
 
     Raises:
         ConfigError: If class scores of such a detector are needed and it has no ``class_map``.
     """
     for teacher in teachers:
         if teacher.adapter.task == 'detection' and teacher.needs_scores:
-            teacher.class_map.require_names(teacher.classes, 'the training data', classes)
+            for names in class_lists(meta):
+                teacher.class_map.require_names(teacher.classes, 'the training data', names)

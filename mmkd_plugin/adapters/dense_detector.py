@@ -1,41 +1,69 @@
-"""MMDet's one-stage detectors: RetinaNet, FCOS, ATSS, GFL, YOLOX, SSD, RTMDet."""
+"""MMDet's one-stage detectors, whose head scores classes at every location of every level."""
 
-from collections.abc import Collection, Mapping, Sequence
+import inspect
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mmkd_plugin.adapters.detector import DetectorAdapter
-from mmkd_plugin.adapters.score_readers import (
-    find_score_reader,
-    register_score_reader,
-    registered_heads,
+import mmkd_plugin.adapters.dense_heads  # noqa: F401  it registers MMDet's heads
+from mmkd_plugin.adapters.base import Adapter
+from mmkd_plugin.adapters.dense_locations import (
+    first_priors,
+    inside,
+    strides_of,
 )
-from mmkd_plugin.outputs import ClassScores, Levels
+from mmkd_plugin.adapters.detector import DetectorAdapter
+from mmkd_plugin.adapters.head_output import HeadOutput, stated_anchors
+from mmkd_plugin.adapters.score_readers import find_score_reader, overridden_head
+from mmkd_plugin.outputs import BoxOutputs, ClassScores
 
 
 class DenseDetectorAdapter(DetectorAdapter):
-    """A detector that scores classes at every location of every level.
+    """A detector with a box head, or a mask head on a grid, that scores classes at locations.
 
-    In training MMDet calls its head as a module, so a tap on the head records its output. In
-    tensor mode MMDet calls ``bbox_head.forward`` past the hooks, so :meth:`run` calls the parts.
+    In training MMDet calls that head as a module, so a tap on it records its output. In tensor mode
+    MMDet calls ``bbox_head.forward`` past the hooks, so :meth:`run` calls the parts. Some heads
+    return something else in eval mode: probabilities, masked scores, decoded boxes. :meth:`run`
+    calls the head, and not the layers inside, in the form of training.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        head: Any = getattr(model, 'bbox_head', None)
+        names = ('bbox_head', 'mask_head')
+        self._tap = next((name for name in names if getattr(model, name, None) is not None), '')
+        head: Any = getattr(model, self._tap, None)
         super().__init__(head)
-        reader = find_score_reader(head)
-        if head is None or reader is None:
-            heads = ', '.join(registered_heads('mmdet'))
-            self.no_scores = f'known heads are {heads}, not {type(head).__name__}'
+        self._box_form: tuple[str | None, str] = (None, '')
+        self._reader = find_score_reader(head)
+        self._anchors = stated_anchors(head)
+        self._priors: dict[str, tuple[tuple[float, ...], ...]] = {}
+        self.no_scores = self._reason(head)
+        if self.no_scores:
             return
+        self.score_taps = {self._tap: self._pick_scores}
+        self.box_taps = {self._tap: self._pick_boxes}
+
+    def _reason(self, head: Any) -> str:
+        """Return why the class scores are unknown; an empty string if they are known."""
+        if head is None:
+            return 'it has no head that scores classes at locations'
+        name = type(head).__name__
+        if self._reader is None:
+            if needs := _more_than_maps(head):
+                return f'{name} {needs}'
+            if overridden := overridden_head(head):
+                return f'{name} overrides what {overridden} returns'
+            return f'no score reader is registered for {name}'
         if self.num_classes is None:
-            self.no_scores = f'{type(head).__name__} has no attribute num_classes'
-            return
-        self.score_taps = {'bbox_head': reader.read}
-        self._activation = reader.activation
+            return f'{name} has no attribute num_classes'
+        if _channels(head) - self.num_classes not in (0, 1):
+            return (
+                f'{name} has {_channels(head)} channels for {self.num_classes} classes, so they '
+                'are no classes with or without a background'
+            )
+        return ''
 
     def run(
         self,
@@ -46,9 +74,15 @@ class DenseDetectorAdapter(DetectorAdapter):
         paths: Collection[str] = (),
         data_samples: Any = None,
     ) -> None:
+        first = {path.partition('.')[0] for path in paths}
+        if not self._tap and first - {'backbone', 'neck'}:  # MaskFormer and its kin
+            Adapter.run(self, model, inputs, scores, rois, paths, data_samples)
+            return
         features = model.extract_feat(inputs)  # type: ignore[operator]
-        if self.score_taps:
-            model.bbox_head(features)  # type: ignore[operator]
+        head: Any = getattr(model, self._tap, None)
+        if (scores and self.score_taps) or (self._tap in first and not _more_than_maps(head)):
+            with _in_form_of_training(head):
+                head(features)
 
     def class_scores(
         self,
@@ -57,72 +91,90 @@ class DenseDetectorAdapter(DetectorAdapter):
         inputs: Any,
         data_samples: Sequence[Any] | None = None,
     ) -> ClassScores | None:
-        head: Any = model.bbox_head
-        maps = found['bbox_head']
+        head: Any = getattr(model, self._tap)
+        maps = found[self._tap]
         sigmoid = getattr(head, 'use_sigmoid_cls', True)
-        activation = self._activation or ('sigmoid' if sigmoid else 'softmax')
-        channels = getattr(head, 'cls_out_channels', head.num_classes)
+        activation = self._reader.activation if self._reader else None
+        channels = _channels(head)
         levels = tuple((m.shape[2], m.shape[3], m.shape[1] // channels) for m in maps)
         logits = [m.permute(0, 2, 3, 1).reshape(len(m), -1, channels) for m in maps]
+        strides, stated_by_head = strides_of(head, inputs.shape[-2:], levels)
         valid = None
         if data_samples:
             sizes = [sample.img_shape[:2] for sample in data_samples]
-            valid = _inside(sizes, levels, _strides(head, inputs, levels), maps[0].device)
+            valid = inside(sizes, levels, strides, maps[0].device)
         return ClassScores(
             torch.cat(logits, dim=1),
-            activation,
+            activation or ('sigmoid' if sigmoid else 'softmax'),
             background=channels > head.num_classes,
             levels=levels,
             valid=valid,
+            strides=strides if stated_by_head else (),
         )
 
+    def box_outputs(
+        self, model: nn.Module, found: Mapping[str, list[Tensor]], scores: ClassScores
+    ) -> BoxOutputs:
+        head: Any = getattr(model, self._tap)
+        kind, coding = self._box_form
+        name = str(kind)
+        if name not in self._priors:  # they do not change
+            self._priors[name] = first_priors(head, len(scores.levels), points=kind != 'delta')
+        values = []
+        for level, (_, _, anchors) in zip(found[self._tap], scores.levels, strict=True):
+            bins = level.shape[1] // (4 * anchors)
+            rows = level.permute(0, 2, 3, 1).reshape(len(level), -1, 4, bins)
+            values.append(rows if kind == 'distribution' else rows[..., 0])
+        return BoxOutputs(
+            torch.cat(values, dim=1),
+            name,
+            coding,
+            self._priors[name],
+            scores.levels,
+            scores.valid,
+        )
 
-@register_score_reader(
-    *('mmdet.AnchorHead', 'mmdet.RetinaHead', 'mmdet.FCOSHead', 'mmdet.ATSSHead'),
-    *('mmdet.GFLHead',),
-    *('mmdet.SSDHead', 'mmdet.RTMDetHead', 'mmdet.RTMDetSepBNHead'),
-)
-def read_first_output(head: nn.Module, output: Any) -> list[Tensor]:
-    """Read heads that return a list of class scores first, one tensor a level."""
-    return list(output[0])
+    def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
+        """Return which classes are in each image; an RPN has one, for every object."""
+        if self.num_classes != 1 or self.missing_labels(data_samples):
+            return super().labels(data_samples)
+        assert data_samples is not None
+        found = [sample.gt_instances.labels for sample in data_samples]
+        return torch.stack([one.new_tensor([len(one) > 0]).float() for one in found])
+
+    def _pick_scores(self, head: nn.Module, output: Any) -> list[Tensor]:
+        assert self._reader is not None
+        read = HeadOutput.read(self._reader.read, head, output)
+        return read.require_scores(head, _channels(head), self._anchors)
+
+    def _pick_boxes(self, head: nn.Module, output: Any) -> list[Tensor]:
+        assert self._reader is not None
+        read = HeadOutput.read(self._reader.read, head, output)
+        self._box_form = read.kind, read.coding
+        return read.require_boxes(head, _channels(head))
 
 
-@register_score_reader('mmdet.YOLOXHead')
-def read_with_objectness(head: nn.Module, output: Any) -> list[Tensor]:
-    """Read YOLOX's head: the probability of a class is multiplied by that of an object."""
-    return [_joint_logit(*pair) for pair in zip(output[0], output[2], strict=True)]
+def _channels(head: Any) -> int:
+    """Return the number of channels that score one anchor."""
+    return int(getattr(head, 'cls_out_channels', head.num_classes))
 
 
-def _joint_logit(classes: Tensor, objectness: Tensor) -> Tensor:
-    r"""Return z with :math:`\sigma(z) = \sigma(c)\,\sigma(o)`."""
-    dtype = torch.promote_types(classes.dtype, torch.float32)
-    log_product = F.logsigmoid(classes.to(dtype)) + F.logsigmoid(objectness.to(dtype))
-    # Below 0, so that the complement of the product has a logarithm.
-    log_product = log_product.clamp(max=-(torch.finfo(dtype).eps ** 2))
-    return log_product - (-torch.expm1(log_product)).log()
+def _more_than_maps(head: Any) -> str:
+    """Return what a head needs to run beside the maps, in words; empty if nothing."""
+    if type(head).forward is nn.Module.forward:
+        return 'has no forward of its own'
+    parameters = inspect.signature(head.forward).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
+    more = ', '.join(needed[1:])
+    return f'needs {more} beside the maps of the images' if more else ''
 
 
-def _strides(head: Any, inputs: Any, levels: Levels) -> list[tuple[int, int]]:
-    """Return (across, down) of each level: the head's own, or else by the sizes of the maps."""
-    generator = getattr(head, 'prior_generator', None)
-    if generator is not None:
-        return [(s, s) if isinstance(s, int) else tuple(s) for s in generator.strides]
-    height, width = inputs.shape[-2:]
-    return [(-(-width // columns), -(-height // rows)) for rows, columns, _ in levels]
-
-
-def _inside(
-    sizes: Sequence[Sequence[int]],
-    levels: Levels,
-    strides: Sequence[tuple[int, int]],
-    device: torch.device,
-) -> Tensor:
-    """Mask the locations inside each image, (N, A), by their top left corner as MMDet does."""
-    size = torch.tensor([tuple(one) for one in sizes], device=device)
-    masks = []
-    for (rows, columns, anchors), (across, down) in zip(levels, strides, strict=True):
-        inside_rows = torch.arange(rows, device=device) * down < size[:, :1]
-        inside_columns = torch.arange(columns, device=device) * across < size[:, 1:]
-        grid = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
-        masks.append(grid.expand(-1, -1, -1, anchors).flatten(1))
-    return torch.cat(masks, dim=1)
+@contextmanager
+def _in_form_of_training(head: nn.Module) -> Iterator[None]:
+    """Let a head return what it returns in training; normalisation inside it stays as it is."""
+    before = head.training
+    head.training = True  # of this module alone: train() would change its layers as well
+    try:
+        yield
+    finally:
+        head.training = before

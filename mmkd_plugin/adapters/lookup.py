@@ -30,10 +30,11 @@ def get_adapter(model: nn.Module) -> Adapter:
     if isinstance(model, base):
         if isinstance(model, detectors.DetectionTransformer):
             return QueryDetectorAdapter(model)
-        if isinstance(model, detectors.SingleStageDetector):
-            return DenseDetectorAdapter(model)
         if isinstance(model, detectors.TwoStageDetector):
             return RoIDetectorAdapter(model)
+        one_stage = isinstance(model, detectors.SingleStageDetector)
+        if one_stage or hasattr(model, 'bbox_head') or hasattr(model, 'mask_head'):
+            return DenseDetectorAdapter(model)
         if hasattr(model, 'backbone'):
             return DetectorAdapter()
     return Adapter()

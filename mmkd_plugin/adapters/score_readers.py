@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
-Read = Callable[[nn.Module, Any], list[Tensor]]
+#: A list of tensors, or for dense heads a :class:`HeadOutput` with the boxes as well.
+Read = Callable[[nn.Module, Any], Any]
 F = TypeVar('F', bound=Read)
 
 
@@ -21,13 +22,16 @@ class ScoreReader:
     Args:
         read: Maps the head and its output to the logits: for a dense head a list with one tensor
             (N, anchors * C, H, W) a level; for a classifier's head a list of one tensor (N, C).
+            A dense head's reader may return a :class:`~mmkd_plugin.adapters.HeadOutput`.
         overrides: Methods that decide what the head returns.
-        activation: ``'sigmoid'`` or ``'softmax'``; None: the head's own ``use_sigmoid_cls``.
+        activation: ``'sigmoid'`` or ``'softmax'``; None: as the head or its loss states it.
+        tap: Path of the module inside the head whose output is read; the head itself if empty.
     """
 
     read: Read
     overrides: tuple[str, ...]
     activation: str | None = None
+    tap: str = ''
 
 
 _READERS: dict[str | type, ScoreReader] = {}
@@ -37,6 +41,7 @@ def register_score_reader(
     *heads: str | type,
     overrides: Sequence[str] = ('forward', 'forward_single'),
     activation: str | None = None,
+    tap: str = '',
 ) -> Callable[[F], F]:
     """Register a function that reads the class scores of heads.
 
@@ -48,7 +53,10 @@ def register_score_reader(
         heads: Classes, or names such as ``'mmdet.RetinaHead'``: the top-level package and the
             class. A name does not import the package.
         overrides: Methods that decide what the head returns.
-        activation: ``'sigmoid'`` or ``'softmax'``, if the head has no ``use_sigmoid_cls``.
+        activation: ``'sigmoid'`` or ``'softmax'``. By default it is that of a dense head's
+            ``use_sigmoid_cls``, and for a classifier it is measured at the loss.
+        tap: Path of a module inside the head whose output is read in place of the head's. The
+            function still receives the head.
 
     Example:
         >>> from torch import nn
@@ -64,7 +72,7 @@ def register_score_reader(
 
     def register(read: F) -> F:
         for head in heads:
-            _READERS[head] = ScoreReader(read, tuple(overrides), activation)
+            _READERS[head] = ScoreReader(read, tuple(overrides), activation, tap)
         return read
 
     return register
@@ -84,8 +92,17 @@ def find_score_reader(head: object) -> ScoreReader | None:
     return None
 
 
+def overridden_head(head: object) -> str:
+    """Return the nearest registered class whose output a head overrides; empty if none."""
+    if find_score_reader(head) is None:
+        for cls in type(head).__mro__:
+            if cls in _READERS or _name(cls) in _READERS:
+                return cls.__name__
+    return ''
+
+
 def registered_heads(project: str) -> list[str]:
-    """Return the names of the heads that are registered for a project, for messages."""
+    """Return the names of the heads that are registered for a project."""
     names = [head if isinstance(head, str) else _name(head) for head in _READERS]
     return [name.partition('.')[2] for name in names if name.startswith(f'{project}.')]
 

@@ -9,20 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mmkd_plugin.adapters.base import Adapter
 from mmkd_plugin.adapters.dry_run import REFUSALS, Shape, run_blank, unchanged
-from mmkd_plugin.adapters.layout import Layout
-from mmkd_plugin.adapters.lookup import get_adapter
 from mmkd_plugin.adapters.maps import as_maps
+from mmkd_plugin.adapters.tap_requests import BOXES, SCORES, Pick, Points, TapRequests
 from mmkd_plugin.adapters.taps import Tap
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
 
-Pick = Callable[[nn.Module, Any], list[Tensor]]
-Points = Mapping[str, tuple[Tap, Pick]]
 
-
-class TappedModel:
+class TappedModel(TapRequests):
     """A framework's model with its adapter and the taps that methods requested.
 
     It is no ``nn.Module``: the model belongs to the caller.
@@ -43,81 +38,6 @@ class TappedModel:
 
     #: Whether :meth:`observe` marks the locations in the padding of each image.
     marks_padding = True
-
-    def __init__(self, model: nn.Module, key: str) -> None:
-        self.model = model
-        self.key = key
-        self.adapter: Adapter = get_adapter(model)
-        self.needs_scores = False
-        self._recorded: Points = {}
-        self._observed: Points = {}
-        self._scores: Points = {}
-        #: Shapes of the tapped tensors in the probe, by tap.
-        self.probed: dict[str, tuple[int, ...]] = {}
-        #: Measured layouts by tap; None where the layout is unknown.
-        self.layouts: dict[str, Layout | None] = {}
-
-    @property
-    def observed_taps(self) -> frozenset[str]:
-        """Taps of :meth:`observe`, without those of the class scores."""
-        return frozenset(self._observed)
-
-    @property
-    def recorded_paths(self) -> frozenset[str]:
-        """Paths of the modules that are tapped in :meth:`recording`."""
-        return frozenset(tap.path for tap, _ in self._recorded.values())
-
-    @property
-    def needs_regions(self) -> bool:
-        """Whether a tap runs on regions that the student's training forward samples."""
-        points = [*self._recorded.values(), *self._observed.values()]
-        return any(self.adapter.needs_regions(tap.path) for tap, _ in points)
-
-    def parse(self, taps: Sequence[str], key: str) -> dict[str, Tap]:
-        """Parse taps and check that the model has their modules.
-
-        Raises:
-            ConfigError: If one is not a tap, or names no module; the error is about ``key``.
-        """
-        parsed = [Tap.parse(tap, key) for tap in taps]
-        for tap in parsed:
-            tap.require_module(self.model, self.key, key)
-        return {tap.text: tap for tap in parsed}
-
-    def request(
-        self, taps: Sequence[str], scores: bool = False, observed: Sequence[str] | None = None
-    ) -> None:
-        """Set what is recorded from now on.
-
-        Args:
-            taps: Taps of :meth:`recording`.
-            scores: Whether class scores are read.
-            observed: Taps of :meth:`observe`; ``taps`` by default.
-
-        Raises:
-            ConfigError: If a tap names no module, or the class scores of the model are unknown.
-        """
-        if self.adapter.no_taps and (taps or observed or scores):
-            raise ConfigError(
-                self.key,
-                self.adapter.no_taps,
-                'Distil one detector by its own config.',
-                found=type(self.model).__name__,
-            )
-        if scores and not self.adapter.scores_known:
-            raise ConfigError(
-                self.key,
-                f'class scores of {type(self.model).__name__} are not supported: '
-                f'{self.adapter.no_scores}',
-                'Use methods on taps alone, or register a score reader for the head.',
-            )
-        self.needs_scores = scores
-        self._recorded = self._points(taps)
-        self._observed = self._points(taps if observed is None else observed)
-        picks = self.adapter.score_taps if scores else {}
-        self._scores = {
-            _SCORES + tap: (Tap.parse(tap, self.key), pick) for tap, pick in picks.items()
-        }
 
     def observe(
         self, inputs: Any, rois: Sequence[Tensor] = (), data_samples: Any = None
@@ -176,10 +96,6 @@ class TappedModel:
             return None
         return {tap: tuple(tensor.shape) for tap, [tensor] in found.items()}
 
-    def _points(self, taps: Sequence[str]) -> Points:
-        parsed = self.parse(taps, self.key)
-        return {name: (tap, tap.pick) for name, tap in parsed.items()}
-
     def _read(
         self, values: Mapping[str, list[Tensor]], inputs: Any, data_samples: Any
     ) -> NetworkOutput:
@@ -188,12 +104,16 @@ class TappedModel:
             features = as_maps(self, features, inputs)
         if not self.needs_scores:
             return NetworkOutput(features=features)
-        found = {
-            name.removeprefix(_SCORES): values[name] for name in self._scores if name in values
-        }
+        scores, boxes = (
+            {name.removeprefix(mark): values[name] for name in values if name.startswith(mark)}
+            for mark in (SCORES, BOXES)
+        )
         with self.keyed():
-            scores = self.adapter.class_scores(self.model, found, inputs, data_samples)
-        return NetworkOutput(scores, features)
+            of_scores = self.adapter.class_scores(self.model, scores, inputs, data_samples)
+            if of_scores is None or not boxes:
+                return NetworkOutput(of_scores, features)
+            of_boxes = self.adapter.box_outputs(self.model, boxes, of_scores)
+        return NetworkOutput(of_scores, features, of_boxes)
 
     @contextmanager
     def keyed(self) -> Iterator[None]:
@@ -226,6 +146,8 @@ class TappedModel:
         graph = torch.is_grad_enabled()
 
         def record(name: str, tap: Tap, pick: Pick, module: nn.Module, found: Any) -> None:
+            if torch.compiler.is_compiling():  # versions are those of real tensors outside a graph
+                torch._dynamo.graph_break()
             if graph and not torch.is_grad_enabled():
                 # A sampler may classify regions. It counts where the module runs nowhere else.
                 asides[name] += 1
@@ -287,10 +209,6 @@ def hook(model: nn.Module, tap: Tap, function: Callable[[nn.Module, Any], Any]) 
     if tap.input:
         return module.register_forward_pre_hook(lambda module, args: function(module, args))
     return module.register_forward_hook(lambda module, _, output: function(module, output))
-
-
-#: Marks recorded class scores, so that a method may tap the same module.
-_SCORES = 'scores of '
 
 
 class _AllRecordedError(Exception):

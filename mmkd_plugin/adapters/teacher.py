@@ -62,7 +62,9 @@ class Teacher(TappedModel):
             config.data_preprocessor = ConfigDict(data_preprocessor)
         network = build_network(config, f'{key}.model')
         self.sha256, self.classes = load_weights(network, checkpoint, f'{key}.checkpoint')
-        super().__init__(network.requires_grad_(False).eval(), key)
+        network.requires_grad_(False)
+        network.eval()  # a host's own train() may return nothing
+        super().__init__(network, key)
         self.name = name
         self.checkpoint = checkpoint
         self.class_map = ClassMap(class_map, f'{key}.class_map')

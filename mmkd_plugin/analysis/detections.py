@@ -17,6 +17,7 @@ from mmkd_plugin.analysis.loaded import load_networks
 from mmkd_plugin.analysis.network import LoadedNetwork
 from mmkd_plugin.errors import ConfigError, positive_integer
 from mmkd_plugin.installed import MMDET, has
+from mmkd_plugin.loading.class_names import class_lists, metas_of
 
 SPLITS = ('val', 'test')
 TRUTH = 'ground truth'
@@ -85,9 +86,11 @@ def compare_detections(
     rows: list[Picture] = []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         dataset = build_dataset(settings['dataset'])
-        meta = getattr(dataset, 'metainfo', None) or {}
+        known = getattr(dataset, 'metainfo', None)
+        meta = next(iter(metas_of(known)), {})  # of the first part
         for detector in detectors:
-            require_classes(detector, meta.get('classes'))
+            for names in class_lists(known):
+                require_classes(detector, names)
         chosen = _chosen(indices, images, len(dataset))
         panels = Panels(meta, score_thr)
         out.mkdir(parents=True, exist_ok=True)
@@ -113,17 +116,17 @@ def require_detector(network: LoadedNetwork) -> None:
         raise ConfigError(network.name, 'must be a detector', found=type(network.model).__name__)
 
 
-def require_classes(detector: LoadedNetwork, expected: Sequence[str] | None) -> None:
+def require_classes(detector: LoadedNetwork, expected: Sequence[str]) -> None:
     """Refuse a detector of other classes than the data set's, or in another order.
 
     Args:
         detector: The detector. A ``class_map`` may relate its classes to those of the data set.
-        expected: Class names of the data set; None if it has none.
+        expected: Class names of the data set.
 
     Raises:
         ConfigError: If they differ without a ``class_map``.
     """
-    if expected is None or detector.class_map.indices is not None:
+    if detector.class_map.indices is not None:
         return
     count = getattr(detector.adapter, 'num_classes', None)
     names = None if detector.classes is None else list(detector.classes)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from mmkd_plugin.errors import ConfigError, positive_integer
+from mmkd_plugin.loading.class_names import class_names
 
 SPLITS = ('train', 'val', 'test')
 
@@ -74,9 +75,9 @@ def sample_images(cfg: Config, split: str, count: int, seed: int = 0) -> Images:
             dataset=Subset(dataset, chosen), sampler=dict(type='DefaultSampler', shuffle=False)
         )
         settings |= dict(drop_last=False, persistent_workers=False)
-        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+        classes = class_names(getattr(dataset, 'metainfo', None)) or ()
         batches = list(Runner.build_dataloader(settings))
-        return Images(batches, len(chosen), tuple(map(str, classes)))
+        return Images(batches, len(chosen), classes)
 
 
 def loader_settings(cfg: Config, split: str, splits: Sequence[str] = SPLITS) -> dict[str, Any]:

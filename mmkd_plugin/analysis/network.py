@@ -31,7 +31,9 @@ class LoadedNetwork(TappedModel):
         class_map: Sequence[int] | None = None,
         sha256: str | None = None,
     ) -> None:
-        super().__init__(model.requires_grad_(False).eval(), name)
+        model.requires_grad_(False)
+        model.eval()  # a host's own train() may return nothing
+        super().__init__(model, name)
         self.name = name
         self.classes = classes
         self.class_map = ClassMap(class_map, f'{name}.class_map')

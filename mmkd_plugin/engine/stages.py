@@ -27,6 +27,7 @@ from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
 WORK_ROOT_VARIABLE = 'MMKD_WORK_DIR'
+_NOT_IN_CONFIGS = '"\'\\{}'
 
 
 def work_root(root: str | Path | None = None) -> Path:
@@ -36,19 +37,41 @@ def work_root(root: str | Path | None = None) -> Path:
 
     Args:
         root: The folder. Default: ``$MMKD_WORK_DIR``, or ``work_dirs`` if that is not set.
+
+    Raises:
+        ConfigError: If a config cannot contain its path.
     """
     path = Path(root or os.environ.get(WORK_ROOT_VARIABLE) or 'work_dirs').absolute()
-    os.environ[WORK_ROOT_VARIABLE] = str(path)
+    os.environ[WORK_ROOT_VARIABLE] = _path_for_configs(path)
     return path
+
+
+def _path_for_configs(path: Path) -> str:
+    """Return a path that a config can have between quotes: with slashes, absolute if possible."""
+    texts = [path.as_posix()]
+    if path.is_relative_to(Path.cwd()):  # the characters can be those of the current folder
+        texts.append(path.relative_to(Path.cwd()).as_posix())
+    for text in texts:
+        if not set(text) & set(_NOT_IN_CONFIGS):
+            return text
+    raise ConfigError(
+        WORK_ROOT_VARIABLE,
+        f'must have none of the characters {_NOT_IN_CONFIGS}, because configs contain the path '
+        'between quotes',
+        'Use another folder, and / between folders.',
+        found=path.as_posix(),
+    )
 
 
 def config_text(cfg: Config) -> str:
     """Return a resolved config on one line, without the paths of the work root and its folder."""
-    text = json.dumps(cfg.to_dict(), default=repr).replace(str(work_root()), 'work_dirs')
+    root = _path_for_configs(work_root())
+    text = json.dumps(cfg.to_dict(), default=repr).replace(json.dumps(root)[1:-1], 'work_dirs')
     text = re.sub(r'"[^"]*/(?=_base_/)', '"', text)  # fileDirname of a file in _base_
     if not cfg.filename:
         return text
-    return text.replace(os.path.dirname(os.path.abspath(cfg.filename)), 'configs')  # fileDirname
+    folder = json.dumps(os.path.dirname(os.path.abspath(cfg.filename)))[1:-1]
+    return text.replace(folder, 'configs')  # fileDirname
 
 
 def sha256(text: str) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import pickle
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from mmengine import dist, fileio
 from torch import Tensor, nn
 
 from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.loading.class_names import class_names
 from mmkd_plugin.loading.keys import network_prefixes, state_of, without_prefix
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
@@ -141,7 +143,8 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str, key:
 def class_names_of(content: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the class names that a checkpoint of OpenMMLab states, or None.
 
-    They are under ``dataset_meta``, in old checkpoints in capitals.
+    They are under ``dataset_meta``, in old checkpoints beside it. Several different lists, as from
+    concatenated data sets, are none.
 
     Example:
         >>> class_names_of(dict(meta=dict(dataset_meta=dict(classes=['cat', 'dog']))))
@@ -149,9 +152,7 @@ def class_names_of(content: Mapping[str, Any]) -> tuple[str, ...] | None:
     """
     meta = content.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
-    known = meta.get('dataset_meta') or meta
-    names = known.get('classes') or known.get('CLASSES')
-    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
+    return class_names(meta.get('dataset_meta') or meta)
 
 
 def _read(path: str, key: str) -> bytes:
@@ -190,7 +191,7 @@ def _remedy(unexpected: list[str], path: str) -> str:
     network = '' if len(prefixes) == 1 else f' --network {next(iter(prefixes))}'
     return (
         'It is the checkpoint of a distillation run. Export its student: '
-        f'python tools/export_student.py {path} student.pth{network}'
+        f'python tools/export_student.py {shlex.quote(path)} student.pth{network}'
     )
 
 

@@ -59,6 +59,37 @@ def own_names(kind: Any) -> list[str]:
     return [path.rpartition('.')[2] for path in paths if path.startswith(f'{SCOPE}.')]
 
 
+def with_type_names(config: Any) -> Any:
+    """Return a config with names in place of the classes and functions under ``type``.
+
+    New-style configs hold objects, which MMEngine cannot write to a file once they are resolved.
+
+    Example:
+        >>> from mmengine.hooks import EMAHook
+        >>> with_type_names(dict(hook=dict(type=EMAHook, momentum=0.1)))
+        {'hook': {'type': 'mmengine.hooks.ema_hook.EMAHook', 'momentum': 0.1}}
+    """
+    if isinstance(config, Mapping):
+        return {
+            key: type_name(value) if key == 'type' else with_type_names(value)
+            for key, value in config.items()
+        }
+    if type(config) in (list, tuple):
+        return type(config)(map(with_type_names, config))
+    return config
+
+
+def type_name(kind: Any) -> str:
+    """Return the name under which MMEngine finds what a config has under ``type``.
+
+    Example:
+        >>> from mmengine.optim import OptimWrapper
+        >>> type_name('OptimWrapper'), type_name(OptimWrapper).rpartition('.')[2]
+        ('OptimWrapper', 'OptimWrapper')
+    """
+    return kind if isinstance(kind, str) else f'{kind.__module__}.{kind.__qualname__}'
+
+
 def unwrap(model: nn.Module) -> Any:
     """Return the model inside a wrapper, such as that of DistributedDataParallel, or itself."""
     return model.module if is_model_wrapper(model) else model

@@ -8,7 +8,7 @@ from torch import nn
 from mmkd_plugin.errors import ConfigError, one_of
 from mmkd_plugin.loading.build import build_network, network_config, read_config
 from mmkd_plugin.loading.peer_entries import peer_entries, peer_entry
-from mmkd_plugin.loading.run_model import kind_of, own_names
+from mmkd_plugin.loading.run_model import kind_of, own_names, with_type_names
 from mmkd_plugin.registry import SCOPE
 
 
@@ -36,15 +36,17 @@ def as_student(cfg: Config, name: str | None = None) -> bool:
         return False
     if kind == 'mutual' and name is None:
         entries = peer_entries(cfg.model.get('peers'))
-        cfg.model.peers = [{**entry, 'checkpoint': None} for entry in entries]
-        cfg.test_cfg = {'type': f'{SCOPE}.PeerTestLoop', **(cfg.get('test_cfg') or {})}
+        cfg.model.peers = [with_type_names({**entry, 'checkpoint': None}) for entry in entries]
+        loop = {'type': f'{SCOPE}.PeerTestLoop', **(cfg.get('test_cfg') or {})}
+        cfg.test_cfg = with_type_names(loop)
     else:
         if kind == 'mutual':
             cfg.model.predict = peer_entry(cfg.model.get('peers'), name, '--network')['name']
         else:
             one_of('--network', 'student' if name is None else name, ('student',))
         default = cfg.get('data_preprocessor')
-        cfg.model = network_config(cfg.model, 'model', data_preprocessor=default)
+        network = network_config(cfg.model, 'model', data_preprocessor=default)
+        cfg.model = with_type_names(network)
         for key in ('val_cfg', 'test_cfg'):
             loop = own_names((cfg.get(key) or {}).get('type'))
             if any(one.startswith('Peer') for one in loop):

@@ -122,7 +122,8 @@ def test_labels_are_indices_or_mixed_probabilities_or_none() -> None:
     assert adapter.labels(samples).tolist() == [2, 0]
     mixed = [sample.set_gt_score(torch.tensor([0.25, 0.75, 0.0, 0.0])) for sample in samples]
     assert adapter.labels(mixed).tolist() == [[0.25, 0.75, 0.0, 0.0]] * 2
-    assert adapter.labels([DataSample().set_gt_label([0, 1])]) is None  # several classes an image
+    several = [DataSample().set_gt_label([0, 1])]  # under a softmax the classes share the image
+    assert adapter.labels(several).tolist() == [[0.5, 0.5, 0.0, 0.0]]
     for none in (None, [], [DataSample()], [samples[0], DataSample()]):
         assert adapter.missing_labels(none)
         assert adapter.labels(none) is None

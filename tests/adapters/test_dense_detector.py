@@ -15,7 +15,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters import DenseDetectorAdapter, TappedModel, Teacher, get_adapter
-from mmkd_plugin.adapters.dense_detector import _joint_logit
+from mmkd_plugin.adapters.dense_heads import _joint_logit
 from mmkd_plugin.outputs import ClassScores
 
 QUICK = [family for family in small.DENSE if family != 'ssd']
@@ -247,9 +247,14 @@ def test_subclass_is_known_unless_it_overrides_the_forward(tmp_path: Path) -> No
         small.distiller(tmp_path, small.detector('gfl', bbox_head__type='OtherScores'))
 
 
-NINE_ANCHORS = 'sigmoid, 5 levels of (rows x columns x anchors) 8x8x9, 4x4x9, 2x2x9, 1x1x9, 1x1x9'
-ONE_ANCHOR = 'sigmoid, 5 levels of (rows x columns x anchors) 8x8x1, 4x4x1, 2x2x1, 1x1x1, 1x1x1'
-THREE_LEVELS = 'sigmoid, 3 levels of (rows x columns x anchors) 8x8x1, 4x4x1, 2x2x1'
+NINE_ANCHORS = (
+    'sigmoid, 5 levels of (rows x columns x anchors) 8x8x9, 4x4x9, 2x2x9, 1x1x9, 1x1x9, '
+    'strides 8, 16, 32, 64, 128'
+)
+ONE_ANCHOR = NINE_ANCHORS.replace('x9', 'x1')
+THREE_LEVELS = (
+    'sigmoid, 3 levels of (rows x columns x anchors) 8x8x1, 4x4x1, 2x2x1, strides 8, 16, 32'
+)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,12 @@ def test_classifier_with_a_registered_head_learns_by_soft_targets(tmp_path: Path
 
 
 def test_detector_with_a_registered_head_learns_by_soft_targets(tmp_path: Path) -> None:
-    with raises_config_error('student', ANY, 'not DictDenseHead', fix='register a score reader'):
+    with raises_config_error(
+        'student',
+        ANY,
+        'no score reader is registered for DictDenseHead',
+        fix='register a score reader',
+    ):
         small.distiller(tmp_path, detector())
     register_score_reader(DictDenseHead, activation='sigmoid')(read_scores)
     model = small.distiller(tmp_path, detector())

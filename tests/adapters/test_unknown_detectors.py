@@ -1,4 +1,4 @@
-"""Detectors whose class scores no adapter knows, one of each of MMDet's kinds: they have taps."""
+"""Detectors whose class scores no adapter knows: they have taps."""
 
 from pathlib import Path
 from typing import Any
@@ -11,31 +11,17 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters import (
-    DenseDetectorAdapter,
-    DetectorAdapter,
-    RoIDetectorAdapter,
-    get_adapter,
-)
+from mmkd_plugin.adapters import DetectorAdapter, RoIDetectorAdapter, get_adapter
 from mmkd_plugin.loading.build import network_config
 
 HINT = dict(type='Hint', pairs=[dict(student='neck[0]', teacher='neck[0]')])
-ADAPTERS = dict(foveabox=DenseDetectorAdapter, sparse_rcnn=RoIDetectorAdapter, solo=DetectorAdapter)
+ADAPTERS = dict(sparse_rcnn=RoIDetectorAdapter)
 
 
 def config(kind: str) -> Any:
     """A stock config, shrunk."""
     dense = small.FAMILIES['retinanet'][1]
     maps = {name: value for name, value in dense.items() if 'bbox_head' not in name}
-    if kind == 'foveabox':
-        return network_config('mmdet::foveabox/fovea_r50_fpn_4xb4-1x_coco.py', kind, dense)
-    if kind == 'solo':
-        head = dict(num_classes=small.CLASSES, in_channels=64, feat_channels=64, stacked_convs=1)
-        options = {
-            'model.neck.out_channels': 64,
-            **{f'model.mask_head.{name}': value for name, value in head.items()},
-        }
-        return network_config('mmdet::solo/solo_r50_fpn_1x_coco.py', kind, {**maps, **options})
     options = {
         'model.rpn_head.num_proposals': 10,
         'model.rpn_head.proposal_feature_channel': 8,

@@ -133,6 +133,37 @@ def test_score_reader_of_the_page_reads_a_head(registries: None) -> None:
         names['MMDET_MODELS'].module_dict.pop('ScaledRetinaHead', None)
 
 
+def test_score_reader_of_a_detector_of_the_page_reads_scores_and_boxes(registries: None) -> None:
+    example = block_with('docs/score_readers.md', 'class BinnedHead')
+    head, reader = example.split('\n\n\n@register_score_reader')
+    names: dict[str, Any] = {'__name__': 'example'}
+    try:
+        exec(head, names)
+        config = network_config(*_small_retinanet())
+        config.bbox_head = dict(
+            type='BinnedHead', num_classes=small.CLASSES, in_channels=8, feat_channels=8,
+            strides=[8, 16, 32, 64, 128],
+        )  # fmt: skip
+        network = build_network(config, 'student')
+        assert not TappedModel(network, 'student').adapter.score_taps
+        exec(f'@register_score_reader{reader}', names)
+        tapped = TappedModel(network, 'student')
+        tapped.request([], boxes=True)
+        output = tapped.observe(torch.rand(2, *IMAGE))
+        assert output.scores is not None and output.boxes is not None
+        assert output.scores.logits.shape == (2, 86, small.CLASSES)
+        assert output.boxes.values.shape == (2, 86, 4, 8)
+    finally:
+        names['MMDET_MODELS'].module_dict.pop('BinnedHead', None)
+
+
+def test_page_of_score_readers_lists_the_heads_of_mmdet() -> None:
+    text = (ROOT / 'docs/score_readers.md').read_text().split('## Detectors')[1]
+    table = [line.split('|')[1] for line in text.splitlines() if line.startswith('| `')]
+    listed = [name for cell in table for name in re.findall(r'`(\w+)`', cell)]
+    assert sorted(listed) == sorted(score_readers.registered_heads('mmdet'))
+
+
 def _small_retinanet() -> tuple[str, str, dict[str, Any]]:
     path, options = small.FAMILIES['retinanet']
     return f'mmdet::{path}', 'student', options

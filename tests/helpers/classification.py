@@ -260,6 +260,12 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+def parameters_of(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters of a model under their names in checkpoints."""
+    state = model.state_dict(keep_vars=True)
+    return [(name, value) for name, value in state.items() if isinstance(value, nn.Parameter)]
+
+
 def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the tensors that differ in any bit; NaN equals NaN."""
     assert one.keys() == other.keys()

@@ -1,4 +1,4 @@
-"""Teacher weights by class: logged and drawn every epoch."""
+"""Teacher weights by class: logged and drawn at intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd_plugin.engine.hooks.run_distiller import run_distiller
+from mmkd_plugin.engine.hooks.schedule import counts_epochs
 from mmkd_plugin.errors import ConfigError, positive_integer
+from mmkd_plugin.loading.class_names import class_names
 from mmkd_plugin.models.weightings import WeightRecord
 from mmkd_plugin.registry import HOOKS
 
@@ -28,19 +30,26 @@ class LogTeacherWeights(Hook):
     Scalars go to the log and the visualisation backends of the run as ``<method>/weight/<teacher>``
     and ``<method>/weight_entropy`` (in units of log T: 1 is uniform, 0 is one teacher for each
     image). The picture is called ``<method>_weights``, because MMEngine's local backend makes no
-    sub-folders. Weights are those of the epoch's training steps, over all ranks.
+    sub-folders. Weights are those of the training steps since the last log, over all ranks.
 
     Args:
-        interval: Draw the table every so many epochs, and after the last.
+        interval: Draw the table every so many epochs, and after the last. Default: every epoch.
+            In a run without epochs (``IterBasedTrainLoop``): log and draw every so many iterations,
+            and after the last. Default: the interval of validation.
 
     Raises:
         ConfigError: Before training, if no method of the run weighs teachers.
     """
 
-    def __init__(self, interval: int = 1) -> None:
-        self.interval = positive_integer('LogTeacherWeights.interval', interval)
+    def __init__(self, interval: int | None = None) -> None:
+        if interval is not None:
+            interval = positive_integer('LogTeacherWeights.interval', interval)
+        self.interval = interval
 
     def before_train(self, runner: Runner) -> None:
+        loop: Any = runner.train_loop
+        self._by_epoch = counts_epochs(runner)
+        self._every = self.interval or (1 if self._by_epoch else loop.val_interval)
         distiller = run_distiller(runner, self)
         if distiller.methods and not self._records(runner):
             raise ConfigError(
@@ -55,25 +64,38 @@ class LogTeacherWeights(Hook):
         for record in self._records(runner).values():
             record.reset()
 
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        done = runner.iter + 1
+        if not self._by_epoch and (done % self._every == 0 or done == runner.max_iters):
+            self._log(runner, done, 'iteration', draw=True)
+            self.before_train_epoch(runner)
+
     def after_train_epoch(self, runner: Runner) -> None:
+        if self._by_epoch:
+            epoch = runner.epoch + 1
+            draw = epoch % self._every == 0 or epoch == runner.max_epochs
+            self._log(runner, epoch, 'epoch', draw)
+
+    def _log(self, runner: Runner, step: int, unit: str, draw: bool) -> None:
         names = [teacher.name for teacher in run_distiller(runner, self).teachers]
-        epoch = runner.epoch + 1
         for method, record in self._records(runner).items():
             sums = {name: _over_ranks(value) for name, value in record.named_buffers()}
             *means, entropy = (sums['totals'] / sums['count'].clamp_min(1)).tolist()
             by_teacher = dict(zip(names, means, strict=True))
             scalars = {f'{method}/weight/{name}': mean for name, mean in by_teacher.items()}
             scalars[f'{method}/weight_entropy'] = entropy
-            runner.visualizer.add_scalars(scalars, step=epoch)
+            runner.visualizer.add_scalars(scalars, step=step)
             listed = ', '.join(f'{name} {mean:.3f}' for name, mean in by_teacher.items())
             runner.logger.info(f'{method}: teacher weights {listed}; entropy {entropy:.3f} of 1')
-            if epoch % self.interval == 0 or epoch == runner.max_epochs:
+            if draw:
                 table = (sums['class_sums'] / sums['class_counts'].unsqueeze(1)).numpy()
                 if np.isfinite(table).any():  # batches had labels
                     classes = _class_names(runner, len(table))
-                    title = f'{method}, epoch {epoch}'
+                    title = f'{method}, {unit} {step}'
                     picture = draw_teacher_weights(table, classes, names, title)
-                    runner.visualizer.add_image(f'{method}_weights', picture, step=epoch)
+                    runner.visualizer.add_image(f'{method}_weights', picture, step=step)
 
     def _records(self, runner: Runner) -> Mapping[str, WeightRecord]:
         return {
@@ -124,7 +146,7 @@ def _over_ranks(value: Tensor) -> Tensor:
 
 def _class_names(runner: Runner, count: int) -> list[str]:
     dataset: Any = runner.train_dataloader.dataset
-    names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    names = class_names(getattr(dataset, 'metainfo', None))
     if names is None or len(names) != count:
-        names = range(count)
-    return [str(name) for name in names]
+        return [str(index) for index in range(count)]
+    return list(names)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mmkd_plugin.errors import ConfigError, positive_integer
 from mmkd_plugin.models.connectors.factor_encoder import require_map
+from mmkd_plugin.models.losses.functional import pool_to
 from mmkd_plugin.registry import MODELS
 
 
@@ -81,8 +82,7 @@ class HintRegressor(nn.Module):
             return F.linear(features, weight, self.bias)
         if size is not None:
             height, width = map(min, features.shape[2:], size)
-            if (height, width) != tuple(features.shape[2:]):
-                features = F.adaptive_avg_pool2d(features, (height, width))
+            features = pool_to(features, (height, width))
         return F.conv2d(features, weight[..., None, None], self.bias)
 
 

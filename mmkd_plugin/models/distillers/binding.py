@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from mmkd_plugin.adapters.compat import require_comparable, require_same_task
 from mmkd_plugin.adapters.dry_run import Shape, blank_images
+from mmkd_plugin.adapters.embedding import find_embedding
 from mmkd_plugin.adapters.probe import TeacherProbe, find_shapes, probe_network
+from mmkd_plugin.adapters.tap_requests import EMBEDDING
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError, config_key
@@ -44,8 +46,10 @@ def bind(
     Raises:
         ConfigError: If a tap, a shape, a task or the number of classes does not fit.
     """
-    requests = {learner.network: _requests(learner) for learner in learners}
-    scores = any(one.scores for own in requests.values() for one in own.values())
+    requests = {learner.network: _requests(learner, probe_shape) for learner in learners}
+    every = [one for own in requests.values() for one in own.values()]
+    boxes = any(one.boxes for one in every)
+    scores = boxes or any(one.scores for one in every)
     networks = list(dict.fromkeys(n for one in learners for n in (one.network, *one.teachers)))
     first = networks[0]
     for network in networks[1:]:
@@ -54,12 +58,12 @@ def bind(
         _require_same_classes(learners)
         _require_same_regions(learners)
     for network in networks:
-        _request(network, learners, requests, scores)
+        _request(network, learners, requests, scores, boxes)
     if not scores and any(network.needs_regions for network in networks):
         _require_regions(networks)
         _require_same_regions(learners)
         for network in networks:
-            _request(network, learners, requests, True)
+            _request(network, learners, requests, True, boxes)
     if any(requests.values()):
         shapes = find_shapes(networks, probe_shape)
         if scores:
@@ -80,12 +84,15 @@ def bind(
     return list(requests.values())
 
 
-def _requests(learner: Learner) -> dict[str, Requests]:
+def _requests(learner: Learner, probe_shape: Sequence[int] | None) -> dict[str, Requests]:
     found = {}
+    network = learner.network
     for name, method in learner.methods.items():
         with config_key(f'methods.{name}'):
             one = method.requests(len(learner.teachers))
-            learner.network.parse(one.student, '')
+            if EMBEDDING in one.student and network.embedding is None:
+                network.embedding = find_embedding(network, probe_shape)
+            network.parse(one.student, '')
             for teacher, taps in zip(learner.teachers, one.teachers, strict=bool(one.teachers)):
                 teacher.parse(taps, '')
             found[name] = one
@@ -97,6 +104,7 @@ def _request(
     learners: Sequence[Learner],
     requests: Mapping[TappedModel, Mapping[str, Requests]],
     scores: bool,
+    boxes: bool,
 ) -> None:
     """Request of one network what all methods need of it as a student and as a teacher."""
     own = [tap for one in requests.get(network, {}).values() for tap in one.student]
@@ -106,7 +114,7 @@ def _request(
             index = learner.teachers.index(network)
             for one in requests[learner.network].values():
                 observed += one.teachers[index] if one.teachers else ()
-    network.request([*own, *observed], scores, observed)
+    network.request([*own, *observed], scores, observed, boxes)
 
 
 def _probe(network: TappedModel, shape: Shape) -> TeacherProbe:

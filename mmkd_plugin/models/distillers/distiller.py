@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.base import Adapter
-from mmkd_plugin.adapters.compat import classes_of_data, require_names_of_data
+from mmkd_plugin.adapters.compat import meta_of_data, require_names_of_data
 from mmkd_plugin.adapters.dry_run import REFUSALS
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.teacher import Teacher, build_teachers
@@ -108,7 +108,7 @@ class Distiller(TransparentModel):
             may_differ=['name'],
         )
         self.register_buffer('teacher_scores', torch.full((len(self.teachers),), torch.nan))
-        self.require_no_clash()
+        self.become_transparent()
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -155,7 +155,7 @@ class Distiller(TransparentModel):
         first = not self._checked  # what the first batch shows holds for all of them
         if first:
             check_labels(self.tapped, data_samples, self.task_weight, self._requests)
-            require_names_of_data(self.teachers, classes_of_data())
+            require_names_of_data(self.teachers, meta_of_data())
         if not self.methods:
             self._checked = True
             return task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)

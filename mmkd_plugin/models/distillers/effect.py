@@ -74,6 +74,7 @@ def _idle_losses(
         for index, teacher in enumerate(teachers)
     ]
     leaves = [*own.features.values(), *((own.scores.logits,) if own.scores else ())]
+    leaves += [own.boxes.values] if own.boxes else []
     with torch.enable_grad():
         try:
             losses = trial(own, others, _labels(own.scores, leaves))
@@ -105,10 +106,13 @@ def _random(
         return values.requires_grad_(gradient)
 
     features = {tap: random(output.feature(tap)) for tap in taps}
-    scores = output.scores if requests.scores else None
+    scores = output.scores if requests.scores or requests.boxes else None
     if scores is not None:
         scores = _random_scores(scores, random(scores.logits))
-    return NetworkOutput(scores, features)
+    boxes = output.boxes if requests.boxes else None
+    if boxes is not None and scores is not None:
+        boxes = replace(boxes, values=random(boxes.values), valid=scores.valid)
+    return NetworkOutput(scores, features, boxes)
 
 
 def _random_scores(scores: ClassScores, logits: Tensor) -> ClassScores:

@@ -1,6 +1,8 @@
 """A wrapper that hosts' hooks and optimizer constructors see as the network inside it."""
 
+from abc import ABCMeta
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, cast
 
 from mmengine.model import BaseModel
@@ -19,10 +21,13 @@ class TransparentModel(BaseModel):
     """A model around a ``student``, for code that was written for the student alone.
 
     - A subclass reads an attribute that it has not with :meth:`of_student`: ``backbone``,
-      ``bbox_head``, ``get_layer_depth``, ``set_epoch``.
+      ``bbox_head``, ``get_layer_depth``, ``set_epoch``. After :meth:`become_transparent` such an
+      attribute is written there too.
     - Parameters and modules of the student have the names of a plain run in
       :meth:`named_parameters`, :meth:`named_modules` and :meth:`named_children`, by which
-      optimizer constructors set rates. Keys of checkpoints keep the prefix ``student.``.
+      optimizer constructors set rates. Keys of checkpoints keep the prefix ``student.``, and
+      tensors under the names of a plain run are loaded into the student.
+    - ``isinstance`` finds the classes of the student as well as its own.
     - Validation and test are the student's own.
     """
 
@@ -45,10 +50,42 @@ class TransparentModel(BaseModel):
                 f'attribute {name!r}'
             ) from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._belongs_to_student(name):
+            setattr(self.student, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _belongs_to_student(self, name: str) -> bool:
+        """Whether an attribute that is written is none of the wrapper's own."""
+        if not self.__dict__.get('_transparent'):
+            return False
+        own = self.__dict__, self._parameters, self._buffers, self._modules
+        if any(name in held for held in own) or hasattr(type(self), name):
+            return False
+        return not name.startswith('_') or hasattr(self.student, name)
+
+    def children(self) -> Iterator[nn.Module]:
+        """Yield the real children: modes, devices and initial weights reach the student itself."""
+        for _, child in super().named_children():
+            yield child
+
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the children; the student's name is empty, so paths through it are its own."""
+        """Yield the student's children under their names in a plain run, then the wrapper's own."""
+        for name, child in self.student.named_children():
+            if name not in self._modules:
+                yield name, child
         for name, child in super().named_children():
-            yield ('' if child is self._modules.get(_INSIDE) else name), child
+            if child is not self.student:
+                yield name, child
+
+    def named_parameters(
+        self, prefix: str = '', recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield all parameters; those of the student have the names of a plain model."""
+        if not recurse:  # the student itself is no named child
+            yield from self.student.named_parameters(prefix, False, remove_duplicate)
+        yield from super().named_parameters(prefix, recurse, remove_duplicate)
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = '', remove_duplicate: bool = True
@@ -60,13 +97,30 @@ class TransparentModel(BaseModel):
         if remove_duplicate:
             memo.add(self)
         yield prefix, self
-        for name, child in self.named_children():
-            path = '.'.join(part for part in (prefix, name) if part)
+        for name, child in super().named_children():
+            inner = '' if child is self.student else name
+            path = '.'.join(part for part in (prefix, inner) if part)
             yield from child.named_modules(memo, path, remove_duplicate)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add or replace a child, under its name of :meth:`named_children`."""
-        super().add_module(name or _INSIDE, module)
+        if name not in self._modules and name in self.student._modules:
+            self.student.add_module(name, module)
+        else:
+            super().add_module(name, module)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Load tensors under the names of a plain run into the student."""
+        own = self._modules.keys() | self._parameters.keys() | self._buffers.keys()
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            inner = key.removeprefix(prefix)
+            first = inner.partition('.')[0]
+            renamed = f'{prefix}{_INSIDE}.{inner}'
+            if first not in own and hasattr(self.student, first) and renamed not in state_dict:
+                state_dict[renamed] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     def val_step(self, data: Any) -> Any:
         """Return the student's predictions for a raw batch."""
@@ -76,12 +130,18 @@ class TransparentModel(BaseModel):
         """Return the student's predictions for a raw batch."""
         return cast(Any, self.student).test_step(data)
 
-    def require_no_clash(self) -> None:
-        """Refuse a student with attributes that would be hidden by those of the wrapper.
+    def become_transparent(self) -> None:
+        """End construction: from here on attributes are written where a plain run has them.
 
         Raises:
-            ConfigError: If there is one, or if the student's class has a training step of its own.
+            ConfigError: If the wrapper hides an attribute of the student, or if the student's
+                class has a training step of its own.
         """
+        self._require_no_clash()
+        self._transparent = True
+        self.__class__ = _also(type(self), type(self.student))
+
+    def _require_no_clash(self) -> None:
         own = (vars(self) | self._modules | self._buffers).keys() - _OF_ALL_MODELS
         for name in sorted(name for name in own if not name.startswith('_')):
             if hasattr(self.student, name):
@@ -101,3 +161,12 @@ class TransparentModel(BaseModel):
                 'Distil a network that uses the train_step of mmengine.model.BaseModel.',
                 found=type(self.student).__name__,
             )
+
+
+@cache
+def _also(wrapper: type[nn.Module], student: type[nn.Module]) -> type[nn.Module]:
+    """Return the wrapper's class, in a form that ``isinstance`` finds to be the student's too."""
+    seen = type(wrapper)(wrapper.__name__, (wrapper,), {'__module__': wrapper.__module__})
+    if isinstance(student, ABCMeta):  # every class of MMEngine
+        student.register(seen)
+    return seen

@@ -94,11 +94,44 @@ def match_spatial_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor
     if student.shape[2:] == teacher.shape[2:]:
         return student, teacher
     size = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
-    return _pooled(student, size), _pooled(teacher, size)
+    return pool_to(student, size), pool_to(teacher, size)
 
 
-def _pooled(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size)
+def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pool a map to a size by averages, also where torch must be deterministic on a GPU.
+
+    There the gradient of adaptive pooling is an error.
+
+    Args:
+        x: (N, C, H, W).
+        size: (H', W'), not larger.
+
+    Returns:
+        (N, C, H', W'): the map itself if it has the size.
+
+    Example:
+        >>> pool_to(torch.tensor([[[[1.0, 3.0, 8.0]]]]), (1, 2))
+        tensor([[[[2.0000, 5.5000]]]])
+    """
+    (height, width), (rows, columns) = x.shape[2:], size
+    if (height, width) == (rows, columns):
+        return x
+    if height % rows == 0 and width % columns == 0:
+        return F.avg_pool2d(x, (height // rows, width // columns))
+    if not torch.are_deterministic_algorithms_enabled():
+        return F.adaptive_avg_pool2d(x, size)
+    with torch.autocast(x.device.type, enabled=False):  # sums stay in the precision of the map
+        down, across = _averages(height, rows).to(x), _averages(width, columns).to(x)
+        return down @ x @ across.t()
+
+
+def _averages(length: int, parts: int) -> Tensor:
+    """Return the matrix (parts, length) of adaptive average pooling."""
+    ends = torch.arange(parts + 1) * length
+    first, last = ends[:-1] // parts, -(-ends[1:] // parts)
+    places = torch.arange(length)
+    inside = (places >= first[:, None]) & (places < last[:, None])
+    return inside / (last - first)[:, None]
 
 
 def inverse_norm(x: Tensor) -> Tensor:

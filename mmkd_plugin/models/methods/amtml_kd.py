@@ -11,7 +11,7 @@ from mmkd_plugin.models.methods.angle_transfer import mixture_angle_loss, requir
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.group_hints import GroupHints
 from mmkd_plugin.models.methods.location_weights import LocationWeights
-from mmkd_plugin.models.methods.teacher_mixture import EMBEDDING_TAP, TeacherMixture
+from mmkd_plugin.models.methods.teacher_mixture import TeacherMixture
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import MODELS
 
@@ -38,7 +38,8 @@ class AMTMLKD(Method):
             ``ConfidenceTeacherWeighting`` or ``EntropyTeacherWeighting``.
         objective: How a rule learns: ``'paper'`` or ``'label'``; see
             :class:`~mmkd_plugin.models.methods.teacher_mixture.TeacherMixture`.
-        embedding_tap: The student's last convolutional map, (N, d, H, W), max-pooled to (N, d).
+        embedding_tap: The student's embedding: a map (N, d, H, W), max-pooled, or (N, d). None: the
+            last output of the backbone, or else the input of the head.
         student_groups: Taps of the student's layer groups, low to high; hints need them.
         teacher_taps: The last feature map of every teacher: one tap for all, or one each; hints
             need it.
@@ -90,7 +91,7 @@ class AMTMLKD(Method):
         hint_weight: float = 1.0,
         weighting: Mapping[str, Any] | None = None,
         objective: str = 'paper',
-        embedding_tap: str = EMBEDDING_TAP,
+        embedding_tap: str | None = None,
         student_groups: str | Sequence[str] = (),
         teacher_taps: str | Sequence[str] = (),
         mapping: str | Sequence[int] = 'best_high',

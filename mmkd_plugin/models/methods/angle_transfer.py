@@ -11,7 +11,7 @@ from mmkd_plugin.models.losses import angle_loss
 from mmkd_plugin.models.losses.functional import gather_rows
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.location_weights import LocationWeights
-from mmkd_plugin.models.methods.teacher_mixture import EMBEDDING_TAP, Mixture, TeacherMixture
+from mmkd_plugin.models.methods.teacher_mixture import Mixture, TeacherMixture
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import MODELS
 
@@ -31,7 +31,7 @@ class AngleTransfer(Method):
         weighting: Rule that weighs the teachers for each image; their mean if it is None.
         objective: How a weighting learns: under ``'label'`` by the cross-entropy of the mixture.
             ``'paper'`` would give it no gradient here, and is refused for a weighting that learns.
-        embedding_tap: The student's embedding, for the weighting.
+        embedding_tap: The student's embedding, for the weighting; found by default.
         gather: Take triplets from the batches of all ranks, not from each rank's own; not for
             detectors.
         num_locations: How many locations of a detector's batch are compared.
@@ -65,7 +65,7 @@ class AngleTransfer(Method):
         loss_weight: float = 1.0,
         weighting: Mapping[str, Any] | None = None,
         objective: str = 'label',
-        embedding_tap: str = EMBEDDING_TAP,
+        embedding_tap: str | None = None,
         gather: bool = False,
         num_locations: int = 64,
         locations: Mapping[str, Any] | None = None,

@@ -19,6 +19,8 @@ class Requests:
         student: Taps of the student.
         teachers: Taps of each teacher, in order; empty if the method taps no teacher.
         scores: Whether class scores of all networks are needed.
+        boxes: Whether the boxes of all networks are needed, at the locations of the class scores,
+            which are then there as well.
         labels: Whether the method uses labels where a batch has them.
         needs_labels: Whether a batch without labels is an error.
         read_only: Taps of the student that need no gradient, such as the input of a weighting.
@@ -30,6 +32,7 @@ class Requests:
     labels: bool = False
     needs_labels: bool = False
     read_only: tuple[str, ...] = ()
+    boxes: bool = False
 
 
 class Method(nn.Module, ABC):

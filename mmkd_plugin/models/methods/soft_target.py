@@ -11,7 +11,6 @@ from mmkd_plugin.models.losses import soft_target_loss
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.location_weights import LocationWeights
 from mmkd_plugin.models.methods.teacher_mixture import (
-    EMBEDDING_TAP,
     OBJECTIVES,
     TeacherMixture,
 )
@@ -36,7 +35,7 @@ class SoftTarget(Method):
             ``dict(type='LatentTeacherWeighting')``, in place of a mean.
         objective: How a weighting learns; see
             :class:`~mmkd_plugin.models.methods.teacher_mixture.TeacherMixture`.
-        embedding_tap: The student's embedding, for a weighting.
+        embedding_tap: The student's embedding, for a weighting; found by default.
         locations: Weights of the locations of detectors:
             ``dict(weighting='foreground', background=0.05)``, see
             :class:`~mmkd_plugin.models.methods.location_weights.LocationWeights`. In heads with a
@@ -67,7 +66,7 @@ class SoftTarget(Method):
         ensemble: str = 'arithmetic',
         weighting: Mapping[str, Any] | None = None,
         objective: str = 'paper',
-        embedding_tap: str = EMBEDDING_TAP,
+        embedding_tap: str | None = None,
         locations: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(loss_weight=loss_weight)

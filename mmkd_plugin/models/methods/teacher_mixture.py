@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
+from mmkd_plugin.adapters.tap_requests import EMBEDDING
 from mmkd_plugin.errors import ConfigError, one_of
 from mmkd_plugin.models.losses import presence_loss, soft_target_loss
 from mmkd_plugin.models.methods.base import Requests
@@ -18,8 +19,6 @@ from mmkd_plugin.models.weightings import TeacherWeighting, WeightRecord
 from mmkd_plugin.outputs import NetworkOutput, ScoreRows, score_rows
 from mmkd_plugin.registry import build_part, class_of
 
-#: The student's last convolutional map.
-EMBEDDING_TAP = 'backbone[-1]'
 OBJECTIVES = ('paper', 'label')
 
 
@@ -70,7 +69,8 @@ class TeacherMixture(nn.Module):
     Args:
         weighting: Config of the rule; ``LatentTeacherWeighting`` if it is None.
         objective: ``'paper'`` or ``'label'``; matters to a rule that learns.
-        embedding_tap: The student's embedding: a map (N, d, H, W), max-pooled, or (N, d).
+        embedding_tap: The student's embedding: a map (N, d, H, W), max-pooled, or (N, d). None: the
+            last output of the backbone, or else the input of the head.
         temperature: :math:`\tau`.
         locations: Weights of the locations of detectors.
         teaches: Whether the divergence is part of the loss. Without it the paper's objective gives
@@ -91,14 +91,14 @@ class TeacherMixture(nn.Module):
         self,
         weighting: Mapping[str, Any] | None,
         objective: str,
-        embedding_tap: str,
+        embedding_tap: str | None,
         temperature: float,
         locations: LocationWeights,
         teaches: bool = True,
     ) -> None:
         super().__init__()
         self.objective = one_of('objective', objective, OBJECTIVES)
-        self.embedding_tap = embedding_tap
+        self.embedding_tap = EMBEDDING if embedding_tap is None else embedding_tap
         self.temperature = temperature
         self.locations = locations
         self.teaches = teaches
@@ -135,10 +135,13 @@ class TeacherMixture(nn.Module):
             num_teachers=len(teachers),
             embed_dims=embed_dims,
         )
-        if self.weighting.needs_logits and not scores.per_image:
+        if self.weighting.needs_logits and not (
+            scores.per_image and scores.activation == 'softmax'
+        ):
             raise ConfigError(
                 'weighting.type',
-                'needs class scores of whole images, which detectors do not output',
+                'needs class scores of whole images under a softmax, but the networks output '
+                f'{scores}',
                 "Use 'LatentTeacherWeighting', 'UniformTeacherWeighting' or "
                 "'RandomTeacherWeighting'.",
                 found=type(self.weighting).__name__,
@@ -172,8 +175,11 @@ class TeacherMixture(nn.Module):
             return target.sum() * 0.0
         if labels is None:
             raise ConfigError('objective', 'needs labels, and the batch has none', found='label')
-        if rows.images is not None:
-            return presence_loss(rows.mixture(weights)[:, : labels.shape[1]], rows.images, labels)
+        if rows.images is not None or rows.activation == 'sigmoid':
+            images = rows.images
+            if images is None:  # a classifier with several classes an image
+                images = torch.arange(len(labels), device=labels.device)
+            return presence_loss(rows.mixture(weights)[:, : labels.shape[1]], images, labels)
         log_mixture = target.clamp_min(torch.finfo(target.dtype).tiny).log()
         if labels.ndim == 1:
             return F.nll_loss(log_mixture, labels)

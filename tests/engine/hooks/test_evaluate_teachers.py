@@ -7,6 +7,8 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers.errors import raises_config_error
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
 from mmkd_plugin.engine.hooks import EvaluateTeachers
@@ -102,6 +104,88 @@ def test_evaluate_teachers_with_an_unknown_metric_raise(tmp_path: Path) -> None:
     run = _run(tmp_path, dict(type='mmkd_plugin.EvaluateTeachers', metric='accuracy'))
     with raises_config_error('EvaluateTeachers.metric', 'accuracy', "['accuracy/top1']"):
         run.train()
+
+
+@METRICS.register_module(force=True)
+class Measured(BaseMetric):
+    """A metric that says what it is told, for each teacher in turn."""
+
+    default_prefix = 'own'
+
+    def __init__(self, values: list[dict[str, float]]) -> None:
+        super().__init__()
+        self.values = list(values)
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results += [0] * len(data_samples)
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        return self.values.pop(0) if len(self.values) > 1 else self.values[0]
+
+
+def _ranked(folder: Path, values: list[dict[str, float]], **changes: Any) -> Runner:
+    hook = dict(type='mmkd_plugin.EvaluateTeachers', **changes.pop('hook', {}))
+    model = tiny.distiller_config(
+        folder,
+        teachers=tiny.teachers(folder, 2),
+        methods=dict(amtml=tiny.amtml(mapping='best_high')),
+    )
+    return _run(
+        folder, hook, model=model, val_evaluator=dict(type='Measured', values=values), **changes
+    )
+
+
+def _best(run: Runner) -> int:
+    """Return the teacher of the highest group."""
+    groups = run.model.methods['amtml'].hints.group_mapping.groups()
+    return max(range(2), key=lambda index: groups[index])
+
+
+VALUES = [dict(acc=1.0, mIoU=3.0), dict(acc=2.0, mIoU=1.0), dict(acc=0.0, mIoU=0.0)]
+
+
+@pytest.mark.parametrize(
+    ('hook', 'save_best', 'best'),
+    [
+        ({}, None, 1),  # the first metric
+        (dict(metric='own/mIoU'), None, 0),
+        (dict(metric='mIoU'), None, 0),  # without its prefix
+        (dict(metric='acc', rule='less'), None, 0),
+        ({}, 'own/mIoU', 0),  # by which the run keeps its best checkpoint
+        ({}, 'auto', 1),
+    ],
+)
+def test_evaluate_teachers_rank_by_the_metric_that_the_config_names(
+    tmp_path: Path, hook: dict[str, Any], save_best: str | None, best: int
+) -> None:
+    checkpoint = dict(type='CheckpointHook', by_epoch=False, save_best=save_best)
+    run = _ranked(tmp_path, VALUES, hook=hook, default_hooks=dict(checkpoint=checkpoint))
+    run.train()
+    assert _best(run) == best
+
+
+def test_evaluate_teachers_rank_by_the_rule_of_save_best(tmp_path: Path) -> None:
+    values = [dict(NME=0.2), dict(NME=0.1), dict(NME=0.0)]
+    checkpoint = dict(type='CheckpointHook', by_epoch=False, save_best='own/NME', rule='less')
+    run = _ranked(tmp_path, values, default_hooks=dict(checkpoint=checkpoint))
+    run.train()
+    assert _best(run) == 1
+
+
+def test_evaluate_teachers_by_a_metric_without_a_rule_raise_where_the_order_counts(
+    tmp_path: Path,
+) -> None:
+    run = _ranked(tmp_path, [dict(NME=0.2), dict(NME=0.1)])
+    with raises_config_error('EvaluateTeachers.rule', None, "'own/NME'", fix='rule=…'):
+        run.train()
+    assert run.iter == 0
+
+
+def test_evaluate_teachers_with_a_metric_that_is_no_number_raise(tmp_path: Path) -> None:
+    run = _ranked(tmp_path, [dict(acc=0.2), dict(acc=float('nan'))])
+    with pytest.raises(ConfigError) as caught:
+        run.train()
+    assert caught.value.key == 'teachers[1] (t1)' and caught.value.found == 'nan'
 
 
 def test_evaluate_teachers_without_a_validation_set_raise(tmp_path: Path) -> None:

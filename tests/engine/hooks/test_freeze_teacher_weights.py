@@ -93,6 +93,70 @@ def _resume(folder: Path, first: Runner) -> Runner:
     return tiny.runner(model, folder / 'run', train_cfg=train, custom_hooks=hooks, resume=True)
 
 
+class WatchIterations(Hook):
+    """Keep the weights of the same embedding after each iteration."""
+
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        with torch.no_grad():
+            self.seen.append(runner.model.methods['amtml'].mixture.weighting(EMBEDDING))
+
+
+def _iterations(folder: Path, watch: WatchIterations, **after: int) -> Runner:
+    hooks = [dict(type='mmkd_plugin.FreezeTeacherWeights', **after), watch]
+    return _run(
+        folder, 0, custom_hooks=hooks, train_cfg=dict(by_epoch=False, max_iters=5), default_hooks={}
+    )
+
+
+def test_freeze_teacher_weights_in_a_run_of_iterations_keep_the_weighting(tmp_path: Path) -> None:
+    watch = WatchIterations()
+    _iterations(tmp_path, watch, after_iter=2).train()
+    assert not torch.equal(watch.seen[0], watch.seen[1])
+    assert len(watch.seen) == 5
+    assert all(torch.equal(later, watch.seen[1]) for later in watch.seen[2:])
+
+
+@pytest.mark.parametrize(
+    ('after', 'problem', 'fix'),
+    [
+        (dict(after_epoch=1), 'counts iterations', 'after_iter'),
+        (dict(after_iter=5), 'below 5', 'Lower it'),
+    ],
+)
+def test_freeze_teacher_weights_that_never_happens_raises_before_the_first_step(
+    tmp_path: Path, after: dict[str, int], problem: str, fix: str
+) -> None:
+    run = _iterations(tmp_path, WatchIterations(), **after)
+    [(name, value)] = after.items()
+    with raises_config_error(f'FreezeTeacherWeights.{name}', value, problem, fix=fix):
+        run.train()
+    assert run.iter == 0
+
+
+def test_freeze_teacher_weights_after_the_last_epoch_raise(tmp_path: Path) -> None:
+    run = _run(tmp_path, epochs=2)
+    with raises_config_error('FreezeTeacherWeights.after_epoch', 2, 'below 2', fix='Lower it'):
+        run.train()
+
+
+def test_freeze_teacher_weights_without_a_learned_weighting_raise(tmp_path: Path) -> None:
+    methods = dict(kd=dict(type='SoftTarget'))
+    model = tiny.distiller_config(tmp_path, methods=methods)
+    hook = dict(type='mmkd_plugin.FreezeTeacherWeights', after_iter=1)
+    run = tiny.runner(model, tmp_path / 'run', custom_hooks=[hook])
+    with raises_config_error('custom_hooks', ['kd'], 'FreezeTeacherWeights', fix='remove the hook'):
+        run.train()
+
+
+@pytest.mark.parametrize('given', [{}, dict(after_epoch=1, after_iter=1)])
+def test_freeze_teacher_weights_need_one_moment(given: dict[str, int]) -> None:
+    with raises_config_error('FreezeTeacherWeights', given, 'one of', fix='after_epoch=80'):
+        FreezeTeacherWeights(**given)
+
+
 @pytest.mark.parametrize('wrong', [0, -1, 1.5, '80', True])
 def test_freeze_teacher_weights_with_a_wrong_epoch_raise(wrong: Any) -> None:
     with raises_config_error('FreezeTeacherWeights.after_epoch', wrong, 'integer >= 1'):

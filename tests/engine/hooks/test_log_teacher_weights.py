@@ -49,6 +49,21 @@ def test_log_teacher_weights_write_scalars_every_epoch_and_pictures_at_intervals
     ]  # every second epoch, and the last
 
 
+def test_log_teacher_weights_in_a_run_of_iterations_log_at_intervals(tmp_path: Path) -> None:
+    run = _run(
+        tmp_path, train_cfg=dict(by_epoch=False, max_iters=5), default_hooks=dict(checkpoint=None)
+    )
+    counts: list[float] = []
+    record = run.model.methods['amtml'].mixture.weight_record
+    reset = record.reset
+    record.reset = lambda: (counts.append(record.count.item()), reset())
+    run.train()
+    assert counts == [0, 16, 16, 8]  # of two, two and one batches, each with its own images
+    [folder] = [path.parent for path in (tmp_path / 'run').rglob('vis_image')]
+    pictures = sorted(path.name for path in (folder / 'vis_image').glob('*.png'))
+    assert pictures == [f'amtml_weights_{step}.png' for step in (2, 4, 5)]
+
+
 def test_log_teacher_weights_average_over_one_epoch(tmp_path: Path) -> None:
     run = _run(tmp_path, train_cfg=dict(by_epoch=True, max_epochs=2))
     seen: list[torch.Tensor] = []

@@ -10,6 +10,7 @@ from mmkd_plugin.models.losses.functional import (
     inverse_norm,
     match_spatial_size,
     partial_squares_,
+    pool_to,
     unit_difference,
     weighted_mean,
     wrong_shapes,
@@ -71,6 +72,32 @@ def test_align_of_wrong_shapes_names_the_caller_and_the_shapes(
     with pytest.raises(ValueError, match=r'^that_loss: student and teacher must') as error:
         align('that_loss', torch.randn(student), torch.randn(teacher))
     assert str(error.value).endswith(f'(found student {student}, teacher {teacher}).')
+
+
+@pytest.mark.parametrize('size', [(3, 4), (6, 2), (1, 1), (5, 3), (4, 7), (6, 8)])
+def test_pool_to_equals_adaptive_pooling_with_its_gradient(size: tuple[int, int]) -> None:
+    weights = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    found = []
+    for deterministic in (True, False):
+        x = torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            pooled = pool_to(x, size)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        (pooled * weights).sum().backward()
+        found.append((pooled, x.grad))
+    expected = torch.nn.functional.adaptive_avg_pool2d(x, size)
+    torch.testing.assert_close(found[1][0], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
+
+
+def test_deterministic_pooling_never_calls_the_adaptive_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.nn.functional, 'adaptive_avg_pool2d', None)  # its gradient fails
+    monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled', lambda: True)
+    assert pool_to(torch.ones(1, 1, 5, 7), (2, 3)).shape == (1, 1, 2, 3)
 
 
 def test_match_spatial_size_takes_the_smaller_of_each_side() -> None:

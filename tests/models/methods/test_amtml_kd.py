@@ -177,7 +177,11 @@ def test_angle_loss_alone_keeps_the_weighting_in_the_graph() -> None:
             {'hints'},
             Requests(('low', 'middle', 'high'), (('last',),) * 3),
         ),
-        (dict(), {'mixture'}, Requests(('high',), ((),) * 3, scores=True, labels=True)),
+        (
+            dict(),
+            {'mixture'},
+            Requests(('high',), ((),) * 3, scores=True, labels=True, read_only=('high',)),
+        ),
         (
             dict(hint_weight=1.0, **HINTS),
             {'mixture', 'hints'},

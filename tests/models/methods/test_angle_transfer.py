@@ -57,13 +57,13 @@ def test_step_of_a_distiller_moves_student_and_weighting(weighting: Any, tmp_pat
     assert names == {'angle.loss_angle', *(['angle.loss_weighting'] if weighting else [])}
     sum(losses[name] for name in names).backward()
     optimizer.step()
-    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    moved = {name for name, p in tiny.parameters_of(model) if not torch.equal(p, before[name])}
     assert 'student.head.fc.weight' in moved
     assert any(name.startswith('methods.angle.mixture') for name in moved) is bool(weighting)
 
 
 def test_requests_are_scores_an_embedding_and_labels_where_they_are_needed() -> None:
-    expected = Requests(('high',), ((), ()), scores=True, labels=True)
+    expected = Requests(('high',), ((), ()), scores=True, labels=True, read_only=('high',))
     assert AngleTransfer(embedding_tap='high').requests(2) == expected
     assert AngleTransfer(weighting=LATENT).requests(2).needs_labels
 

@@ -47,7 +47,7 @@ def test_larger_map_is_pooled_to_the_size_of_the_smaller(tap: str, index: int) -
 def test_run_with_a_vector_beside_a_map_is_refused_when_it_is_built(tmp_path: Path) -> None:
     maps = dict(student='backbone.layer3', teacher='backbone.layer3')
     methods = dict(hint=dict(type='Hint', pairs=[maps, dict(maps, student='neck', index=1)]))
-    key, vector, feature = 'methods.hint.pairs[1].teacher', (1, 16), (1, 24, 16, 16)
+    key, vector, feature = 'methods.hint.pairs[1].teacher', (2, 16), (2, 24, 16, 16)
     with raises_config_error(key, feature, str(vector), fix='Pair a map with a map'):
         tiny.distiller(tmp_path, methods=methods)
 

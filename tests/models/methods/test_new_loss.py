@@ -85,7 +85,7 @@ def test_new_loss_trains_by_its_name_in_a_config(config: Config, tmp_path: Path)
     assert losses['mine.loss_feature'] > 0
     runner = tiny.runner(model, tmp_path / 'run', iters=2)
     runner.train()
-    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    moved = {name for name, p in tiny.parameters_of(model) if not torch.equal(p, before[name])}
     assert 'methods.mine.connectors.0.weight' in moved
     assert 'student.backbone.layer1.0.conv1.weight' in moved
     logged = runner.message_hub.get_scalar('train/mine.loss_feature').data[0]

@@ -1,0 +1,101 @@
+"""Locations of dense heads: strides, the padding of each image, anchors and points."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmkd_plugin.boxes import Levels
+
+#: (across, down) of each level, in pixels.
+Strides = tuple[tuple[float, float], ...]
+
+
+def strides_of(head: Any, size: Sequence[int], levels: Levels) -> tuple[Strides, bool]:
+    """Return the strides of a head's levels, and whether the head states them.
+
+    If it states none, or others, they are measured from the sizes of the maps. SOLO resizes
+    its maps to grids of a fixed size, whose strides depend on the image.
+
+    Args:
+        head: The head.
+        size: (height, width) of the input.
+        levels: (rows, columns, anchors) of each level.
+
+    Example:
+        >>> strides_of(None, (96, 300), ((12, 38, 1), (6, 19, 1)))
+        (((8.0, 8.0), (16.0, 16.0)), False)
+    """
+    height, width = size
+    stated = _stated(head)
+    if len(stated) != len(levels):
+        found = tuple((-(-width // columns), -(-height // rows)) for rows, columns, _ in levels)
+        return tuple((float(across), float(down)) for across, down in found), False
+    agree = all(
+        abs(rows - height / down) <= 1 and abs(columns - width / across) <= 1
+        for (rows, columns, _), (across, down) in zip(levels, stated, strict=True)
+    )
+    if agree:
+        return stated, True
+    return tuple((width / columns, height / rows) for rows, columns, _ in levels), False
+
+
+def _stated(head: Any) -> Strides:
+    generators = (getattr(head, name, None) for name in _GENERATORS)
+    generator = next((one for one in generators if one is not None), head)
+    strides = getattr(generator, 'strides', None)
+    if not isinstance(strides, (list, tuple)):
+        return ()
+    return tuple(
+        (float(one[0]), float(one[1])) if isinstance(one, (list, tuple)) else (float(one),) * 2
+        for one in strides
+    )
+
+
+def inside(
+    sizes: Sequence[Sequence[int]], levels: Levels, strides: Strides, device: torch.device
+) -> Tensor:
+    """Mask the locations inside each image, (N, A), by their top left corner as MMDet does.
+
+    Args:
+        sizes: (height, width) of each image, without padding.
+        levels: (rows, columns, anchors) of each level.
+        strides: (across, down) of each level.
+        device: Device of the mask.
+    """
+    size = torch.tensor([tuple(one) for one in sizes], device=device)
+    masks = []
+    for (rows, columns, anchors), (across, down) in zip(levels, strides, strict=True):
+        inside_rows = torch.arange(rows, device=device) * down < size[:, :1]
+        inside_columns = torch.arange(columns, device=device) * across < size[:, 1:]
+        grid = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
+        masks.append(grid.expand(-1, -1, -1, anchors).flatten(1))
+    return torch.cat(masks, dim=1)
+
+
+def first_priors(head: Any, levels: int, points: bool) -> tuple[tuple[float, ...], ...]:
+    """Return the anchors of the first cell of each level, or the point in their middle.
+
+    Args:
+        head: The head.
+        levels: Number of levels.
+        points: Whether the boxes are measured from a point.
+
+    Returns:
+        The corners of all anchors, or (x, y), by level; empty if the head has no generator.
+    """
+    generator = getattr(head, 'prior_generator', None)
+    if generator is None:
+        return ()
+    found = []
+    for level in range(levels):
+        priors = generator.single_level_grid_priors((1, 1), level, device='cpu')
+        if points and priors.shape[-1] == 4:
+            priors = (priors[:, :2] + priors[:, 2:]) / 2
+        found.append(tuple(round(value, 2) for value in priors.flatten().tolist()))
+    return tuple(found)
+
+
+#: Attributes of heads that hold the generator of their anchors or points.
+_GENERATORS = ('prior_generator', 'square_anchor_generator')

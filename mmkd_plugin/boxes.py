@@ -1,0 +1,89 @@
+"""Box outputs of dense heads, beside their class scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+Levels = tuple[tuple[int, int, int], ...]
+#: Meanings of the four values of a location; see :class:`BoxOutputs`.
+KINDS = ('delta', 'distance', 'distribution')
+
+
+@dataclass(frozen=True, eq=False)
+class BoxOutputs:
+    """Boxes of a batch as a dense head outputs them, at the locations of its class scores.
+
+    Args:
+        values: (N, A, 4), or (N, A, 4, bins) for distributions. A runs as in
+            :class:`~mmkd_plugin.outputs.ClassScores`.
+        kind: ``'delta'``: offsets relative to an anchor or a cell, under ``coding``.
+            ``'distance'``: pixels from the point of the location to the left, top, right and bottom
+            side. ``'distribution'``: logits over such distances in strides, bin by bin.
+        coding: How deltas are coded, in words.
+        priors: Anchors, or points, of the first cell of each level, in pixels.
+        levels: (rows, columns, anchors) of each level.
+        valid: Mask of the locations that count, (N, A), as that of the class scores.
+
+    Example:
+        >>> boxes = BoxOutputs(torch.zeros(2, 12, 4, 17), 'distribution', levels=((3, 4, 1),))
+        >>> boxes.bins
+        17
+        >>> print(boxes)
+        distribution of 17 bins, 1 levels of (rows x columns x anchors) 3x4x1
+    """
+
+    values: Tensor
+    kind: str
+    coding: str = ''
+    priors: tuple[tuple[float, ...], ...] = ()
+    levels: Levels = ()
+    valid: Tensor | None = None
+
+    @property
+    def bins(self) -> int:
+        """Number of bins of a distribution; 1 for other kinds."""
+        return self.values.shape[3] if self.values.ndim == 4 else 1
+
+    @property
+    def layout(self) -> object:
+        """All that two networks must share, so that their boxes can be compared."""
+        return self.kind, self.bins, self.coding, self.priors, self.levels
+
+    def detach(self) -> 'BoxOutputs':
+        """Return the same boxes without gradient."""
+        return replace(self, values=self.values.detach())
+
+    def on_levels(self, levels: Levels) -> 'BoxOutputs':
+        """Cut each level to the given rows and columns, as the class scores are."""
+        if levels == self.levels:
+            return self
+        valid = None if self.valid is None else cut(self.valid, self.levels, levels)
+        return replace(self, values=cut(self.values, self.levels, levels), levels=levels,
+                       valid=valid)  # fmt: skip
+
+    def __str__(self) -> str:
+        coding = f' ({self.coding})' if self.coding else ''
+        kind = f'{self.kind} of {self.bins} bins' if self.bins > 1 else f'{self.kind}{coding}'
+        first = [', '.join(f'{value:g}' for value in level[:4]) for level in self.priors]
+        priors = f'; the first anchor or point of each level is at ({"), (".join(first)})'
+        return f'{kind}, {show_levels(self.levels)}{priors if first else ""}'
+
+
+def show_levels(levels: Levels) -> str:
+    """Return the sizes of levels in words."""
+    sizes = ', '.join('x'.join(map(str, level)) for level in levels)
+    return f'{len(levels)} levels of (rows x columns x anchors) {sizes}'
+
+
+def cut(values: Tensor, own: Levels, levels: Levels) -> Tensor:
+    """Cut each level of values (N, A, …) to the given rows and columns, from the top left."""
+    parts: Sequence[Tensor] = values.split(
+        [rows * columns * anchors for rows, columns, anchors in own], 1
+    )
+    kept = [
+        part.unflatten(1, size)[:, :rows, :columns].flatten(1, 3)
+        for part, size, (rows, columns, _) in zip(parts, own, levels, strict=True)
+    ]
+    return torch.cat(kept, dim=1)
