@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters.dry_run import run_blank, unchanged
+from mmkd_plugin.adapters.dry_run import blank_images, unchanged
 from mmkd_plugin.adapters.probe import find_shape
 from mmkd_plugin.adapters.tapped_model import TappedModel
 
@@ -56,7 +56,9 @@ def tap_points(model: nn.Module, shape: Sequence[int] | None = None) -> list[Tap
     try:
         with unchanged(model), network.keyed():
             reached = frozenset(path for path in paths if not obstacles[path])
-            run_blank(model, network.adapter, shape, reached)
+            inputs = blank_images(model, shape)[:1]
+            samples = network.adapter.blank_samples(inputs)
+            network.adapter.run(model, inputs, True, paths=reached, data_samples=samples)
     finally:
         for handle in handles:
             handle.remove()

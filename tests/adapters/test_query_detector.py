@@ -119,6 +119,7 @@ def test_weights_of_0_leave_the_student_as_it_is(tmp_path: Path) -> None:
     kd = dict(type='SoftTarget', temperature=2.0, loss_weight=0.0)
     model = small.distiller(tmp_path, small.detector('detr'), methods=dict(kd=kd))
     plain = small.network(small.detector('detr'))
+    plain.load_state_dict(model.student.state_dict())
     totals = []
     for network in (model, plain):
         network.train()
