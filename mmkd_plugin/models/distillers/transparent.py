@@ -120,7 +120,7 @@ class TransparentModel(BaseModel):
             renamed = f'{prefix}{_INSIDE}.{inner}'
             if first not in own and hasattr(self.student, first) and renamed not in state_dict:
                 state_dict[renamed] = state_dict.pop(key)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def val_step(self, data: Any) -> Any:
         """Return the student's predictions for a raw batch."""
@@ -139,7 +139,9 @@ class TransparentModel(BaseModel):
         """
         self._require_no_clash()
         self._transparent = True
-        self.__class__ = _also(type(self), type(self.student))
+        own: Any = type(self)  # mypy takes no class for hashable here
+        inside: Any = type(self.student)
+        self.__class__ = _also(own, inside)
 
     def _require_no_clash(self) -> None:
         own = (vars(self) | self._modules | self._buffers).keys() - _OF_ALL_MODELS
@@ -164,7 +166,7 @@ class TransparentModel(BaseModel):
 
 
 @cache
-def _also(wrapper: type[nn.Module], student: type[nn.Module]) -> type[nn.Module]:
+def _also(wrapper: Any, student: Any) -> Any:
     """Return the wrapper's class, in a form that ``isinstance`` finds to be the student's too."""
     seen = type(wrapper)(wrapper.__name__, (wrapper,), {'__module__': wrapper.__module__})
     if isinstance(student, ABCMeta):  # every class of MMEngine
