@@ -232,7 +232,7 @@ def test_a_file_that_a_config_needs_and_that_is_missing_is_named_with_the_config
     ):
         built(str(path))
     (tmp_path / 'b.py').write_text(f"model = dict(type='mmkd_plugin.Distiller', student='{path}')")
-    with raises_config_error('student', 'data/answers.json', str(path)):
+    with raises_config_error('student.file', 'data/answers.json', str(path)):
         built(str(tmp_path / 'b.py'))
 
 
