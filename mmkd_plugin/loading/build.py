@@ -119,13 +119,7 @@ def build_network(config: ConfigDict, key: str) -> nn.Module:
     except ConfigError as error:
         raise error.inside(key) from error.__cause__
     except FileNotFoundError as error:
-        source = vars(config).get(_SOURCE, '')
-        raise ConfigError(
-            key,
-            f'needs a file that is not there{f" ({source})" if source else ""}',
-            f'Relative paths begin at {Path.cwd()}. Set another one with cfg_options.',
-            found=error.filename or str(error),
-        ) from error
+        raise _missing_file(config, key, error) from error
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
         words = ' '.join(str(error.args[0] if error.args else error).split())
         if unregistered := _UNREGISTERED.match(words):
@@ -202,7 +196,8 @@ def _unregistered(config: Any, key: str, name: str, scope: str, registry: str) -
         if isinstance(root, Registry) and root.name == registry:
             found = [root, *(child for child in root.children.values() if child.scope in scopes)]
             known = known.union(*(one.module_dict for one in found))
-    inner = next(_paths_of(config, name), 'type')
+    named = (path for path in _keys_of(config, name) if path.rpartition('.')[2] == 'type')
+    inner = next(named, 'type')
     return ConfigError(
         f'{key}.{inner}',
         f'is not registered in {", ".join(scopes)}',
@@ -211,15 +206,28 @@ def _unregistered(config: Any, key: str, name: str, scope: str, registry: str) -
     )
 
 
-def _paths_of(config: Any, name: str, path: str = '') -> Iterator[str]:
-    """Yield the paths of the keys ``type`` whose value is ``name``."""
+def _missing_file(config: ConfigDict, key: str, error: FileNotFoundError) -> ConfigError:
+    source = vars(config).get(_SOURCE, '')
+    file = error.filename or str(error)
+    inner = next(_keys_of(config, file), '')
+    return ConfigError(
+        f'{key}.{inner}' if inner else key,
+        f'needs a file that is not there{f" ({source})" if source else ""}',
+        f'Relative paths begin at {Path.cwd()}. Set another one with '
+        f"cfg_options={{'model.{inner or '…'}': '/path'}}.",
+        found=file,
+    )
+
+
+def _keys_of(config: Any, value: str, path: str = '') -> Iterator[str]:
+    """Yield the paths of the keys with a value."""
     pairs = [*config.items()] if isinstance(config, Mapping) else []
     if isinstance(config, (list, tuple)):
         pairs = [*enumerate(config)]
-    for inner, value in pairs:
-        if inner == 'type' and value == name:
-            yield f'{path}type'
-        yield from _paths_of(value, name, f'{path}{inner}.')
+    for inner, one in pairs:
+        if isinstance(one, str) and one == value:
+            yield f'{path}{inner}'
+        yield from _keys_of(one, value, f'{path}{inner}.')
 
 
 def _scope(name: Any, default_scope: str | None) -> str | None:

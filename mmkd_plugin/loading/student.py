@@ -37,8 +37,8 @@ def as_student(cfg: Config, name: str | None = None) -> bool:
     if kind == 'mutual' and name is None:
         entries = peer_entries(cfg.model.get('peers'))
         cfg.model.peers = [with_type_names({**entry, 'checkpoint': None}) for entry in entries]
-        loop = {'type': f'{SCOPE}.PeerTestLoop', **(cfg.get('test_cfg') or {})}
-        cfg.test_cfg = with_type_names(loop)
+        all_peers = {'type': f'{SCOPE}.PeerTestLoop', **(cfg.get('test_cfg') or {})}
+        cfg.test_cfg = with_type_names(all_peers)
     else:
         if kind == 'mutual':
             cfg.model.predict = peer_entry(cfg.model.get('peers'), name, '--network')['name']

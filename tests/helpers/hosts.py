@@ -60,7 +60,7 @@ def build(way: str, student: Any, folder: Path, tap: str = 'backbone.layer3', se
         student: The config of the model.
         folder: For the teacher's checkpoint.
         tap: The map that the method compares.
-        seed: Of the model's weights.
+        seed: The seed of the model's weights.
     """
     preprocessor = {} if 'data_preprocessor' in student else dict(tiny.PREPROCESSOR)
     config = network_config(copy.deepcopy(student), 'student', data_preprocessor=preprocessor)

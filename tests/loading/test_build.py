@@ -227,10 +227,12 @@ def test_a_file_that_a_config_needs_and_that_is_missing_is_named_with_the_config
 ) -> None:
     path = tmp_path / 'a.py'
     path.write_text("model = dict(type='mmkd_plugin.Refusing', file='data/answers.json')\n")
-    with raises_config_error('student', 'data/answers.json', str(path), fix='cfg_options'):
+    with raises_config_error(
+        'student.file', 'data/answers.json', str(path), fix="cfg_options={'model.file'"
+    ):
         built(str(path))
     (tmp_path / 'b.py').write_text(f"model = dict(type='mmkd_plugin.Distiller', student='{path}')")
-    with raises_config_error('student', 'data/answers.json', str(path)):
+    with raises_config_error('student.file', 'data/answers.json', str(path)):
         built(str(tmp_path / 'b.py'))
 
 

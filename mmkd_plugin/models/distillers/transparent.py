@@ -126,7 +126,9 @@ class TransparentModel(BaseModel):
         """
         self._require_no_clash()
         self._transparent = True
-        self.__class__ = _also(type(self), type(self.student))
+        own: Any = type(self)  # mypy takes no class for hashable here
+        inside: Any = type(self.student)
+        self.__class__ = _also(own, inside)
 
     def _require_no_clash(self) -> None:
         own = (vars(self) | self._modules | self._buffers).keys() - _OF_ALL_MODELS
@@ -151,7 +153,7 @@ class TransparentModel(BaseModel):
 
 
 @cache
-def _also(wrapper: type[nn.Module], student: type[nn.Module]) -> type[nn.Module]:
+def _also(wrapper: Any, student: Any) -> Any:
     """Return the wrapper's class, in a form that ``isinstance`` finds to be the student's too."""
     seen = type(wrapper)(wrapper.__name__, (wrapper,), {'__module__': wrapper.__module__})
     if isinstance(student, ABCMeta):  # every class of MMEngine

@@ -108,7 +108,7 @@ def test_evaluate_teachers_with_an_unknown_metric_raise(tmp_path: Path) -> None:
 
 @METRICS.register_module(force=True)
 class Measured(BaseMetric):
-    """A metric that says what it is told, for each teacher in turn."""
+    """A metric with given values, for each teacher in turn."""
 
     default_prefix = 'own'
 
