@@ -27,6 +27,8 @@ class Adapter:
     optional_taps: frozenset[str] = frozenset()
     #: Why there are no score taps, for messages.
     no_scores: str = 'no adapter knows this model'
+    #: Whether :meth:`watch` notes anything.
+    watches: bool = False
     #: Whether the class scores belong to regions that only the training forward chooses.
     scores_need_training: bool = False
     #: Whether predictions of several such models can be averaged.

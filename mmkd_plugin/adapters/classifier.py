@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from mmkd_plugin.adapters.base import Adapter
 from mmkd_plugin.adapters.classifier_heads import activation_of, needs_target
 from mmkd_plugin.adapters.layout import Layout
-from mmkd_plugin.adapters.score_readers import find_score_reader
+from mmkd_plugin.adapters.score_readers import Read, find_score_reader
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import ClassScores
 
@@ -50,7 +51,7 @@ class ClassifierAdapter(Adapter):
         read = reader.read if reader else _single_tensor
         tap = f'{path}.{reader.tap}' if reader and reader.tap else path
         # The head is bound: the tapped module can be a part of it.
-        self.score_taps = {tap: lambda _, output: read(owner, output)}
+        self.score_taps = {tap: partial(_read_of, owner, read)}
 
     def run(
         self,
@@ -136,6 +137,10 @@ class ClassifierAdapter(Adapter):
             label = score.argmax(dim=0, keepdim=True)
             sample.set_pred_score(score / score.sum()).set_pred_label(label)
         return predictions
+
+
+def _read_of(owner: nn.Module, read: Read, _: nn.Module, output: Any) -> list[Tensor]:
+    return read(owner, output)
 
 
 def _single_tensor(head: nn.Module, output: Any) -> list[Tensor]:

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 import mmkd_plugin.adapters.dense_heads  # noqa: F401  it registers MMDet's heads
 from mmkd_plugin.adapters.dense_locations import (
+    Strides,
     first_priors,
-    inside,
     strides_of,
 )
 from mmkd_plugin.adapters.detector import DetectorAdapter
 from mmkd_plugin.adapters.head_output import HeadOutput, stated_anchors
 from mmkd_plugin.adapters.score_readers import find_score_reader, overridden_head
+from mmkd_plugin.boxes import Levels
 from mmkd_plugin.outputs import BoxOutputs, ClassScores
 
 
@@ -36,6 +37,8 @@ class DenseDetectorAdapter(DetectorAdapter):
         self._box_form: tuple[str | None, str] = (None, '')
         self._reader = find_score_reader(head)
         self._anchors = stated_anchors(head)
+        self._form_checked = False
+        self._strides: dict[Any, tuple[Strides, bool]] = {}
         self._priors: dict[str, tuple[tuple[float, ...], ...]] = {}
         self.no_scores = self._reason(model, head)
         if self.no_scores:
@@ -73,7 +76,10 @@ class DenseDetectorAdapter(DetectorAdapter):
         data_samples: Any = None,
     ) -> None:
         others = [path for path in paths if path.partition('.')[0] != self._tap]
-        features = self.run_parts(model, inputs, others, data_samples)
+        if others:
+            features = self.run_parts(model, inputs, others, data_samples)
+        else:
+            features = model.extract_feat(inputs)  # type: ignore[operator]
         head: Any = getattr(model, self._tap, None)
         if len(others) < len(paths):
             self.require_reach(model, self._tap)
@@ -96,11 +102,14 @@ class DenseDetectorAdapter(DetectorAdapter):
         channels = _channels(head)
         levels = tuple((m.shape[2], m.shape[3], m.shape[1] // channels) for m in maps)
         logits = [m.permute(0, 2, 3, 1).reshape(len(m), -1, channels) for m in maps]
-        strides, stated_by_head = strides_of(head, inputs.shape[-2:], levels)
+        size = (*inputs.shape[-2:], *levels)
+        if size not in self._strides:  # a run has few sizes
+            self._strides[size] = strides_of(head, inputs.shape[-2:], levels)
+        strides, stated_by_head = self._strides[size]
         valid = None
         if data_samples:
             sizes = [sample.img_shape[:2] for sample in data_samples]
-            valid = inside(sizes, levels, strides, maps[0].device)
+            valid = _inside(sizes, levels, strides, maps[0].device)
         return ClassScores(
             torch.cat(logits, dim=1),
             activation or ('sigmoid' if sigmoid else 'softmax'),
@@ -142,14 +151,40 @@ class DenseDetectorAdapter(DetectorAdapter):
 
     def _pick_scores(self, head: nn.Module, output: Any) -> list[Tensor]:
         assert self._reader is not None
+        if self._form_checked:  # at the probe: a head keeps its form
+            found = self._reader.read(head, output)
+            return list(found.scores if isinstance(found, HeadOutput) else found)
         read = HeadOutput.read(self._reader.read, head, output)
-        return read.require_scores(head, _channels(head), self._anchors)
+        scores = read.require_scores(head, _channels(head), self._anchors)
+        self._form_checked = True
+        return scores
 
     def _pick_boxes(self, head: nn.Module, output: Any) -> list[Tensor]:
         assert self._reader is not None
         read = HeadOutput.read(self._reader.read, head, output)
         self._box_form = read.kind, read.coding
         return read.require_boxes(head, _channels(head))
+
+
+def _inside(
+    sizes: Sequence[Sequence[int]], levels: Levels, strides: Strides, device: torch.device
+) -> Tensor:
+    """Mask the locations inside each image, (N, A), by their top left corner as MMDet does.
+
+    Args:
+        sizes: (height, width) of each image, without padding.
+        levels: (rows, columns, anchors) of each level.
+        strides: (across, down) of each level.
+        device: Device of the mask.
+    """
+    size = torch.tensor([tuple(one) for one in sizes], device=device)
+    masks = []
+    for (rows, columns, anchors), (across, down) in zip(levels, strides, strict=True):
+        inside_rows = torch.arange(rows, device=device) * down < size[:, :1]
+        inside_columns = torch.arange(columns, device=device) * across < size[:, 1:]
+        grid = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
+        masks.append(grid.expand(-1, -1, -1, anchors).flatten(1))
+    return torch.cat(masks, dim=1)
 
 
 def _channels(head: Any) -> int:

@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from mmkd_plugin.boxes import Levels
 
 #: (across, down) of each level, in pixels.
@@ -51,27 +48,6 @@ def _stated(head: Any) -> Strides:
         (float(one[0]), float(one[1])) if isinstance(one, (list, tuple)) else (float(one),) * 2
         for one in strides
     )
-
-
-def inside(
-    sizes: Sequence[Sequence[int]], levels: Levels, strides: Strides, device: torch.device
-) -> Tensor:
-    """Mask the locations inside each image, (N, A), by their top left corner as MMDet does.
-
-    Args:
-        sizes: (height, width) of each image, without padding.
-        levels: (rows, columns, anchors) of each level.
-        strides: (across, down) of each level.
-        device: Device of the mask.
-    """
-    size = torch.tensor([tuple(one) for one in sizes], device=device)
-    masks = []
-    for (rows, columns, anchors), (across, down) in zip(levels, strides, strict=True):
-        inside_rows = torch.arange(rows, device=device) * down < size[:, :1]
-        inside_columns = torch.arange(columns, device=device) * across < size[:, 1:]
-        grid = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
-        masks.append(grid.expand(-1, -1, -1, anchors).flatten(1))
-    return torch.cat(masks, dim=1)
 
 
 def first_priors(head: Any, levels: int, points: bool) -> tuple[tuple[float, ...], ...]:

@@ -31,6 +31,8 @@ class QueryDetectorAdapter(DetectorAdapter):
         boxes and all layers; here neither is done.
     """
 
+    watches = True
+
     def __init__(self, model: nn.Module) -> None:
         self._head: Any = getattr(model, 'bbox_head', None)
         super().__init__(self._head)

@@ -35,6 +35,7 @@ class RoIDetectorAdapter(DetectorAdapter):
     A sampler such as OHEM calls the box head as well, without gradients. Those calls do not count.
     """
 
+    watches = True
     scores_need_training = True
 
     def __init__(self, model: nn.Module) -> None:

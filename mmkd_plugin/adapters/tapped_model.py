@@ -124,7 +124,8 @@ class TappedModel(TapRequests):
             raise error if error.key else error.inside(self.key) from None
 
     def _watched(self) -> AbstractContextManager[None]:
-        return self.adapter.watch(self.model) if self.needs_scores else nullcontext()
+        watched = self.needs_scores and self.adapter.watches
+        return self.adapter.watch(self.model) if watched else nullcontext()
 
     def _called_several_times(self, tap: Tap) -> ConfigError:
         return ConfigError(

@@ -130,6 +130,11 @@ class TransparentModel(BaseModel):
         inside: Any = type(self.student)
         self.__class__ = _also(own, inside)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Name the class that can be imported: the present one is made for the student."""
+        own = type(self).__mro__[1] if self.__dict__.get('_transparent') else type(self)
+        return _unpickled, (own, type(self.student)), self.__dict__
+
     def _require_no_clash(self) -> None:
         own = (vars(self) | self._modules | self._buffers).keys() - _OF_ALL_MODELS
         for name in sorted(name for name in own if not name.startswith('_')):
@@ -159,3 +164,10 @@ def _also(wrapper: Any, student: Any) -> Any:
     if isinstance(student, ABCMeta):  # every class of MMEngine
         student.register(seen)
     return seen
+
+
+def _unpickled(wrapper: Any, student: Any) -> nn.Module:
+    """Return a wrapper without state, which pickle fills."""
+    seen: Any = _also(wrapper, student)
+    blank: nn.Module = seen.__new__(seen)
+    return blank

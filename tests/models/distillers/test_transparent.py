@@ -1,5 +1,7 @@
 """Hooks and constructors see a distiller as the student inside it."""
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +156,15 @@ def test_student_with_its_own_training_step_is_refused(tmp_path: Path) -> None:
 
 
 def test_copy_of_a_distiller_reads_its_own_student(tmp_path: Path) -> None:
-    import copy
-
     model = distiller(tmp_path)
     copied = copy.deepcopy(model)
     assert copied.backbone is copied.student.backbone is not model.backbone
     assert torch.equal(copied.backbone.conv1.weight, model.backbone.conv1.weight)
+
+
+def test_distiller_can_be_pickled(tmp_path: Path) -> None:
+    model = distiller(tmp_path)
+    model.teachers = []  # a teacher is loaded from its file
+    again = pickle.loads(pickle.dumps(model))
+    assert type(again) is type(model) and again.backbone is again.student.backbone
+    assert tiny.differing(tiny.weights_of(model), again.state_dict()) == []
