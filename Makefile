@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two set-ups at once would disturb each other
-.PHONY: help demo demo-det test test-fast lint type format check docs clean distclean
+.PHONY: help demo demo-det test test-fast lint type format check docs compatibility clean distclean
 
 PYTHON ?=#      the Python 3.11 to make .venv with; if not set, it is searched
 TORCH_INDEX ?=# the index of torch, if not PyPI
@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile
 READY := .venv/lint.ready .venv/demo.ready .venv/test.ready
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 	@echo 'Set-up of demo: 4 to 14 minutes, no compiler. Set-up of demo-det, test, test-fast, type and'
 	@echo 'check: 12 to 30 minutes, because mmcv is compiled once. A machine without GPU downloads less'
 	@echo 'with TORCH_INDEX=https://download.pytorch.org/whl/cpu (at the first make).'
@@ -49,6 +49,9 @@ check: lint type test  ## lint, type and test: the command of CI
 docs: .venv/lint.ready  ## build the documentation and the reference into site/
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[docs]'
 	$(RUN) -m mkdocs build --quiet
+
+compatibility: .venv/test.ready  ## one step of every stock model: docs/compatibility.md, about an hour
+	$(RUN) -W ignore tools/compatibility.py
 
 clean:  ## remove caches and build products; .venv and results stay
 	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

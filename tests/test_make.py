@@ -14,9 +14,10 @@ WORK = {
     'test-fast': ['pytest ran'],
     'demo': ['demo.py ran'],
     'demo-det': ['demo_det.py ran'],
+    'compatibility': ['compatibility.py ran'],
     'check': ['ruff ran check .', 'mypy ran', 'pytest ran'],
 }
-COMPILES = ('type', 'test', 'test-fast', 'demo-det', 'check')
+COMPILES = ('type', 'test', 'test-fast', 'demo-det', 'compatibility', 'check')
 
 
 def made(machine: Machine, target: str, **environment: str) -> str:

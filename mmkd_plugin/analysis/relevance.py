@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmkd_plugin.adapters.maps import as_maps, from_map
 from mmkd_plugin.adapters.replaced import replaced
+from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.analysis.network import LoadedNetwork
 from mmkd_plugin.analysis.parts import DistilledNetworks, Part
 from mmkd_plugin.errors import ConfigError, one_of
@@ -113,6 +114,8 @@ def relevance(
         else IntegratedGradients(network.scores, n_iter=32)
     )
     every = [network.inputs(raw) for raw in batches]
+    if part is not None and every:
+        _measure_layout(network, part.tap, every[0])
     rules = rules_for(network.model, network.scores, every) if rule == 'lrp' else None
     found: list[tuple[Tensor, ...]] = []
     for raw, inputs in zip(batches, every, strict=True):
@@ -165,6 +168,15 @@ def passing_only(
         return own
 
     return replaced(network.model, part.tap, masked, network.name)
+
+
+def _measure_layout(network: LoadedNetwork, tap: str, inputs: Tensor) -> None:
+    """Measure the layout of a tap in a forward of its own: the rules would change that one."""
+    tapped = TappedModel(network.model, network.name)
+    tapped.request([tap])
+    with torch.no_grad():
+        tapped.observe(inputs[:1])
+    network.layouts |= tapped.layouts
 
 
 def _require_kept(found: Relevance) -> None:

@@ -155,7 +155,7 @@ def test_names_of_data_are_compared_for_detectors_with_scores(
         class_map=ClassMap(None, 'teachers[0].class_map'),
     )
     if not refused:
-        require_names_of_data([teacher], ['b', 'a'])
+        require_names_of_data([teacher], dict(classes=['b', 'a']))
         return
     with raises_config_error('teachers[0].class_map', ANY, 'the training data'):
-        require_names_of_data([teacher], ['b', 'a'])
+        require_names_of_data([teacher], dict(classes=['b', 'a']))

@@ -14,6 +14,7 @@ TOOLS = (
 #: Their real ones need real packages.
 SCRIPTS = {
     'tools/demo.py': 'import mmkd_plugin, mmpretrain, matplotlib, mlxtend, sklearn',
+    'tools/compatibility.py': 'import mmkd_plugin, mmdet; from mmcv.ops import nms',
     'tools/demo_det.py': 'import mmkd_plugin, mmdet, mlxtend; from mmcv.ops import nms',
     'tools/check_words.py': '',
 }

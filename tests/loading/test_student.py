@@ -75,7 +75,8 @@ def test_a_config_of_peers_keeps_all_of_them_if_none_is_named(by_class: bool) ->
     cfg = config(MutualDistiller, by_class)
     assert as_student(cfg)
     assert [peer.name for peer in cfg.model.peers] == ['a', 'b']
-    assert cfg.test_cfg.type in (PeerTestLoop, NAMES[PeerTestLoop])
+    path = f'{PeerTestLoop.__module__}.{PeerTestLoop.__name__}'
+    assert cfg.test_cfg.type in (path, NAMES[PeerTestLoop])
     assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook']
 
 

@@ -43,7 +43,7 @@ class AngleTransfer(Method):
     Example:
         >>> import torch
         >>> from mmkd_plugin.outputs import ClassScores
-        >>> embedding = {'backbone[-1]': torch.rand(4, 8)}
+        >>> embedding = {'embedding': torch.rand(4, 8)}
         >>> student = NetworkOutput(ClassScores.of_images(torch.rand(4, 10)), embedding)
         >>> teacher = NetworkOutput(ClassScores.of_images(torch.rand(4, 10)))
         >>> method = AngleTransfer()

@@ -12,7 +12,7 @@ from mmkd_plugin.models.connectors import HintRegressor
 from mmkd_plugin.models.losses import hint_loss
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.group_mapping import GroupMapping
-from mmkd_plugin.models.methods.paired import check_channels, log_strides
+from mmkd_plugin.models.methods.paired import check_channels
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import MODELS
 
@@ -98,7 +98,6 @@ class GroupHints(Method):
             target = teacher.feature(tap)
             possible = self.group_mapping.possible_groups(index)
             for group in possible:
-                log_strides(student, self.student_groups[group], teacher, tap)
                 if maps[group].ndim != target.ndim:
                     raise ConfigError(
                         f'student_groups[{group}]',

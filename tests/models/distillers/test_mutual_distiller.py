@@ -172,7 +172,9 @@ def test_paraphraser_in_a_step_learns_before_it_is_read_and_counts_the_batch_onc
         read.append(out.requires_grad)
 
     encoder.register_forward_hook(reading)
-    model.train_step(tiny.batch_of(), optimizers(model))
+    wrappers = optimizers(model)
+    model.peers['a'].checked = model.peers['b'].checked = True  # no trial of the first batch
+    model.train_step(tiny.batch_of(), wrappers)
     assert (order, read) == (['read', 'learned', 'read'], [True, False])
     norms = [module for module in auxiliary.modules() if isinstance(module, _BatchNorm)]
     counts = [norm.num_batches_tracked.item() for norm in norms]

@@ -161,7 +161,7 @@ def test_pair_that_the_loss_cannot_compare_names_the_connector_as_remedy(tmp_pat
     pairs = [dict(student='backbone.layer3', teacher='backbone.layer3')]
     method = dict(type='FeatureMethod', loss=HINT, pairs=pairs)
     key, fix = 'methods.mine.pairs[0].student', "connector=dict(type='HintRegressor')"
-    with raises_config_error(key, (1, 16, 16, 16), fix=fix):
+    with raises_config_error(key, (2, 16, 16, 16), fix=fix):
         tiny.distiller(tmp_path, methods=dict(mine=method))
     model = tiny.distiller(tmp_path, methods=dict(mine=dict(method, connector=REGRESSOR)))
     assert tiny.losses_of(model)['mine.loss_feature'] > 0

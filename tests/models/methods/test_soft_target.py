@@ -108,7 +108,7 @@ def test_no_location_that_counts_gives_a_loss_of_zero_with_a_graph() -> None:
 def test_requests_are_scores_alone_and_with_a_weighting_an_embedding() -> None:
     assert SoftTarget().requests(2) == Requests(teachers=((), ()), scores=True)
     weighted = SoftTarget(weighting=dict(type='LatentTeacherWeighting'), embedding_tap='neck')
-    expected = Requests(('neck',), ((), ()), scores=True, labels=True)
+    expected = Requests(('neck',), ((), ()), scores=True, labels=True, read_only=('neck',))
     assert weighted.requests(2) == expected
 
 
@@ -129,7 +129,7 @@ def test_labels_are_needed_by_rules_and_objectives_that_use_them(
 
 
 def test_uniform_weighting_equals_the_arithmetic_mean() -> None:
-    student = output(torch.randn(6, 5), **{'backbone[-1]': torch.randn(6, 8, 4, 4)})
+    student = output(torch.randn(6, 5), embedding=torch.randn(6, 8, 4, 4))
     teachers = [output(torch.randn(6, 5)) for _ in range(3)]
     uniform = SoftTarget(temperature=3.0, weighting=dict(type='UniformTeacherWeighting'))
     losses = built(uniform, student, teachers)(student, teachers, None)

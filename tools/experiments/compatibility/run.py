@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,11 @@ def run_families(
         limit: Seconds after which a family is stopped.
         log: Called with a line for each finished family.
     """
-    done = {row['family'] for row in read_rows(path)}
+    rows = _complete(read_rows(path))
+    done = {row['family'] for row in rows}
     waiting = [family for family in families if family.key not in done]
     path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, rows, 'w')  # without the half line of an interrupted run
     context = multiprocessing.get_context('fork')  # the hosts are imported once
     running: dict[Any, tuple[Family, float, Any]] = {}
     while waiting or running:
@@ -59,25 +62,35 @@ def run_families(
         time.sleep(_POLL)
         for process, (family, start, receiver) in list(running.items()):
             seconds = time.monotonic() - start
-            rows: list[Row] | None = None
+            found: list[Row] | None = None
             if receiver.poll():
                 try:
-                    rows = receiver.recv()
+                    found = receiver.recv()
                 except EOFError:
-                    rows = _unfinished(family, 'the process ended without a result')
+                    found = _unfinished(family, 'the process ended without a result')
             elif seconds > limit:
-                rows = _unfinished(family, f'too large here: more than {limit:g} s')
-            if rows is not None:
+                found = _unfinished(family, f'too large here: more than {limit:g} s')
+            if found is not None:
                 process.kill()
                 process.join()
                 del running[process]
-                with path.open('a') as file:
-                    file.writelines(json.dumps(row) + '\n' for row in rows)
+                _write(path, found, 'a')
                 left = len(waiting) + len(running)
-                verdicts = ', '.join(f'{row["method"]} {row["verdict"]}' for row in rows)
+                verdicts = ', '.join(f'{row["method"]} {row["verdict"]}' for row in found)
                 log(f'{family.key}: {verdicts} ({seconds:.0f} s, {left} families left)')
     wanted = {family.key for family in families}
     return [row for row in read_rows(path) if row['family'] in wanted]
+
+
+def _complete(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the families that have one for each method."""
+    counts = Counter(row['family'] for row in rows)
+    return [row for row in rows if counts[row['family']] == len(METHODS)]
+
+
+def _write(path: Path, rows: Sequence[Row], mode: str) -> None:
+    with path.open(mode) as file:
+        file.write(''.join(json.dumps(row) + '\n' for row in rows))
 
 
 def _child(family: Family, sender: Any) -> None:
