@@ -18,6 +18,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
 
 from mmkd_plugin.adapters import TappedModel, score_readers
+from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.build import build_network, network_config
 from mmkd_plugin.models.distillers import Distiller
 from mmkd_plugin.registry import MODELS
@@ -131,6 +132,30 @@ def test_score_reader_of_the_page_reads_a_head(registries: None) -> None:
         )
     finally:
         names['MMDET_MODELS'].module_dict.pop('ScaledRetinaHead', None)
+
+
+def test_score_reader_of_a_classifier_of_the_page_reads_without_the_label(
+    tmp_path: Path, registries: None
+) -> None:
+    example = block_with('docs/score_readers.md', 'class CosineHead')
+    head, reader = example.split('\n\n\n@register_score_reader')
+    names: dict[str, Any] = {'__name__': 'example'}
+    try:
+        exec(head, names)
+        config = tiny.classifier()
+        config['head']['type'] = 'CosineHead'
+        with pytest.raises(ConfigError, match='receives more than the features'):
+            tiny.distiller(tmp_path, student=config)
+        exec(f'@register_score_reader{reader}', names)
+        model = tiny.distiller(tmp_path, student=config).train()
+        raw = model.data_preprocessor(tiny.batch_of(), True)
+        with model.tapped.recording(raw['inputs']) as recording:
+            model.student(**raw, mode='loss')
+        found = recording.output.scores
+        assert found is not None
+        torch.testing.assert_close(found.logits[:, 0], model.student(raw['inputs']))
+    finally:
+        names['MMPRETRAIN_MODELS'].module_dict.pop('CosineHead', None)
 
 
 def test_score_reader_of_a_detector_of_the_page_reads_scores_and_boxes(registries: None) -> None:
