@@ -11,8 +11,9 @@ from mmkd_plugin.adapters.lookup import get_adapter
 from mmkd_plugin.adapters.taps import Tap
 from mmkd_plugin.errors import ConfigError
 
-#: Stands for the tap of a network's embedding, which is found before training.
-EMBEDDING = 'embedding'
+#: Stands for the tap of a network's embedding, which is found before training; no module has
+#: this name.
+EMBEDDING = '<embedding>'
 Pick = Callable[[nn.Module, Any], list[Tensor]]
 Points = Mapping[str, tuple[Tap, Pick]]
 #: Marks recorded class scores, so that a method may tap the same module.

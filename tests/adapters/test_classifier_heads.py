@@ -239,3 +239,10 @@ def test_embedding_of_other_backbones_is_found(
     )
     model = distiller(tmp_path, config, amtml=dict(type='AMTMLKD', hint_weight=0.0))
     assert model.tapped.embedding == embedding
+
+
+def test_module_that_is_called_embedding_can_be_tapped(tmp_path: Path) -> None:
+    config = tiny.classifier()
+    model = distiller(tmp_path, config)
+    model.student.embedding = nn.Identity()
+    assert model.tapped.parse(['embedding'], 'key')['embedding'].path == 'embedding'

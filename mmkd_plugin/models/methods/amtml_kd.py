@@ -62,9 +62,9 @@ class AMTMLKD(Method):
         >>> import torch
         >>> from mmkd_plugin.outputs import ClassScores
         >>> logits = [ClassScores.of_images(torch.rand(4, 10)) for _ in range(3)]
-        >>> student = NetworkOutput(logits[0], {'embedding': torch.rand(4, 8, 2, 2)})
+        >>> student = NetworkOutput(logits[0], {'backbone[-1]': torch.rand(4, 8, 2, 2)})
         >>> teachers = [NetworkOutput(one) for one in logits[1:]]
-        >>> method = AMTMLKD(hint_weight=0.0)
+        >>> method = AMTMLKD(hint_weight=0.0, embedding_tap='backbone[-1]')
         >>> probes = [TeacherProbe('teacher', one, torch.nn.Identity()) for one in teachers]
         >>> method.build(Probe('student', student), probes)
         >>> list(method(student, teachers, None))

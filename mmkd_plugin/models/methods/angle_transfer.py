@@ -43,10 +43,10 @@ class AngleTransfer(Method):
     Example:
         >>> import torch
         >>> from mmkd_plugin.outputs import ClassScores
-        >>> embedding = {'embedding': torch.rand(4, 8)}
+        >>> embedding = {'backbone[-1]': torch.rand(4, 8)}
         >>> student = NetworkOutput(ClassScores.of_images(torch.rand(4, 10)), embedding)
         >>> teacher = NetworkOutput(ClassScores.of_images(torch.rand(4, 10)))
-        >>> method = AngleTransfer()
+        >>> method = AngleTransfer(embedding_tap='backbone[-1]')
         >>> probe = TeacherProbe('teacher', teacher, torch.nn.Identity())
         >>> method.build(Probe('student', student), [probe])
         >>> list(method(student, [teacher], None))

@@ -129,9 +129,10 @@ def test_labels_are_needed_by_rules_and_objectives_that_use_them(
 
 
 def test_uniform_weighting_equals_the_arithmetic_mean() -> None:
-    student = output(torch.randn(6, 5), embedding=torch.randn(6, 8, 4, 4))
+    student = output(torch.randn(6, 5), neck=torch.randn(6, 8, 4, 4))
     teachers = [output(torch.randn(6, 5)) for _ in range(3)]
-    uniform = SoftTarget(temperature=3.0, weighting=dict(type='UniformTeacherWeighting'))
+    rule = dict(type='UniformTeacherWeighting')
+    uniform = SoftTarget(temperature=3.0, weighting=rule, embedding_tap='neck')
     losses = built(uniform, student, teachers)(student, teachers, None)
     mean = SoftTarget(temperature=3.0)(student, teachers, None)['loss_kd']
     torch.testing.assert_close(losses['loss_kd'], mean, rtol=1e-6, atol=1e-6)
