@@ -87,8 +87,7 @@ def test_loss_that_trains_nothing_fails(
     tmp_path: Path, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The guards of the package would refuse it: the verdict does not rest on them."""
-    monkeypatch.setattr('mmkd_plugin.models.distillers.distiller.check_outputs', lambda *_: None)
-    monkeypatch.setattr('mmkd_plugin.models.distillers.distiller.check_effect', lambda *_: None)
+    monkeypatch.setattr('mmkd_plugin.models.distillers.distiller.check_batch', lambda *_: None)
     loss = Hint.pair_loss
     monkeypatch.setattr(Hint, 'pair_loss', lambda *args: scale * loss(*args).detach())
     [(verdict, reason)] = step(tmp_path).values()

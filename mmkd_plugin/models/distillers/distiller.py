@@ -17,10 +17,9 @@ from mmkd_plugin.loading.build import build_network, student_config
 from mmkd_plugin.loading.run_record import RunRecord
 from mmkd_plugin.models.distillers.binding import Learner, bind
 from mmkd_plugin.models.distillers.first_batch import (
-    check_effect,
+    Batch,
+    check_batch,
     check_labels,
-    check_locations,
-    check_outputs,
     refusal,
 )
 from mmkd_plugin.models.distillers.method_set import MethodSet
@@ -170,10 +169,9 @@ class Distiller(TransparentModel):
         distilled = method_losses(self.methods, student, teachers, labels)
         if first:
             outputs = {one.key: out for one, out in zip(self.teachers, teachers, strict=True)}
-            check_outputs(self.tapped, inputs, student, outputs, self._requests, distilled)
             methods = dict(self.methods.named())
-            check_effect(self.tapped, methods, self._requests, student, outputs)
-            check_locations(methods, teachers, data_samples)
+            first_batch = Batch(inputs, data_samples, student, outputs, distilled)
+            check_batch(self.tapped, methods, self._requests, first_batch)
             self._checked = torch.is_grad_enabled()  # gradients are checked as well
         losses.update(distilled)
         return losses

@@ -1,12 +1,13 @@
 """Checks of the first training batch: what it shows holds for all of them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkd_plugin.adapters.dry_run import first_line
 from mmkd_plugin.adapters.probe import Probe
@@ -57,31 +58,60 @@ def check_labels(
             )
 
 
-def check_outputs(
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The first batch of a network that learns, after its losses.
+
+    Args:
+        inputs: The preprocessed batch, (N, C, H, W).
+        data_samples: The framework's.
+        student: Outputs of the network.
+        teachers: Outputs of its teachers, by their config key.
+        losses: Losses and metrics of the methods, as ``<method>.<name>``.
+    """
+
+    inputs: Any
+    data_samples: Any
+    student: NetworkOutput
+    teachers: Mapping[str, NetworkOutput]
+    losses: Mapping[str, Tensor]
+
+
+def check_batch(
     network: TappedModel,
-    inputs: Any,
-    student: NetworkOutput,
-    teachers: Mapping[str, NetworkOutput],
+    methods: Mapping[str, Method],
     requests: Mapping[str, Requests],
-    losses: Mapping[str, Tensor],
+    batch: Batch,
 ) -> None:
     """Check the outputs and the losses of a batch before the optimizer uses them.
 
     Args:
         network: The network that learns.
-        inputs: The preprocessed batch, (N, C, H, W).
-        student: Its outputs.
-        teachers: The outputs of its teachers, by their config key.
-        requests: The requests of its methods, by name.
-        losses: The losses and metrics of the methods, as ``<method>.<name>``.
+        methods: Its methods, by name.
+        requests: Their requests, by name.
+        batch: The batch.
 
     Raises:
         ConfigError: If class scores do not belong to the images of the batch, if a tap returns
-            another form than in the probe, or if a method cannot train the network.
+            another form than in the probe, if a method cannot train the network with maps of these
+            sizes, or if no teacher outputs a class where there are objects.
     """
-    images = len(inputs) if isinstance(inputs, Tensor) else None
-    for key, output in {network.key: student, **teachers}.items():
+    images = len(batch.inputs) if isinstance(batch.inputs, Tensor) else None
+    for key, output in {network.key: batch.student, **batch.teachers}.items():
         _require_rows(key, output, images)
+    _require_probed_form(network, batch.student)
+    if torch.is_grad_enabled():
+        require_gradient(network, batch.student, requests, batch.losses)
+    own = Probe(network.key, _first_images(batch.student))
+    others = [Probe(key, _first_images(output)) for key, output in batch.teachers.items()]
+    for name, method in methods.items():
+        if not requests[name].scores:
+            with config_key(f'methods.{name}'):
+                require_effect(method, requests[name], own, others)
+    _require_confidence(methods, list(batch.teachers.values()), batch.data_samples)
+
+
+def _require_probed_form(network: TappedModel, student: NetworkOutput) -> None:
     for tap, shape in network.probed.items():
         if tap in student.features:
             found = student.feature(tap).shape
@@ -92,35 +122,6 @@ def check_outputs(
                     'Tap a module that returns the same tensor in both.',
                     found=tap,
                 )
-    if torch.is_grad_enabled():
-        require_gradient(network, student, requests, losses)
-
-
-def check_effect(
-    network: TappedModel,
-    methods: Mapping[str, Method],
-    requests: Mapping[str, Requests],
-    student: NetworkOutput,
-    teachers: Mapping[str, NetworkOutput],
-) -> None:
-    """Check that methods on taps can train the network with maps of these sizes.
-
-    Args:
-        network: The network that learns.
-        methods: Its methods, by name.
-        requests: Their requests, by name.
-        student: Its outputs for the batch.
-        teachers: The outputs of its teachers, by their config key.
-
-    Raises:
-        ConfigError: If a loss is 0 for all outputs of these shapes.
-    """
-    own = Probe(network.key, _first_images(student))
-    others = [Probe(key, _first_images(output)) for key, output in teachers.items()]
-    for name, method in methods.items():
-        if not requests[name].scores:
-            with config_key(f'methods.{name}'):
-                require_effect(method, requests[name], own, others)
 
 
 def _first_images(output: NetworkOutput) -> NetworkOutput:
@@ -144,19 +145,10 @@ def refusal(network: TappedModel, inputs: Any, error: Exception) -> Exception:
     )
 
 
-def check_locations(
-    methods: Mapping[str, nn.Module], teachers: Sequence[NetworkOutput], data_samples: Any
+def _require_confidence(
+    methods: Mapping[str, Method], teachers: Sequence[NetworkOutput], data_samples: Any
 ) -> None:
-    """Refuse soft targets of detectors none of which outputs a class at any location.
-
-    Args:
-        methods: The methods, by name.
-        teachers: The outputs of the teachers.
-        data_samples: The framework's.
-
-    Raises:
-        ConfigError: If the images have objects, and no location is above a method's ``background``.
-    """
+    """Refuse soft targets of detectors none of which outputs a class at any location."""
     found = [_confidence(one) for one in teachers]
     if not found or any(one is None or not one.numel() for one in found):
         return

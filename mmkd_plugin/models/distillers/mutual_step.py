@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from mmkd_plugin.models.distillers.distiller import batch_labels, task_losses
-from mmkd_plugin.models.distillers.first_batch import check_effect, check_locations, check_outputs
+from mmkd_plugin.models.distillers.first_batch import Batch, check_batch
 from mmkd_plugin.models.distillers.peer import Peer, frozen_bn_statistics
 from mmkd_plugin.outputs import NetworkOutput
 
@@ -108,11 +108,8 @@ def _learn(
             distilled = methods(own, others, labels)
         if not peer.checked:  # what the first batch shows holds for all of them
             teachers = {other.key: outputs[other] for other in step.others(peer)}
-            inputs = step.input_of(peer)
-            check_outputs(peer.tapped, inputs, own, teachers, peer.requests, distilled)
-            named = dict(peer.methods.named())
-            check_effect(peer.tapped, named, peer.requests, own, teachers)
-            check_locations(named, others, step.data_samples)
+            batch = Batch(step.input_of(peer), step.data_samples, own, teachers, distilled)
+            check_batch(peer.tapped, dict(peer.methods.named()), peer.requests, batch)
             peer.checked = True
         losses.update(distilled)
     return _update(step, peer.name, losses)
