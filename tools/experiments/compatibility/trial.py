@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
@@ -34,6 +35,8 @@ def try_family(family: Family) -> Iterator[Row]:
         family: The family. Its smallest config that trains without us is used.
     """
     torch.set_num_threads(1)
+    for name in ('epoch', 'iter'):  # the Runner publishes them, and some heads read them
+        MessageHub.get_current_instance().update_info(name, 0)
     reasons = []
     for config in family.configs[:_CONFIGS_TRIED]:
         base = dict(family=family.key, config=config)
@@ -161,8 +164,9 @@ def _verdict(distiller: Any, losses: Mapping[str, Any], name: str) -> tuple[str,
     except RuntimeError as error:
         return FAILED, reason_of(error)
     moved = [p for p in distiller.student.parameters() if p.grad is not None and p.grad.any()]
-    if not moved or float(total.detach()) == 0:
-        return FAILED, f'silent: loss {float(total.detach()):g}, {len(moved)} parameters'
+    size = sum(float(value.detach().abs().sum()) for value in own.values())  # parts can cancel
+    if not moved or size == 0:
+        return FAILED, f'silent: loss {size:g}, gradient in {len(moved)} parameters'
     if not all(p.grad.isfinite().all() for p in moved):
         return FAILED, 'a gradient is not finite'
     return TRAINED, ''
