@@ -175,12 +175,12 @@ def _verdict(distiller: Any, losses: Mapping[str, Any], name: str) -> tuple[str,
 def method_config(name: str, tap: str) -> dict[str, Any]:
     """Return the config of a method with one tap for both networks."""
     pairs = [dict(student=tap, teacher=tap)]
+    anywhere = dict(background=0.0)  # an untrained detector is confident nowhere
     if name == 'SoftTarget':
-        return dict(type=name, temperature=4.0)
+        return dict(type=name, temperature=4.0, locations=anywhere)
     if name == 'AMTMLKD':
-        return dict(
-            type=name, student_groups=[tap], teacher_taps=tap, mapping=[0], angle_weight=1.0
-        )
+        hints = dict(student_groups=[tap], teacher_taps=tap, mapping=[0])
+        return dict(type=name, locations=anywhere, **hints)
     if name == 'IEKD':
         return dict(type=name, pairs=pairs, knowledge='attention')
     return dict(type=name, pairs=pairs)
