@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.base import Adapter
-from mmkd_plugin.adapters.classifier_heads import activation_of, needs_target
+from mmkd_plugin.adapters.classifier_heads import activation_of, loss_modules, needs_target
 from mmkd_plugin.adapters.layout import Layout
 from mmkd_plugin.adapters.score_readers import Read, find_score_reader
 from mmkd_plugin.errors import ConfigError
@@ -32,12 +32,13 @@ class ClassifierAdapter(Adapter):
     def __init__(self, model: nn.Module) -> None:
         head = getattr(model, 'head', None)
         path = 'head' if head is not None else 'model' if hasattr(model, 'model') else ''
-        owner = model if head is None else head
+        owner = self._owner = model if head is None else head
         self.num_classes = _num_classes(model if head is None else head)
         reader = find_score_reader(head)
         stated = reader and reader.activation
         measured = activation_of(owner, self.num_classes or _CLASSES) if path else None
         self._activation = stated or measured or 'softmax'
+        self._losses = [] if stated else loss_modules(owner)
         cls_head = sys.modules['mmpretrain.models.heads'].ClsHead  # any classifier imported it
         self.can_average = isinstance(head, cls_head) or (head is None and bool(path))
         if not path:
@@ -71,8 +72,25 @@ class ClassifierAdapter(Adapter):
         inputs: Any,
         data_samples: Sequence[Any] | None = None,
     ) -> ClassScores | None:
+        self._require_same_activation()
         [logits] = next(iter(found.values()))
         return ClassScores.of_images(logits, self._activation)
+
+    def _require_same_activation(self) -> None:
+        """Refuse a loss of another activation that a hook has set, such as SwitchRecipeHook."""
+        losses = loss_modules(self._owner) if self._losses else []
+        if all(one is other for one, other in zip(losses, self._losses, strict=False)):
+            return
+        self._losses = losses
+        found = activation_of(self._owner, self.num_classes or _CLASSES)
+        if found not in (None, self._activation):
+            raise ConfigError(
+                '',
+                f'a hook replaced the loss by one of a {found}, but the class scores of the run '
+                f'are compared under a {self._activation}',
+                'Switch to a loss of the same activation, or use methods on taps alone.',
+                found=', '.join(type(loss).__name__ for loss in losses),
+            )
 
     def known_layout(
         self, model: nn.Module, tap: str, shape: Sequence[int], size: Sequence[int]
@@ -137,6 +155,32 @@ class ClassifierAdapter(Adapter):
             label = score.argmax(dim=0, keepdim=True)
             sample.set_pred_score(score / score.sum()).set_pred_label(label)
         return predictions
+
+
+class RetrieverAdapter(ClassifierAdapter):
+    """``ImageToImageRetriever``: an encoder, and the head of a classifier that trains it.
+
+    Its tensor mode runs the encoder alone, and it predicts similarities to a gallery. Its class
+    scores are those of the head.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.can_average = False  # a prediction has one similarity for each image of a gallery
+
+    def run(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        scores: bool,
+        rois: Sequence[Tensor] = (),
+        paths: Collection[str] = (),
+        data_samples: Any = None,
+    ) -> None:
+        features = model(inputs, mode='tensor')
+        head = getattr(model, 'head', None)
+        if head is not None and (scores or any(path.startswith('head') for path in paths)):
+            head(features)
 
 
 def _read_of(owner: nn.Module, read: Read, _: nn.Module, output: Any) -> list[Tensor]:

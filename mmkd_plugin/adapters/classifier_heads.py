@@ -35,6 +35,11 @@ def needs_target(head: nn.Module) -> bool:
     return len([one for one in parameters if one.kind not in _UNUSED]) > 1
 
 
+def loss_modules(head: nn.Module) -> list[nn.Module]:
+    """Return the loss modules of a head; hooks of the frameworks replace them during training."""
+    return [module for name, module in head.named_children() if 'loss' in name]
+
+
 def activation_of(head: Any, classes: int) -> str | None:
     """Measure whether the loss of a head means a softmax or a sigmoid; None if it cannot be run.
 
@@ -53,8 +58,7 @@ def activation_of(head: Any, classes: int) -> str | None:
         >>> activation_of(head, 5)
         'softmax'
     """
-    names = [name for name, _ in head.named_children() if 'loss' in name]
-    for loss in (getattr(head, name) for name in names):
+    for loss in loss_modules(head):
         trial = copy.deepcopy(loss)  # some losses count the classes that they meet
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)

@@ -5,7 +5,7 @@ import sys
 from torch import nn
 
 from mmkd_plugin.adapters.base import Adapter
-from mmkd_plugin.adapters.classifier import ClassifierAdapter
+from mmkd_plugin.adapters.classifier import ClassifierAdapter, RetrieverAdapter
 from mmkd_plugin.adapters.dense_detector import DenseDetectorAdapter
 from mmkd_plugin.adapters.detector import DetectorAdapter, SeveralDetectorsAdapter
 from mmkd_plugin.adapters.query_detector import QueryDetectorAdapter
@@ -20,6 +20,9 @@ def get_adapter(model: nn.Module) -> Adapter:
     classifiers = sys.modules.get('mmpretrain.models.classifiers')
     if classifiers is not None and isinstance(model, classifiers.BaseClassifier):
         return ClassifierAdapter(model)
+    retrievers = sys.modules.get('mmpretrain.models.retrievers')
+    if retrievers is not None and isinstance(model, retrievers.ImageToImageRetriever):
+        return RetrieverAdapter(model)
     detectors = sys.modules.get('mmdet.models.detectors')
     if detectors is None:
         return Adapter()

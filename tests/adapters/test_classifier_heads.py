@@ -127,6 +127,55 @@ def test_scores_of_a_margin_head_carry_no_margin(tmp_path: Path) -> None:
     torch.testing.assert_close(recording.output.scores.logits[:, 0], expected)
 
 
+def retriever() -> dict[str, Any]:
+    return dict(
+        type='ImageToImageRetriever',
+        image_encoder=[ARCFACE['backbone'], ARCFACE['neck']],
+        head=ARCFACE['head'],
+        prototype=torch.arange(64.0).reshape(4, 16),
+    )
+
+
+def test_retriever_learns_the_class_scores_of_its_head(tmp_path: Path) -> None:
+    """Its tensor mode ends at the encoder, and its predictions are similarities to a gallery."""
+    amtml = dict(type='AMTMLKD', hint_weight=0.0)
+    model = distiller(tmp_path, retriever(), kd=dict(type='SoftTarget'), amtml=amtml)
+    losses = tiny.losses_of(model)
+    assert losses['kd.loss_kd'] > 0 and losses['amtml.loss_kd'] > 0
+    assert model.tapped.embedding == 'head:input[0][-1]'
+    raw = model.data_preprocessor(tiny.batch_of(), True)
+    found = model.teachers[0].observe(raw['inputs']).scores
+    network = model.teachers[0].model
+    expected = network.head(network.extract_feat(raw['inputs']))
+    torch.testing.assert_close(found.logits[:, 0], expected)
+    assert not model.tapped.adapter.can_average
+
+
+def test_retriever_learns_from_a_classifier(tmp_path: Path) -> None:
+    teacher = dict(name='t', model=ARCFACE, checkpoint=tiny.checkpoint(tmp_path, ARCFACE, seed=3))
+    hint = dict(student='image_encoder.0.layer3', teacher='backbone.layer3')
+    methods = dict(kd=dict(type='SoftTarget'), hint=dict(type='Hint', pairs=[hint]))
+    student = {**retriever(), 'data_preprocessor': dict(tiny.PREPROCESSOR)}
+    model = tiny.distiller(tmp_path, student=student, teachers=[teacher], methods=methods).train()
+    losses = tiny.losses_of(model)
+    assert losses['kd.loss_kd'] > 0 and losses['hint.loss_hint'] > 0
+
+
+def test_loss_of_another_activation_during_training_is_refused(tmp_path: Path) -> None:
+    """MMPretrain's SwitchRecipeHook replaces the loss of the head between epochs."""
+    model = distiller(tmp_path, tiny.classifier())
+    switch = {
+        'softmax': dict(type='LabelSmoothLoss', label_smooth_val=0.1, num_classes=C),
+        'sigmoid': dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='multi_label'),
+    }
+    losses = {n: ROOT_MODELS.build(dict(one, _scope_='mmpretrain')) for n, one in switch.items()}
+    model.head.loss_module = losses['softmax']
+    assert tiny.losses_of(model)['kd.loss_kd'] > 0
+    model.head.loss_module = losses['sigmoid']
+    with raises_config_error('student', 'LabelSmoothLoss', 'sigmoid', 'softmax', fix='taps'):
+        tiny.losses_of(model)
+
+
 @ROOT_MODELS.register_module(force=True)
 class LabelHead(ClsHead):
     """A head of a user whose training output depends on the label."""

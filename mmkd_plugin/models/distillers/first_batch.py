@@ -15,6 +15,7 @@ from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError, config_key
 from mmkd_plugin.models.distillers.effect import require_effect
 from mmkd_plugin.models.distillers.gradient_check import require_gradient
+from mmkd_plugin.models.distillers.teacher_inputs import several_views
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.location_weights import LocationWeights
 from mmkd_plugin.outputs import NetworkOutput
@@ -136,12 +137,13 @@ def refusal(network: TappedModel, inputs: Any, error: Exception) -> Exception:
     """
     if isinstance(error, (ConfigError, torch.OutOfMemoryError)):
         return error
-    found = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+    if isinstance(inputs, (list, tuple)):
+        return several_views(network.key, inputs)
     return ConfigError(
         network.key,
         f'the network does not run on a batch of training: {first_line(error)}',
         'Train on inputs that it accepts, or use another network.',
-        found=found,
+        found=tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__,
     )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.model import BaseDataPreprocessor
-from torch import Tensor, nn
+from torch import nn
 
 from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.models.distillers.image_area import SAME_PADDING, in_area_of_run
 
 #: Attributes that decide how labels are written or where tensors live, not what images become.
 _NOT_OF_IMAGES = {
@@ -67,6 +68,8 @@ class TeacherInputs(BaseDataPreprocessor):
             copy.deepcopy(getattr(self.student, 'batch_augments', None)) for _ in self.others
         ]
         batch = self.student(data, training)
+        if isinstance(batch['inputs'], (list, tuple)):
+            raise several_views('teachers', batch['inputs'])
         teacher_inputs = []
         for preprocess, raw, own_augments in zip(self.others, copies, augments, strict=True):
             for shared in ('to_onehot', 'num_classes'):
@@ -136,58 +139,14 @@ def same_preprocessing(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
-def in_area_of_run(other: Mapping[str, Any], batch: Mapping[str, Any], raw: Any) -> Tensor:
-    """Return a network's images in the area of the run's: maps of both show the same area.
-
-    Hosts pad at the right and at the bottom. Padding that the run has not is cut off, padding that
-    it has is added. Images that a preprocessor resized stay as they are: both show the whole image.
-
-    Args:
-        other: The batch under the network's own preprocessing.
-        batch: The batch under the run's.
-        raw: The raw batch of both.
-
-    Raises:
-        ConfigError: If the images were resized and one of the batches is padded.
-    """
-    own, run = other['inputs'], batch['inputs']
-    if not isinstance(own, Tensor) or own.ndim != 4 or own.shape[2:] == run.shape[2:]:
-        return own
-    height, width = _largest_image(batch, raw) or run.shape[2:]
-    rest = [own[:, :, height:].flatten(2), own[:, :, :height, width:].flatten(2)]
-    values = torch.cat(rest, dim=2)
-    covers = own.shape[2] >= height and own.shape[3] >= width
-    constant = not values.numel() or bool((values == values[:1, :, :1]).all())
-    if covers and constant:
-        rows, columns = run.shape[2:]
-        kept = own[:, :, :rows, :columns]
-        padded = own.new_zeros(*own.shape[:2], rows, columns)
-        if values.numel():
-            padded += values[:1, :, :1, None]
-        padded[:, :, : kept.shape[2], : kept.shape[3]] = kept
-        return padded
-    if tuple(run.shape[2:]) == (height, width):
-        return own  # resized: the whole image in both
-    raise ConfigError(
-        'teachers',
-        f'images must show the same area as those of the run, {tuple(run.shape[2:])}, of which '
-        f'{(height, width)} is no padding',
-        _SAME_PADDING,
-        found=tuple(own.shape[2:]),
+def several_views(key: str, inputs: Sequence[Any]) -> ConfigError:
+    """Return the error for a batch of several views of each image, about ``key``."""
+    return ConfigError(
+        key,
+        'must be trained on one view of each image; self-supervised pipelines make several',
+        'Use a pipeline without MultiView.',
+        found=f'{len(inputs)} views',
     )
-
-
-def _largest_image(batch: Mapping[str, Any], raw: Any) -> tuple[int, int] | None:
-    """Return the largest (height, width) of the images without padding; None if unknown."""
-    shapes = [getattr(one, 'img_shape', None) for one in batch.get('data_samples') or ()]
-    sizes = [tuple(shape[:2]) for shape in shapes if shape is not None]
-    images = raw.get('inputs') if isinstance(raw, Mapping) else None
-    if not sizes and isinstance(images, (list, tuple, Tensor)):
-        sizes = [tuple(one.shape[-2:]) for one in images if isinstance(one, Tensor)]
-    return (max(h for h, _ in sizes), max(w for _, w in sizes)) if sizes else None
-
-
-_SAME_PADDING = 'Give the teacher a data_preprocessor with the padding of the student.'
 
 
 def _require_same_mixture(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
@@ -201,7 +160,7 @@ def _require_same_mixture(one: Mapping[str, Any], other: Mapping[str, Any]) -> N
             'teachers',
             f"images must be padded to the student's {expected} where boxes are cut from them "
             '(CutMix, ResizeMix)',
-            _SAME_PADDING,
+            SAME_PADDING,
             found=found,
         )
 
@@ -216,7 +175,7 @@ def _require_same_sizes(one: Mapping[str, Any], other: Mapping[str, Any]) -> Non
             'teachers',
             f"images must have the student's sizes {expected} where the batch is resized "
             '(BatchSyncRandomResize)',
-            _SAME_PADDING,
+            SAME_PADDING,
             found=found,
         )
 

@@ -5,6 +5,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+import torch
 from helpers import classification as tiny
 from helpers.errors import raises_config_error
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -31,6 +32,34 @@ def test_labels_of_a_batch_are_made_once_if_a_method_requests_them(
     with patch.object(adapter, 'labels', wraps=adapter.labels) as labels:
         tiny.losses_of(model)
     assert labels.call_count == calls
+
+
+@pytest.mark.parametrize('same', [True, False], ids=['SimCLR', 'classifier'])
+def test_several_views_of_an_image_are_refused_for_teachers(same: bool, tmp_path: Path) -> None:
+    student = dict(
+        type='SimCLR',
+        backbone=dict(tiny.classifier()['backbone'], type='mmkd_plugin.CifarResNet'),
+        neck=dict(type='NonLinearNeck', in_channels=16, hid_channels=8, out_channels=8),
+        head=dict(type='ContrastiveHead', loss=dict(type='CrossEntropyLoss')),
+        data_preprocessor=dict(tiny.PREPROCESSOR, type='SelfSupDataPreprocessor'),
+    )
+    student['data_preprocessor'].pop('num_classes')
+    hint = dict(type='Hint', pairs=[dict(student='backbone.layer2', teacher='backbone.layer2')])
+    teachers = tiny.teachers(tmp_path, 1, data_preprocessor=dict(tiny.PREPROCESSOR))
+    if same:
+        teachers = [
+            dict(name='t0', model=student, checkpoint=tiny.checkpoint(tmp_path, student, seed=3))
+        ]
+    methods = dict(hint=hint)
+    model = tiny.distiller(tmp_path, student=student, teachers=teachers, methods=methods).train()
+    raw = tiny.batch_of()
+    view = torch.stack(raw['inputs'])
+    views = dict(inputs=[view, view.flip(3)], data_samples=raw['data_samples'])
+    key = 'teachers[0] (t0)' if same else 'teachers'
+    with raises_config_error(key, '2 views', fix='MultiView'):
+        'teachers[0] (t0)' if same else 'teachers', '2 views', fix='MultiView'
+    ):
+        tiny.losses_of(model, views)
 
 
 def test_check_that_failed_is_repeated_on_the_next_batch(tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ def page(rows: Sequence[Row], command: str) -> str:
         '- –: the plain model does not take a step here, for the reason below.',
         '',
         'Hint, AttentionTransfer and IEKD use one tap: `neck[0]` of a detector, or `backbone[-1]`.',
-        'Other taps may work where this one does not: `python tools/inspect_taps.py CONFIG` lists',
-        'them.',
+        'Where that is a vector, AttentionTransfer and IEKD use the last stage or block of the',
+        'backbone. Other taps may work where these do not: `python tools/inspect_taps.py CONFIG`',
+        'lists them.',
         '',
         *_summary(rows),
     ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 import random
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from torch import nn
 
 from experiments.compatibility.batches import raw_batches
 from experiments.compatibility.families import Family, model_of
+from mmkd_plugin.adapters.inspect_taps import tap_points
 from mmkd_plugin.errors import ConfigError
 
 #: Verdicts of a row.
@@ -24,6 +26,8 @@ METHODS = ('Hint', 'AttentionTransfer', 'IEKD', 'SoftTarget', 'AMTMLKD')
 _CONFIGS_TRIED = 3
 _SEED = 7
 _CLASSES = 10
+#: Methods that compare maps.
+_OF_MAPS = ('AttentionTransfer', 'IEKD')
 
 Row = dict[str, str]
 
@@ -106,14 +110,15 @@ def _try_methods(
     model: Any, teacher: Any, batch: Mapping[str, Any], plain: Mapping[str, float], network: Any
 ) -> Iterator[tuple[str, str, str]]:
     """Yield method, verdict and reason; first all at once, then alone those that this stops."""
-    pairs = tap_of(network, batch)
+    tap = tap_of(network)
+    maps = map_tap_of(network, tap, tuple(batch['inputs'][0].shape[-2:]))
     groups = [METHODS[:3], METHODS[3:]]
     for group in groups:
-        verdicts = _step(group, model, teacher, batch, plain, pairs)
+        verdicts = _step(group, model, teacher, batch, plain, tap, maps)
         if any(verdict != TRAINED for verdict, _ in verdicts.values()):
             verdicts = {}
             for method in group:
-                verdicts |= _step((method,), model, teacher, batch, plain, pairs)
+                verdicts |= _step((method,), model, teacher, batch, plain, tap, maps)
         for method, (verdict, reason) in verdicts.items():
             yield method, verdict, reason
 
@@ -125,6 +130,7 @@ def _step(
     batch: Mapping[str, Any],
     plain: Mapping[str, float],
     tap: str,
+    maps: str,
 ) -> dict[str, tuple[str, str]]:
     """Return the verdict and the reason of each method, from one step of a distiller with all."""
     try:
@@ -134,7 +140,10 @@ def _step(
                 type='mmkd_plugin.Distiller',
                 student=model,
                 teachers=[teacher],
-                methods={name.lower(): method_config(name, tap) for name in methods},
+                methods={
+                    name.lower(): method_config(name, maps if name in _OF_MAPS else tap)
+                    for name in methods
+                },
             )
         )
         distiller.init_weights()
@@ -186,18 +195,50 @@ def method_config(name: str, tap: str) -> dict[str, Any]:
     return dict(type=name, pairs=pairs)
 
 
-def tap_of(model: Any, batch: Mapping[str, Any]) -> str:
+def tap_of(model: Any) -> str:
     """Return the tap that a user would name: the last map of the backbone, or the first of a neck.
 
     Args:
         model: The network.
-        batch: A raw batch that it accepts.
     """
     if hasattr(model, 'rpn_head') or hasattr(model, 'bbox_head') or hasattr(model, 'mask_head'):
         part = 'neck[0]' if getattr(model, 'neck', None) is not None else 'backbone[-1]'
     else:
         part = 'backbone[-1]'
-    return part if hasattr(model, part.partition('[')[0]) else 'model'
+    if hasattr(model, part.partition('[')[0]):
+        return part
+    inner = [name for name in ('image_encoder', 'model') if hasattr(model, name)]
+    return inner[0] if inner else part
+
+
+def map_tap_of(model: nn.Module, tap: str, size: tuple[int, int]) -> str:
+    """Return the tap of the last map where ``tap`` is a vector: the last stage or block.
+
+    Args:
+        model: The network.
+        tap: The usual tap.
+        size: (height, width) of the images.
+    """
+    try:
+        points = tap_points(model, (3, *size))
+    except ConfigError:
+        return tap
+    shapes = {point.tap: point.shape for point in points if not point.obstacle}
+    own = shapes.get(tap) or next(
+        (s for t, s in reversed(shapes.items()) if t.partition('[')[0] == tap.partition('[')[0]), ()
+    )
+    if len(own) != 2:
+        return tap
+    blocks = [
+        point.tap
+        for point in points
+        if not point.obstacle
+        and point.tap.startswith('backbone.')
+        and point.tap.count('.') <= 2
+        and math.prod(point.shape[2:] if len(point.shape) == 4 else point.shape[1:2]) > 1
+        and len(point.shape) in (3, 4)
+    ]
+    return blocks[-1] if blocks else tap
 
 
 def reason_of(error: Exception) -> str:
