@@ -57,8 +57,6 @@ def test_several_views_of_an_image_are_refused_for_teachers(same: bool, tmp_path
     views = dict(inputs=[view, view.flip(3)], data_samples=raw['data_samples'])
     key = 'teachers[0] (t0)' if same else 'teachers'
     with raises_config_error(key, '2 views', fix='MultiView'):
-        'teachers[0] (t0)' if same else 'teachers', '2 views', fix='MultiView'
-    ):
         tiny.losses_of(model, views)
 
 
