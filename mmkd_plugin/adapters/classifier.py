@@ -38,7 +38,7 @@ class ClassifierAdapter(Adapter):
         stated = reader and reader.activation
         measured = activation_of(owner, self.num_classes or _CLASSES) if path else None
         self._activation = stated or measured or 'softmax'
-        self._losses = [] if stated else loss_modules(owner)
+        self._losses = {} if stated else loss_modules(owner)
         cls_head = sys.modules['mmpretrain.models.heads'].ClsHead  # any classifier imported it
         self.can_average = isinstance(head, cls_head) or (head is None and bool(path))
         if not path:
@@ -78,10 +78,9 @@ class ClassifierAdapter(Adapter):
 
     def _require_same_activation(self) -> None:
         """Refuse a loss of another activation that a hook has set, such as SwitchRecipeHook."""
-        losses = loss_modules(self._owner) if self._losses else []
-        if all(one is other for one, other in zip(losses, self._losses, strict=False)):
+        if all(getattr(self._owner, name) is loss for name, loss in self._losses.items()):
             return
-        self._losses = losses
+        self._losses = loss_modules(self._owner)
         found = activation_of(self._owner, self.num_classes or _CLASSES)
         if found not in (None, self._activation):
             raise ConfigError(
@@ -89,7 +88,7 @@ class ClassifierAdapter(Adapter):
                 f'a hook replaced the loss by one of a {found}, but the class scores of the run '
                 f'are compared under a {self._activation}',
                 'Switch to a loss of the same activation, or use methods on taps alone.',
-                found=', '.join(type(loss).__name__ for loss in losses),
+                found=', '.join(type(loss).__name__ for loss in self._losses.values()),
             )
 
     def known_layout(

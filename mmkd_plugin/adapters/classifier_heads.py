@@ -35,9 +35,9 @@ def needs_target(head: nn.Module) -> bool:
     return len([one for one in parameters if one.kind not in _UNUSED]) > 1
 
 
-def loss_modules(head: nn.Module) -> list[nn.Module]:
+def loss_modules(head: nn.Module) -> dict[str, nn.Module]:
     """Return the loss modules of a head; hooks of the frameworks replace them during training."""
-    return [module for name, module in head.named_children() if 'loss' in name]
+    return {name: module for name, module in head.named_children() if 'loss' in name}
 
 
 def activation_of(head: Any, classes: int) -> str | None:
@@ -58,7 +58,7 @@ def activation_of(head: Any, classes: int) -> str | None:
         >>> activation_of(head, 5)
         'softmax'
     """
-    for loss in loss_modules(head):
+    for loss in loss_modules(head).values():
         trial = copy.deepcopy(loss)  # some losses count the classes that they meet
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)

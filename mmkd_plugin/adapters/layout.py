@@ -48,6 +48,8 @@ class Layout:
         """
         if self.positions in ((), (2, 3)):
             return tensor
+        if tensor.ndim != len(self.positions) + 2:  # another form; the first batch is checked
+            return tensor
         if self.positions == (1, 2):
             return tensor.permute(0, 3, 1, 2)
         tokens = tensor if self.positions == (1,) else tensor.transpose(1, 2)

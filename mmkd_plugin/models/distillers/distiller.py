@@ -18,8 +18,9 @@ from mmkd_plugin.loading.run_record import RunRecord
 from mmkd_plugin.models.distillers.binding import Learner, bind
 from mmkd_plugin.models.distillers.first_batch import (
     Batch,
-    check_batch,
     check_labels,
+    check_losses,
+    check_outputs,
     refusal,
 )
 from mmkd_plugin.models.distillers.method_set import MethodSet
@@ -166,12 +167,14 @@ class Distiller(TransparentModel):
         batch = dict(inputs=inputs, data_samples=data_samples, teacher_inputs=teacher_inputs)
         teachers = self.observe_teachers(batch, student.rois)
         labels = batch_labels(self.tapped.adapter, data_samples, self._requests)
-        distilled = method_losses(self.methods, student, teachers, labels)
         if first:
             outputs = {one.key: out for one, out in zip(self.teachers, teachers, strict=True)}
+            first_batch = Batch(inputs, data_samples, student, outputs)
+            check_outputs(self.tapped, first_batch)
+        distilled = method_losses(self.methods, student, teachers, labels)
+        if first:
             methods = dict(self.methods.named())
-            first_batch = Batch(inputs, data_samples, student, outputs, distilled)
-            check_batch(self.tapped, methods, self._requests, first_batch)
+            check_losses(self.tapped, methods, self._requests, first_batch, distilled)
             self._checked = torch.is_grad_enabled()  # gradients are checked as well
         losses.update(distilled)
         return losses

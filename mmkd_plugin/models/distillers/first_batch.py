@@ -61,48 +61,61 @@ def check_labels(
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The first batch of a network that learns, after its losses.
+    """The first batch of a network that learns.
 
     Args:
         inputs: The preprocessed batch, (N, C, H, W).
         data_samples: The framework's.
         student: Outputs of the network.
         teachers: Outputs of its teachers, by their config key.
-        losses: Losses and metrics of the methods, as ``<method>.<name>``.
     """
 
     inputs: Any
     data_samples: Any
     student: NetworkOutput
     teachers: Mapping[str, NetworkOutput]
-    losses: Mapping[str, Tensor]
 
 
-def check_batch(
+def check_outputs(network: TappedModel, batch: Batch) -> None:
+    """Check the outputs of a batch before the methods receive them.
+
+    Args:
+        network: The network that learns.
+        batch: The batch.
+
+    Raises:
+        ConfigError: If class scores do not belong to the images of the batch, or if a tap returns
+            another form than in the probe.
+    """
+    images = len(batch.inputs) if isinstance(batch.inputs, Tensor) else None
+    for key, output in {network.key: batch.student, **batch.teachers}.items():
+        _require_rows(key, output, images)
+    _require_probed_form(network, batch.student)
+
+
+@torch.compiler.disable  # it runs once, on values of real tensors
+def check_losses(
     network: TappedModel,
     methods: Mapping[str, Method],
     requests: Mapping[str, Requests],
     batch: Batch,
+    losses: Mapping[str, Tensor],
 ) -> None:
-    """Check the outputs and the losses of a batch before the optimizer uses them.
+    """Check the losses of a batch before the optimizer uses them.
 
     Args:
         network: The network that learns.
         methods: Its methods, by name.
         requests: Their requests, by name.
         batch: The batch.
+        losses: Losses and metrics of the methods, as ``<method>.<name>``.
 
     Raises:
-        ConfigError: If class scores do not belong to the images of the batch, if a tap returns
-            another form than in the probe, if a method cannot train the network with maps of these
-            sizes, or if no teacher outputs a class where there are objects.
+        ConfigError: If a method cannot train the network with maps of these sizes, or if no
+            teacher outputs a class where there are objects.
     """
-    images = len(batch.inputs) if isinstance(batch.inputs, Tensor) else None
-    for key, output in {network.key: batch.student, **batch.teachers}.items():
-        _require_rows(key, output, images)
-    _require_probed_form(network, batch.student)
     if torch.is_grad_enabled():
-        require_gradient(network, batch.student, requests, batch.losses)
+        require_gradient(network, batch.student, requests, losses)
     own = Probe(network.key, _first_images(batch.student))
     others = [Probe(key, _first_images(output)) for key, output in batch.teachers.items()]
     for name, method in methods.items():

@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from mmkd_plugin.models.distillers.distiller import batch_labels, task_losses
-from mmkd_plugin.models.distillers.first_batch import Batch, check_batch
+from mmkd_plugin.models.distillers.first_batch import Batch, check_losses, check_outputs
 from mmkd_plugin.models.distillers.peer import Peer, frozen_bn_statistics
 from mmkd_plugin.outputs import NetworkOutput
 
@@ -103,13 +103,16 @@ def _learn(
                 auxiliary_losses = auxiliary(others)
             _update(step, name, auxiliary_losses)
         labels = batch_labels(peer.tapped.adapter, step.data_samples, peer.requests)
+        teachers = {other.key: outputs[other] for other in step.others(peer)}
+        batch = Batch(step.input_of(peer), step.data_samples, own, teachers)
+        if not peer.checked:  # what the first batch shows holds for all of them
+            check_outputs(peer.tapped, batch)
         methods = step.parallel.get(peer.methods, peer.methods)
         with _context(step, peer.name, methods), frozen_bn_statistics(peer.auxiliary):
             distilled = methods(own, others, labels)
-        if not peer.checked:  # what the first batch shows holds for all of them
-            teachers = {other.key: outputs[other] for other in step.others(peer)}
-            batch = Batch(step.input_of(peer), step.data_samples, own, teachers, distilled)
-            check_batch(peer.tapped, dict(peer.methods.named()), peer.requests, batch)
+        if not peer.checked:
+            named = dict(peer.methods.named())
+            check_losses(peer.tapped, named, peer.requests, batch, distilled)
             peer.checked = True
         losses.update(distilled)
     return _update(step, peer.name, losses)

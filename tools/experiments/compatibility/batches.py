@@ -47,9 +47,18 @@ def _classification(model: Any, classes: int) -> Iterator[dict[str, Any]]:
                 sample = several
             samples.append(sample)
         images = [_image(index, side, channels) for index in range(IMAGES)]
-        if 'SelfSup' in type(model.data_preprocessor).__name__:  # two views, collated
+        if (
+            hasattr(model, 'target_generator')
+            or 'SelfSup' in type(model.data_preprocessor).__name__
+        ):
             view = torch.stack(images)
-            yield dict(inputs=[view, view.flip(3)], data_samples=samples)
+            masked = [sample.clone() for sample in samples]
+            for sample in masked:  # 75 of 196 patches, as BEiT masks them
+                patches = torch.arange((side // 16) ** 2).reshape(side // 16, -1)
+                sample.set_mask((patches * 196 < 75 * patches.numel()).long())
+            yield dict(inputs=view, data_samples=masked)
+            yield dict(inputs=[view, view.flip(3)], data_samples=masked)
+            yield dict(inputs=[view, view[:, :, ::2, ::2]], data_samples=masked)
         yield dict(inputs=images, data_samples=samples)
 
 

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from experiments.compatibility.trial import FAILED, METHODS, NOT_PLAIN, TRAINED, Row
+from experiments.compatibility.rows import TEACHER, Row
+from experiments.compatibility.trial import FAILED, METHODS, NOT_PLAIN, TRAINED
 
-_MARKS = {TRAINED: 'yes', FAILED: '**fails**', NOT_PLAIN: '–'}
+_MARKS = {TRAINED: 'yes', TEACHER: 'teacher', FAILED: '**fails**', NOT_PLAIN: '–'}
 _PACKAGES = ('mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'torch')
 
 
@@ -26,6 +27,7 @@ def page(rows: Sequence[Row], command: str) -> str:
         '',
         '- **yes**: the task loss equals that of the plain model, the distillation loss is above',
         '  0, and gradient reaches the student.',
+        '- **teacher**: its framework does not train this config, but it teaches a ResNet-18.',
         '- a number: refused before the first update, with the reason below.',
         '- **fails**: anything else. Please report it.',
         '- –: the plain model does not take a step here, for the reason below.',

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.compatibility.families import Family
-from experiments.compatibility.trial import METHODS, NOT_PLAIN, Row, try_family
+from experiments.compatibility.rows import Row, try_family
+from experiments.compatibility.trial import METHODS, NOT_PLAIN
 
 #: A family that takes longer, in seconds, is too large for a CPU.
 LIMIT = 300.0
