@@ -20,7 +20,7 @@ def seed_of(seed: int, index: int, view: int) -> int:
 
     Example:
         >>> seed_of(0, 5, 1)
-        10936318009880862233
+        17808795704292948557
         >>> seed_of(0, 5, 1) == seed_of(0, 1, 5)
         False
     """
