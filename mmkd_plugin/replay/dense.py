@@ -140,7 +140,9 @@ class DenseCodec:
         chosen = np.full(stored.shape, -1, np.int64)
         for sizes in np.unique(header[:, :, :2].reshape(len(data), -1), axis=0):
             same = (header[:, :, :2].reshape(len(data), -1) == sizes).all(axis=1)
-            own = tuple((*size, a) for size, a in zip(sizes.reshape(-1, 2), self.anchors, strict=True))
+            own = tuple(
+                (*size, a) for size, a in zip(sizes.reshape(-1, 2), self.anchors, strict=True)
+            )
             chosen[same] = _moved(stored[same].astype(np.int64), used[same], own, levels)
         total = sum(rows * columns * anchors for rows, columns, anchors in levels)
         logits = torch.full((len(data), total, self.codec.columns), ABSENT)

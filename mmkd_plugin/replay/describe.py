@@ -73,9 +73,7 @@ def _described(saved: Mapping[str, Any]) -> RowFormat:
     boxes = saved['boxes']
     if boxes is not None:
         boxes = BoxForm(**{**boxes, 'priors': tuple(map(tuple, boxes['priors']))})
-    features = {
-        str(tap): tuple(map(_count, shape)) for tap, shape in saved['features'].items()
-    }
+    features = {str(tap): tuple(map(_count, shape)) for tap, shape in saved['features'].items()}
     strides = tuple((float(across), float(down)) for across, down in saved['strides'])
     return RowFormat(scores, features, saved['dtype'], strides, boxes)
 

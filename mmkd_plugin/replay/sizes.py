@@ -89,7 +89,9 @@ def usual_rows() -> dict[str, RowFormat]:
     levels = (1, 1, 1, 1, 1)
     return {
         'CIFAR-100, all logits': RowFormat(LogitCodec(100)),
-        'CIFAR-100, all logits, float32': RowFormat(LogitCodec(100, dtype='float32'), dtype='float32'),
+        'CIFAR-100, all logits, float32': RowFormat(
+            LogitCodec(100, dtype='float32'), dtype='float32'
+        ),
         'ImageNet, top=20': RowFormat(LogitCodec(1000, top=20)),
         'ImageNet, top=100': RowFormat(LogitCodec(1000, top=100)),
         'ImageNet, all logits': RowFormat(LogitCodec(1000)),
@@ -105,4 +107,3 @@ def usual_rows() -> dict[str, RowFormat]:
             features={f'neck[{n}]': (256, -(-100 // 2**n), 168 >> n) for n in range(5)}
         ),
     }
-
