@@ -9,8 +9,8 @@ from torch.utils.data import Dataset
 
 from mmkd_plugin.errors import ConfigError, positive_integer
 from mmkd_plugin.registry import DATASETS
-from mmkd_plugin.replay.checksum import mark
-from mmkd_plugin.replay.refusals import refuse_dataset
+from mmkd_plugin.replay.checksum import checksum_of, mark
+from mmkd_plugin.replay.refusals import refuse_dataset, transforms_of
 from mmkd_plugin.replay.sampler import ViewIndex
 from mmkd_plugin.replay.seeds import seed_of, seeded
 
@@ -113,7 +113,8 @@ class ReplayedDataset(Dataset[Any]):
         if self.views > 1 and not getattr(self.dataset, 'test_mode', False):
             raise ConfigError(
                 'train_dataloader.sampler',
-                'must be a ReplaySampler, directly above the ReplayedDataset: the index has no view',
+                'must be a ReplaySampler, with no wrapper between it and the ReplayedDataset: '
+                'the index has no view',
                 "Write sampler=dict(type='mmkd_plugin.ReplaySampler', shuffle=True), and put other "
                 'wrappers of the data set inside the ReplayedDataset.',
                 found=index,
@@ -132,8 +133,8 @@ class ReplayedDataset(Dataset[Any]):
             ViewIndex(number * step % len(self), number % self.views)
             for number in range(self.checks)
         ]
-        first = [_checksums(self[index]) for index in drawn]
-        again = [_checksums(self[index]) for index in reversed(drawn)]
+        first = [checksum_of(self[index]['inputs']) for index in drawn]
+        again = [checksum_of(self[index]['inputs']) for index in reversed(drawn)]
         for index, one, other in zip(drawn, first, reversed(again), strict=True):
             if one != other:
                 raise ConfigError(
@@ -146,22 +147,6 @@ class ReplayedDataset(Dataset[Any]):
                 )
 
 
-def _checksums(sample: Any) -> Any:
-    notes: list[Any] = []
-    stack = [sample['data_samples']]
-    while stack:
-        one = stack.pop()
-        if isinstance(one, Mapping):
-            stack += one.values()
-        elif isinstance(one, (list, tuple)):
-            stack += one
-        else:
-            notes.append(one.replay)
-    return notes
-
-
 def _names(dataset: Any) -> list[str]:
-    from mmkd_plugin.replay.refusals import transforms_of
-
     skipped = ('Compose', type(dataset).__name__)
     return [n for n in (type(p).__name__ for p in transforms_of(dataset)) if n not in skipped]

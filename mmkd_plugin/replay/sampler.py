@@ -93,22 +93,22 @@ class ReplaySampler(Sampler[ViewIndex]):
 
     def __iter__(self) -> Iterator[ViewIndex]:
         if self.infinite:
-            stream = itertools.chain.from_iterable(map(self.order_of, itertools.count()))
+            stream = itertools.chain.from_iterable(map(self._epoch, itertools.count()))
             return itertools.islice(stream, self.rank, None, self.world_size)
-        order = self.order_of(self.epoch)
-        if self.round_up:
-            total = math.ceil(len(order) / self.world_size) * self.world_size
-            order = list(itertools.islice(itertools.cycle(order), total))
-        return iter(order[self.rank :: self.world_size])
+        length = len(self.dataset)
+        total = math.ceil(length / self.world_size) * self.world_size if self.round_up else length
+        epoch = self._epoch(self.epoch)
+        repeated = itertools.cycle(epoch) if total > length else epoch
+        return itertools.islice(repeated, self.rank, total, self.world_size)
 
-    def order_of(self, epoch: int) -> list[ViewIndex]:
+    def _epoch(self, epoch: int) -> Iterator[ViewIndex]:
         """Return the images of an epoch, of all processes."""
         indices = torch.arange(len(self.dataset))
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + epoch)
             indices = torch.randperm(len(self.dataset), generator=generator)
         view = epoch % self.views
-        return [ViewIndex(index, view) for index in indices.tolist()]
+        return (ViewIndex(index, view) for index in indices.tolist())
 
     def __len__(self) -> int:
         """Return the number of images of this process in an epoch; of all, if infinite."""
