@@ -38,7 +38,7 @@ def mark(sample: Any, index: int, view: int) -> None:
     """Write index, view and checksum into the metainfo ``replay`` of all data samples.
 
     Args:
-        sample: What a data set returns: ``dict(inputs=…, data_samples=…)``. Both may be nested, as
+        sample: A sample of a data set, ``dict(inputs=…, data_samples=…)``. Both may be nested, as
             by several views or branches.
         index: Index of the image.
         view: Number of the view.
@@ -67,7 +67,7 @@ def replayed_rows(
     View v of image i is row v N + i, so the rows of an epoch lie side by side.
 
     Args:
-        data_samples: Those of a batch from a ReplayedDataset.
+        data_samples: Data samples of a batch from a ReplayedDataset.
         length: N, the number of images.
 
     Raises:

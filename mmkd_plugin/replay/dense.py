@@ -31,7 +31,7 @@ class DenseCodec:
     keeps its level, row and column.
 
     Args:
-        codec: Of the logits of one location.
+        codec: Codec of the logits of one location.
         anchors: Number of anchors of each level.
         locations: K.
         background: Probability from which a location is kept, above 0.
@@ -76,7 +76,7 @@ class DenseCodec:
         """Return the scores of N images as bytes (N, nbytes), and the kept locations.
 
         Args:
-            scores: Of a batch.
+            scores: Class scores of a batch.
             truncation: Receives what is lost.
             also: Mask of further locations to keep, (N, A).
 

@@ -20,11 +20,6 @@ MARKS = 'marks.bin'
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def existing_parent(folder: Path) -> Path:
-    """Return the folder, or the nearest above it that exists."""
-    return next(one for one in (folder, *folder.resolve().parents) if one.is_dir())
-
-
 def make_folder(folder: Path) -> None:
     """Make the folder of a store.
 

@@ -19,7 +19,7 @@ from mmkd_plugin.replay.rows import RowFormat
 from mmkd_plugin.replay.sampler import ViewIndex
 
 NAME = 'manifest.json'
-#: Of the layout of rows and files.
+#: Version of the layout of rows and files.
 VERSION = 1
 #: More samples than this are not read for the identity of a data set: each costs 20 µs or more.
 _MOST_SAMPLES = 20_000
@@ -47,8 +47,9 @@ def manifest_of(
 
     Args:
         dataset: The data set that is trained on.
-        pipeline: Its config; transforms are compared key by key. Where files lie does not count.
-        row: What a row holds.
+        pipeline: Its config, that of the ReplayedDataset or of the data set inside. It is compared
+            key by key. The paths of files do not count.
+        row: The format of a row.
         teacher_sha256: SHA-256 of the teacher's file.
         teacher_config: Config of the teacher's model.
         preprocessor: Config of the data preprocessor that feeds the teacher.
@@ -57,15 +58,15 @@ def manifest_of(
     """
     return dict(
         version=VERSION,
-        teacher=teacher_sha256,
-        teacher_config=_hash(normalised(teacher_config)),
-        preprocessor=normalised(preprocessor),
-        other_teachers=sorted(other_teachers),
-        pipeline=normalised(pipeline),
-        length=len(dataset),
-        samples=samples_hash(dataset),
         seed=dataset.seed,
         views=dataset.views,
+        teacher=teacher_sha256,
+        teacher_config=_hash(normalised(teacher_config)),
+        other_teachers=sorted(other_teachers),
+        preprocessor=normalised(preprocessor),
+        pipeline=normalised(_inside(pipeline)),
+        length=len(dataset),
+        samples=samples_hash(dataset),
         format=describe(row),
         versions=versions(),
     )
@@ -74,8 +75,7 @@ def manifest_of(
 def normalised(config: Any) -> Any:
     """Return a config as JSON values: sorted, tuples as lists, classes by name, without paths.
 
-    Keys that name folders, file clients or workers are left out: they change no image. Type prefixes
-    are kept.
+    Keys that name folders or file clients are left out: they change no image.
 
     Example:
         >>> normalised(dict(type='Resize', scale=(8, 8), data_root='/data'))
@@ -99,7 +99,7 @@ def normalised(config: Any) -> Any:
 
 _UNIMPORTANT = {
     *('data_root', 'ann_file', 'data_prefix', 'backend_args', 'file_client_args', 'lazy_init'),
-    *('serialize_data', 'metainfo', 'checks', '_scope_', 'init_cfg', 'checkpoint', 'load_from'),
+    *('serialize_data', 'metainfo', 'checks', 'init_cfg', 'checkpoint', 'load_from'),
 }
 
 
@@ -107,7 +107,7 @@ def samples_hash(dataset: ReplayedDataset) -> str:
     """Return a hash of the identities of the samples.
 
     An identity is the id of the image, the last two parts of its path, or its pixels where it is in
-    memory. Of more than 20,000 samples as many are read, evenly spread. A data set without
+    memory. If there are more than 20,000 samples, as many are read, evenly spread. A data set without
     ``get_data_info`` is known by 16 drawn images.
     """
     digest = hashlib.sha256()
@@ -201,10 +201,16 @@ def _difference(key: str, stored: Any, found: Any) -> tuple[str, Any, Any] | Non
     elif isinstance(stored, list) and isinstance(found, list) and len(stored) == len(found):
         pairs = [(f'{key}[{i}]', *pair) for i, pair in enumerate(zip(stored, found, strict=True))]
     else:
-        same = type(stored) is type(found) and stored == found
-        return None if same or stored != stored else (key, stored, found)
+        same = stored == found and isinstance(stored, bool) is isinstance(found, bool)
+        both_nan = stored != stored and found != found
+        return None if same or both_nan else (key, stored, found)
     differences = (_difference(*pair) for pair in pairs)
     return next((one for one in differences if one is not None), None)
+
+
+def _inside(pipeline: Any) -> Any:
+    own = isinstance(pipeline, Mapping) and str(pipeline.get('type')).endswith('ReplayedDataset')
+    return pipeline.get('dataset') if own else pipeline
 
 
 def _identity(info: Any) -> bytes:

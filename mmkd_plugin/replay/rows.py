@@ -32,7 +32,7 @@ class BoxForm:
 
 @dataclass(frozen=True)
 class RowFormat:
-    """What a row holds, and where.
+    """The parts of a row, and their order.
 
     A row is the checksum of the augmented image (4 bytes), then the class scores, then the boxes of
     the locations that are kept, then the features in the order of their taps.
@@ -41,12 +41,12 @@ class RowFormat:
         scores: Class scores: a :class:`LogitCodec` for a classifier, a :class:`DenseCodec` for a
             dense head, None for none.
         features: Shape of each tap, without the batch.
-        dtype: ``'float16'`` or ``'float32'``: of features and boxes.
+        dtype: Type of features and boxes, ``'float16'`` or ``'float32'``.
         strides: (across, down) of each level of a dense head, if it states them.
         boxes: Form of the boxes; None for none.
 
     Attributes:
-        truncation: What the rows that this process packed have lost.
+        truncation: Loss of the rows that this process packed.
 
     Example:
         >>> output = NetworkOutput(ClassScores.of_images(torch.zeros(8, 100)))
@@ -77,15 +77,15 @@ class RowFormat:
         """Return the format for outputs like this one.
 
         Args:
-            output: Of a batch, or of a probe.
+            output: Outputs of a batch, or of a probe.
             dtype: ``'float16'`` or ``'float32'``; the latter returns outputs bit for bit.
             top: Number of class scores that are kept, if there are more than 256.
             locations: Number of locations an image that are kept of a dense head.
             background: Probability from which a location of a dense head is kept.
 
         Raises:
-            ConfigError: If an argument is wrong, or if the outputs depend on the student: regions of
-                two-stage detectors, queries of decoders.
+            ConfigError: If an argument is wrong, or if the outputs depend on the student: regions
+                of two-stage detectors, queries of decoders.
         """
         refuse_shared(output)
         scores = output.scores
@@ -140,8 +140,8 @@ class RowFormat:
         """Return the outputs of a batch as rows (N, row_bytes); see :attr:`truncation`.
 
         Args:
-            output: Of N images.
-            checksums: Of the N augmented images.
+            output: Outputs for N images.
+            checksums: Checksums of the N augmented images.
             also: Mask of locations that other teachers need, (N, A).
 
         Raises:
@@ -179,7 +179,7 @@ class RowFormat:
 
         Args:
             rows: From :meth:`pack`.
-            device: Where the outputs are needed.
+            device: Device of the outputs.
             levels: Levels of the batch of a dense detector. None takes the largest of its images.
 
         Raises:

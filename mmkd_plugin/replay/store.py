@@ -7,6 +7,7 @@ import os
 import uuid
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ class ReplayStore:
     ``rows.bin`` holds the rows. ``marks.bin`` holds four bytes a row: 0, or the CRC-32 of the
     finished row, which is written after the row. So a process that is killed leaves whole rows and
     unmarked ones. A row that a power failure tore does not fit its mark and counts as missing, as
-    does one that two processes wrote differently. Each mark has four bytes of its own, so no process
-    changes the mark of another's row. Both files have their full size on the disk from the start.
+    does one that two processes wrote differently. Each mark has four bytes of its own, so no
+    process changes the mark of another's row. Both files have their full size on the disk from the
+    start.
 
     Rows are read where they are needed; the file is never read whole.
 
@@ -52,8 +54,8 @@ class ReplayStore:
         self._own = f'truncation-{uuid.uuid4().hex}.json'
         mode = 'r+' if writable else 'r'
         shape = (rows, row.row_bytes)
-        self._rows: Bytes = np.memmap(folder / files.ROWS, np.uint8, mode, shape=shape)
-        self._marks: NDArray[np.uint32] = np.memmap(folder / files.MARKS, '<u4', mode, shape=rows)
+        self._rows: Any = np.memmap(folder / files.ROWS, np.uint8, mode, shape=shape)
+        self._marks: Any = np.memmap(folder / files.MARKS, '<u4', mode, shape=rows)
 
     @classmethod
     def open(
@@ -69,8 +71,8 @@ class ReplayStore:
 
         Args:
             folder: Its folder. One that cannot be written is read only.
-            manifest: What must be the same; see :mod:`mmkd_plugin.replay.manifest`.
-            format: What a row holds.
+            manifest: All that must be the same; see :mod:`mmkd_plugin.replay.manifest`.
+            format: Format of a row.
             rows: Number of views times number of images.
             max_bytes: Largest size that is wanted; None for 64 GiB.
             read_only: Whether nothing is written, even where it could be.
@@ -106,11 +108,16 @@ class ReplayStore:
         views: int,
         max_bytes: int | None,
     ) -> None:
-        require_size(row.row_bytes, images, views, max_bytes, files.existing_parent(folder))
         files.make_folder(folder)
         with files.locked(folder):
             if (folder / NAME).exists():  # another process was first
                 return
+            for name in (
+                files.ROWS,
+                files.MARKS,
+            ):  # of a process that was killed while it made them
+                (folder / name).unlink(missing_ok=True)
+            require_size(row.row_bytes, images, views, max_bytes, folder)
             text = arithmetic(row.row_bytes, images, views)
             rows = images * views
             files.allocate(folder / files.MARKS, rows * MARK_BYTES, text)
@@ -169,9 +176,9 @@ class ReplayStore:
 
     @property
     def truncation(self) -> Truncation:
-        """What all rows have lost of the outputs, as far as it was saved by :meth:`flush`.
+        """The loss of all rows against the outputs, as far as :meth:`flush` saved it.
 
-        This process's own is included. A damaged file of another process is left out.
+        The loss of this process is included. A damaged file of another process is left out.
         """
         total = Truncation()
         total.add(self.format.truncation)
@@ -184,11 +191,11 @@ class ReplayStore:
         return total
 
     def flush(self) -> None:
-        """Have the rows written to the disk, and save what they have lost."""
+        """Have the rows written to the disk, and save their loss."""
         if self.read_only:
             return
         for one in (self._rows, self._marks):
-            one.flush()  # type: ignore[attr-defined]
+            one.flush()
         if self.format.truncation.images:
             files.write_json(self.folder / self._own, self.format.truncation.to_json())
 
@@ -208,11 +215,12 @@ class ReplayStore:
 def _reopen(
     folder: Path, manifest: Mapping[str, Any], row: RowFormat, rows: int, writable: bool
 ) -> ReplayStore:
-    return ReplayStore(folder, manifest, row, rows, writable)
+    fresh = replace(row, truncation=Truncation())  # the copied counts are those of the original
+    return ReplayStore(folder, manifest, fresh, rows, writable)
 
 
 def _mark(row: Bytes) -> int:
-    return zlib.crc32(memoryview(row)) or 1  # 0 means unfinished
+    return zlib.crc32(row) or 1  # 0 means unfinished
 
 
 def _writable(folder: Path) -> bool:

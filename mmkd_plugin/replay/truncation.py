@@ -1,4 +1,4 @@
-"""What rows lose of the outputs that they were made from."""
+"""The loss of rows against the outputs that they were made from."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
