@@ -95,9 +95,8 @@ def _leaves(value: Any, kind: type[Any]) -> Iterator[Any]:
             yield from _leaves(inner, kind)
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _form(sample: Any) -> str:

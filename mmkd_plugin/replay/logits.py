@@ -1,6 +1,7 @@
 """Logits as bytes: all of them, or the largest and the mass of the rest."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ class LogitCodec:
         return self.kept * (each + self._index.itemsize) + 4
 
     @property
-    def _index(self) -> np.dtype[np.unsignedinteger]:
+    def _index(self) -> np.dtype[Any]:
         return np.dtype(np.uint16 if self.columns <= 1 << 16 else np.uint32)
 
     def encode(self, logits: Tensor, key: str = 'scores') -> Bytes:

@@ -107,8 +107,8 @@ def samples_hash(dataset: ReplayedDataset) -> str:
     """Return a hash of the identities of the samples.
 
     An identity is the id of the image, the last two parts of its path, or its pixels where it is in
-    memory. If there are more than 20,000 samples, as many are read, evenly spread. A data set without
-    ``get_data_info`` is known by 16 drawn images.
+    memory. If there are more than 20,000 samples, as many are read, evenly spread. A data set
+    without ``get_data_info`` is known by 16 drawn images.
     """
     digest = hashlib.sha256()
     length = len(dataset)

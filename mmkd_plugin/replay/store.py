@@ -52,7 +52,7 @@ class ReplayStore:
         self.read_only = not writable
         self._warned = False
         self._own = f'truncation-{uuid.uuid4().hex}.json'
-        mode = 'r+' if writable else 'r'
+        mode: Any = 'r+' if writable else 'r'
         shape = (rows, row.row_bytes)
         self._rows: Any = np.memmap(folder / files.ROWS, np.uint8, mode, shape=shape)
         self._marks: Any = np.memmap(folder / files.MARKS, '<u4', mode, shape=rows)
@@ -220,7 +220,8 @@ def _reopen(
 
 
 def _mark(row: Bytes) -> int:
-    return zlib.crc32(row) or 1  # 0 means unfinished
+    data: Any = row
+    return zlib.crc32(data) or 1  # 0 means unfinished
 
 
 def _writable(folder: Path) -> bool:

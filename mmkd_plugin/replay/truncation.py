@@ -70,7 +70,7 @@ class Truncation:
         """
         if not isinstance(saved, Mapping):
             raise ValueError('no truncation')
-        kinds = {one.name: type(one.default) for one in fields(cls)}
+        kinds: dict[str, Any] = {one.name: type(one.default) for one in fields(cls)}
         if saved.keys() != kinds.keys():
             raise ValueError('no truncation')
         return cls(**{name: kind(saved[name]) for name, kind in kinds.items()})
