@@ -148,5 +148,5 @@ class ReplayedDataset(Dataset[Any]):
 
 
 def _names(dataset: Any) -> list[str]:
-    skipped = ('Compose', type(dataset).__name__)
-    return [n for n in (type(p).__name__ for p in transforms_of(dataset)) if n not in skipped]
+    names = [type(part).__name__ for part in transforms_of(dataset)]
+    return [name for name in names if name != 'Compose']
