@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import LOOPS as ROOT_LOOPS
@@ -36,7 +37,13 @@ MODELS = Registry(
     ],
 )
 DATASETS = Registry(
-    'dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['mmkd_plugin.datasets']
+    'dataset',
+    parent=ROOT_DATASETS,
+    scope=SCOPE,
+    locations=['mmkd_plugin.datasets', 'mmkd_plugin.replay'],
+)
+DATA_SAMPLERS = Registry(
+    'data sampler', parent=ROOT_DATA_SAMPLERS, scope=SCOPE, locations=['mmkd_plugin.replay']
 )
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['mmkd_plugin.engine.hooks'])
 LOOPS = Registry('loop', parent=ROOT_LOOPS, scope=SCOPE, locations=['mmkd_plugin.engine'])

@@ -1,0 +1,89 @@
+"""The loss of rows against the outputs that they were made from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Truncation:
+    """Differences between class scores and what a row returns of them, measured while writing.
+
+    Args:
+        largest: Largest difference of a probability, at temperature 1.
+        total: Sum of the differences of all probabilities.
+        count: Number of probabilities compared.
+        images: Number of images.
+        images_cut: Number of images with more locations than a row holds.
+        locations: Number of locations at or above ``background``.
+        locations_cut: Number of them that were left out.
+        weight: Sum of their largest probabilities: what foreground weighting is proportional to.
+        weight_cut: The part of it that was left out.
+
+    Example:
+        >>> print(Truncation(largest=2e-4, total=0.01, count=1000, images=10))
+        10 images: probabilities differ by at most 0.0002, by 1e-05 on average
+    """
+
+    largest: float = 0.0
+    total: float = 0.0
+    count: int = 0
+    images: int = 0
+    images_cut: int = 0
+    locations: int = 0
+    locations_cut: int = 0
+    weight: float = 0.0
+    weight_cut: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean difference of a probability."""
+        return self.total / max(self.count, 1)
+
+    def compare(self, expected: Tensor, found: Tensor) -> None:
+        """Add the differences of two tensors of probabilities."""
+        if expected.numel():
+            difference = (expected - found).abs()
+            self.largest = max(self.largest, float(difference.max()))
+            self.total += float(difference.sum(dtype=torch.float64))
+            self.count += difference.numel()
+
+    def add(self, other: 'Truncation') -> None:
+        """Add what another process measured."""
+        for one in fields(self):
+            own, others = getattr(self, one.name), getattr(other, one.name)
+            setattr(self, one.name, max(own, others) if one.name == 'largest' else own + others)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, saved: Any) -> 'Truncation':
+        """Read what :meth:`to_json` returned.
+
+        Raises:
+            ValueError: If it is anything else.
+        """
+        if not isinstance(saved, Mapping):
+            raise ValueError('no truncation')
+        kinds: dict[str, Any] = {one.name: type(one.default) for one in fields(cls)}
+        if saved.keys() != kinds.keys():
+            raise ValueError('no truncation')
+        return cls(**{name: kind(saved[name]) for name, kind in kinds.items()})
+
+    def __str__(self) -> str:
+        text = (
+            f'{self.images:,} images: probabilities differ by at most {self.largest:.2g}, '
+            f'by {self.mean:.2g} on average'
+        )
+        if not self.locations:
+            return text
+        return (
+            f'{text}; {self.locations / max(self.images, 1):.0f} locations an image, '
+            f'{self.locations_cut:,} of {self.locations:,} did not fit into {self.images_cut:,} '
+            f'images, {100 * self.weight_cut / max(self.weight, 1e-30):.2g}% of the weight'
+        )
