@@ -132,6 +132,8 @@ class DenseCodec:
         header = header.reshape(len(data), depth, 4)
         split = 8 * depth + 4
         counts = np.ascontiguousarray(data[:, split - 4 : split]).view('<u4')[:, 0]
+        if (counts > number).any():
+            raise ValueError(f'{counts.max()} of {number} locations')
         stored = np.ascontiguousarray(data[:, split : split + 4 * number]).view('<u4')
         if levels is None:
             largest = header[:, :, :2].max(axis=0).tolist()

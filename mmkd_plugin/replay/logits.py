@@ -31,8 +31,8 @@ def to_bytes(values: Tensor, dtype: str, key: str) -> Bytes:
         raise ConfigError(
             key, 'must output finite numbers', 'Check the teacher and its precision.', found=worst
         )
-    array: Bytes = np.ascontiguousarray(rounded.reshape(len(rounded), -1).numpy())
-    return array.view(np.uint8).reshape(len(array), -1)
+    array: Bytes = np.ascontiguousarray(rounded.flatten(1).numpy())
+    return array.view(np.uint8)
 
 
 def from_bytes(data: Bytes, dtype: str) -> Tensor:
@@ -128,7 +128,7 @@ class LogitCodec:
         classes: Bytes = np.ascontiguousarray(indices.cpu().numpy().astype(self._index))
         parts = [
             to_bytes(values, self.dtype, key),
-            classes.view(np.uint8).reshape(len(classes), -1),
+            classes.view(np.uint8),
             to_bytes(rest.unsqueeze(1), 'float32', key),
         ]
         return np.concatenate(parts, axis=1)

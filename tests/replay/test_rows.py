@@ -315,7 +315,7 @@ def test_dense_row_of_another_number_of_levels_is_an_error() -> None:
 def test_dense_random_bytes_give_a_value_error(seed: int) -> None:
     row = RowFormat.of(dense(), locations=8)
     data = np.random.default_rng(seed).integers(0, 256, (2, row.row_bytes), dtype=np.uint8)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match='of 8 locations'):
         row.unpack(data, levels=LEVELS)
 
 
