@@ -1,6 +1,7 @@
 """How a framework's model is run and read: adapters, taps, teachers."""
 
 from mmkd_plugin.adapters.base import Adapter
+from mmkd_plugin.adapters.build_teachers import build_teacher, build_teachers
 from mmkd_plugin.adapters.classifier import ClassifierAdapter
 from mmkd_plugin.adapters.dense_detector import DenseDetectorAdapter
 from mmkd_plugin.adapters.detector import DetectorAdapter
@@ -12,7 +13,7 @@ from mmkd_plugin.adapters.region_heads import register_region_head
 from mmkd_plugin.adapters.roi_detector import RoIDetectorAdapter
 from mmkd_plugin.adapters.score_readers import register_score_reader
 from mmkd_plugin.adapters.tapped_model import TappedModel
-from mmkd_plugin.adapters.teacher import Teacher, build_teacher, build_teachers
+from mmkd_plugin.adapters.teacher import Teacher
 
 __all__ = [
     'Adapter',

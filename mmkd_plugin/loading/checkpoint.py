@@ -76,6 +76,20 @@ def load_file(path: str, key: str) -> LoadedFile:
     return LoadedFile(content, hashlib.sha256(data).hexdigest())
 
 
+def hash_file(path: str, key: str) -> str:
+    """Return the SHA-256 of a checkpoint, in hexadecimal digits, without loading it.
+
+    Args:
+        path: Path or URL.
+        key: The config key of the path, for messages.
+
+    Raises:
+        ConfigError: If the file is missing.
+    """
+    local = _download(path, key) if urlparse(path).scheme in ('http', 'https') else path
+    return hashlib.sha256(_read(local, key)).hexdigest()
+
+
 def load_weights(
     model: nn.Module,
     path: str,

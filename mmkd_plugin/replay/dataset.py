@@ -1,9 +1,11 @@
 """The data set whose augmentations are numbered: the same view is the same image."""
 
+import copy
 from collections.abc import Mapping
 from operator import index as to_index
 from typing import Any
 
+from mmengine.logging import MessageHub
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from torch.utils.data import Dataset
 
@@ -13,6 +15,15 @@ from mmkd_plugin.replay.checksum import checksum_of, mark
 from mmkd_plugin.replay.refusals import refuse_dataset, transforms_of
 from mmkd_plugin.replay.sampler import ViewIndex
 from mmkd_plugin.replay.seeds import seed_of, seeded
+
+#: Entry of MMEngine's message hub, as the Runner publishes ``dataset_meta``.
+_PUBLISHED = 'replayed_dataset'
+
+
+def current_dataset() -> 'ReplayedDataset | None':
+    """Return the training data set of the run, None if it is no ReplayedDataset."""
+    found = MessageHub.get_current_instance().runtime_info.get(_PUBLISHED)
+    return found if isinstance(found, ReplayedDataset) else None
 
 
 @DATASETS.register_module()
@@ -53,6 +64,8 @@ class ReplayedDataset(Dataset[Any]):
         self.seed = seed
         self.checks = checks
         self.checked = False
+        # A copy: frameworks write into what they build from.
+        self.config = copy.deepcopy(dataset) if isinstance(dataset, Mapping) else None
         self.dataset: Any = (
             ROOT_DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
         )
@@ -68,6 +81,9 @@ class ReplayedDataset(Dataset[Any]):
             self.checked = True
             refuse_dataset(self.dataset)
             self._draw_twice()
+        if not getattr(self.dataset, 'test_mode', False):
+            hub = MessageHub.get_current_instance()
+            hub.update_info(_PUBLISHED, self, resumed=False)  # not saved in checkpoints
 
     def __len__(self) -> int:
         return len(self.dataset)

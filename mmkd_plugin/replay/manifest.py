@@ -60,15 +60,28 @@ def manifest_of(
         version=VERSION,
         seed=dataset.seed,
         views=dataset.views,
-        teacher=teacher_sha256,
-        teacher_config=_hash(normalised(teacher_config)),
+        **teacher_entries(teacher_sha256, teacher_config, preprocessor),
         other_teachers=sorted(other_teachers),
-        preprocessor=normalised(preprocessor),
         pipeline=normalised(_inside(pipeline)),
         length=len(dataset),
         samples=samples_hash(dataset),
         format=describe(row),
         versions=versions(),
+    )
+
+
+def teacher_entries(sha256: str, config: Any, preprocessor: Any) -> dict[str, Any]:
+    """Return the entries of a manifest that are known without the data set.
+
+    Args:
+        sha256: SHA-256 of the teacher's file.
+        config: Config of the teacher's model.
+        preprocessor: Config of the data preprocessor that feeds the teacher.
+    """
+    return dict(
+        teacher=sha256,
+        teacher_config=_hash(normalised(config)),
+        preprocessor=normalised(preprocessor),
     )
 
 

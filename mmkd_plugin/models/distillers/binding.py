@@ -65,7 +65,7 @@ def bind(
         for network in networks:
             _request(network, learners, requests, True, boxes)
     if any(requests.values()):
-        shapes = find_shapes(networks, probe_shape)
+        shapes = _shapes(networks, probe_shape)
         if scores:
             _share_queries(networks, shapes)
         probes = {network: _probe(network, shapes[network]) for network in networks}
@@ -82,6 +82,16 @@ def bind(
                     if request.scores:  # maps have other sizes in training
                         require_effect(method, request, probes[learner.network], teachers)
     return list(requests.values())
+
+
+def _shapes(
+    networks: Sequence[TappedModel], probe_shape: Sequence[int] | None
+) -> dict[TappedModel, Shape]:
+    """Return the input shape of each network; a teacher in a store has those of its probes."""
+    stored = [one for one in networks if isinstance(one, Teacher) and one.stored]
+    shapes = find_shapes([one for one in networks if one not in stored], probe_shape)
+    first = next(iter(shapes.values()))
+    return {**shapes, **dict.fromkeys(stored, first)}
 
 
 def _requests(learner: Learner, probe_shape: Sequence[int] | None) -> dict[str, Requests]:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.base import Adapter
+from mmkd_plugin.adapters.build_teachers import build_teachers
 from mmkd_plugin.adapters.compat import meta_of_data, require_names_of_data
 from mmkd_plugin.adapters.dry_run import REFUSALS
 from mmkd_plugin.adapters.tapped_model import TappedModel
-from mmkd_plugin.adapters.teacher import Teacher, build_teachers
+from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError, no_nan, non_negative_number
 from mmkd_plugin.loading.build import build_network, student_config
 from mmkd_plugin.loading.run_record import RunRecord
@@ -130,7 +131,8 @@ class Distiller(TransparentModel):
                 'Use methods on taps alone, or a weight as small as you like.',
                 found=self.task_weight,
             )
-        others = [teacher.data_preprocessor for teacher in self.teachers]
+        run = self.data_preprocessor
+        others = [run if teacher.stored else teacher.data_preprocessor for teacher in self.teachers]
         self.data_preprocessor, self._input_of = share_inputs(self.data_preprocessor, others)
 
     def forward(

@@ -6,10 +6,11 @@ from typing import Any
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from mmkd_plugin.adapters.build_teachers import build_teacher
 from mmkd_plugin.adapters.maps import as_maps, from_map
 from mmkd_plugin.adapters.probe import find_shape
 from mmkd_plugin.adapters.replaced import replaced
-from mmkd_plugin.adapters.teacher import Teacher, build_teacher
+from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError, no_nan, one_of
 from mmkd_plugin.loading.run_record import RunRecord
 from mmkd_plugin.models.connectors import Paraphraser
