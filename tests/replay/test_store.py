@@ -303,6 +303,15 @@ def test_disk_that_becomes_full_leaves_no_file_and_is_an_error(
     assert opened(tmp_path).finished == 0
 
 
+def test_file_that_may_not_be_so_large_is_an_error_of_a_real_process(tmp_path: Path) -> None:
+    queue = SPAWN.Queue()
+    other = process(stores.open_with_small_files, str(tmp_path), 500, 50_000, queue)
+    text = queue.get(timeout=120)
+    other.join()
+    assert 'ConfigError' in text and '104 kB' in text and 'File too large' in text
+    assert not list(tmp_path.glob('*.bin'))
+
+
 def test_files_have_their_blocks_before_the_first_write(tmp_path: Path) -> None:
     opened(tmp_path, rows=20_000)
     for name, size in (('rows.bin', 20_000 * 204), ('marks.bin', 20_000 * 4)):
