@@ -149,6 +149,7 @@ class RowFormat:
                 or too large for float16.
         """
         refuse_shared(output)
+        output = output.detach()
         checks: Bytes = np.ascontiguousarray(checksums, '<u4')[:, None].view(np.uint8)
         blocks = [checks]
         self.truncation.images += len(checks)

@@ -230,8 +230,11 @@ def test_row_of_a_real_detector_teaches_as_the_detector_does(family: str) -> Non
         image[:, : one.shape[1]] = one / 255
     output = tapped.observe(images, data_samples=raw['data_samples'])
     assert output.scores is not None and output.boxes is not None
-    background = float(output.scores.confidence().median())  # untrained: half of the locations
+    background = float(
+        output.scores.detach().confidence().median()
+    )  # untrained: half of the locations
     row = RowFormat.of(output, 'float32', locations=999, background=background)
+    assert output.scores.logits.requires_grad  # a network that is not frozen is stored as well
     found = row.unpack(row.pack(output, checks(2)))[0]
     assert found.scores is not None and found.boxes is not None
     assert str(found.scores) == str(output.scores) and str(found.boxes) == str(output.boxes)
@@ -241,7 +244,8 @@ def test_row_of_a_real_detector_teaches_as_the_detector_does(family: str) -> Non
     assert torch.equal(found.scores.logits[kept], output.scores.logits[kept])
     assert torch.equal(found.boxes.values[kept], output.boxes.values[kept])
     weigh = LocationWeights(background=background)
-    expected, stored = (score_rows(output, [one], weigh) for one in (output, found))
+    student = output.detach()
+    expected, stored = (score_rows(student, [one], weigh) for one in (output, found))
     assert torch.equal(stored.teachers, expected.teachers)
     assert torch.equal(stored.weights, expected.weights)  # type: ignore[arg-type]
 

@@ -106,6 +106,23 @@ def test_row_that_a_power_failure_tore_is_missing_and_can_be_written_again(
     assert store.read(EVERY)[0].all()
 
 
+def test_mark_is_written_after_its_row(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    order = []
+
+    class Watched:
+        def __init__(self, name: str, array: Any) -> None:
+            self.name, self.array = name, array
+
+        def __setitem__(self, rows: Any, values: Any) -> None:
+            order.append(self.name)
+            self.array[rows] = values
+
+    store._rows, store._marks = Watched('row', store._rows), Watched('mark', store._marks)
+    store.write(EVERY, content(EVERY))
+    assert order == ['row', 'mark']
+
+
 def test_store_is_not_read_whole(tmp_path: Path) -> None:
     store = opened(tmp_path, rows=1_000_000)
     before = _resident()
