@@ -310,8 +310,9 @@ def test_dense_row_that_is_full_keeps_the_most_confident_and_counts_the_rest(
     assert f'{lost.locations_cut:,} of {lost.locations:,} did not fit into 3 images' in str(lost)
 
 
-def test_dense_row_without_any_location_is_background() -> None:
-    output = dense(offset=-40.0)
+@pytest.mark.parametrize('boxes', [0, 1, 7])
+def test_dense_row_without_any_location_is_background(boxes: int) -> None:
+    output = dense(offset=-40.0, boxes=boxes)
     row = RowFormat.of(output, locations=8)
     found = row.unpack(row.pack(output, checks(3)))[0].scores
     assert found is not None and float(found.confidence().max()) < 1e-20
