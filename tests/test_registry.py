@@ -19,7 +19,7 @@ def output_of(code: str) -> str:
 
 _PREFIXED = """
 import sys
-from mmengine.registry import DATASETS, HOOKS, MODELS, DefaultScope
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS, DefaultScope
 import {host}.registry as host
 DefaultScope.get_instance("run", scope_name="{host}")
 assert not any(name.startswith("mmkd_plugin") for name in sys.modules)
@@ -31,6 +31,9 @@ with HOOKS.switch_scope_and_registry(None) as registry:
     print(registry.get("mmkd_plugin.SaveStudent").__name__)
 with DATASETS.switch_scope_and_registry(None) as registry:
     print(registry.get("mmkd_plugin.Digits").__name__)
+    print(registry.get("mmkd_plugin.ReplayedDataset").__name__)
+with DATA_SAMPLERS.switch_scope_and_registry(None) as registry:
+    print(registry.get("mmkd_plugin.ReplaySampler").__name__)
 for registry in (MODELS, HOOKS, DATASETS, host.MODELS, host.HOOKS, host.DATASETS):
     kinds = registry.module_dict.items()
     ours = [name for name, kind in kinds if kind.__module__.startswith("mmkd_plugin")]
@@ -45,7 +48,10 @@ def test_registry_of_a_framework_with_our_prefix_finds_classes_and_receives_none
     host: str,
 ) -> None:
     found = output_of(_PREFIXED.format(host=host))
-    assert found.split() == ['Distiller', 'CifarResNet', 'SaveStudent', 'Digits']
+    assert found.split() == [
+        *('Distiller', 'CifarResNet', 'SaveStudent', 'Digits'),
+        *('ReplayedDataset', 'ReplaySampler'),
+    ]
 
 
 def test_custom_imports_of_the_package_import_no_framework() -> None:

@@ -2,10 +2,11 @@
 
 from mmkd_plugin.replay.checksum import replayed_rows
 from mmkd_plugin.replay.dataset import ReplayedDataset
+from mmkd_plugin.replay.dense import suggested_locations, teaching_locations
 from mmkd_plugin.replay.describe import describe, described
 from mmkd_plugin.replay.manifest import manifest_of, read_manifest
-from mmkd_plugin.replay.refusals import refuse_batch_augments, refuse_switches
-from mmkd_plugin.replay.rows import RowFormat, refuse_shared
+from mmkd_plugin.replay.refusals import refuse_batch_augments, refuse_shared, refuse_switches
+from mmkd_plugin.replay.rows import RowFormat
 from mmkd_plugin.replay.sampler import ReplaySampler, ViewIndex
 from mmkd_plugin.replay.store import ReplayStore
 from mmkd_plugin.replay.truncation import Truncation
@@ -25,4 +26,6 @@ __all__ = [
     'refuse_shared',
     'refuse_switches',
     'replayed_rows',
+    'suggested_locations',
+    'teaching_locations',
 ]

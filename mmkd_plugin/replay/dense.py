@@ -191,6 +191,19 @@ class DenseCodec:
         return header.reshape(count, -1)
 
 
+def teaching_locations(teachers: Sequence[ClassScores], background: float) -> Tensor:
+    """Return the mask of the locations that any of several teachers needs, (N, A).
+
+    Args:
+        teachers: Class scores of one layout.
+        background: Probability from which a location is kept.
+    """
+    confidence = torch.stack([one.confidence() for one in teachers]).amax(dim=0)
+    valid = [one.valid for one in teachers if one.valid is not None]
+    wanted = confidence >= background
+    return wanted & valid[0] if valid else wanted
+
+
 def suggested_locations(counts: Sequence[int]) -> int:
     """Return a number of locations for which rows are made, from those that images had.
 

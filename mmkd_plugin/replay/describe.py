@@ -5,9 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.replay.box_rows import BoxForm
 from mmkd_plugin.replay.dense import DenseCodec
 from mmkd_plugin.replay.logits import LogitCodec
-from mmkd_plugin.replay.rows import BoxForm, RowFormat
+from mmkd_plugin.replay.rows import RowFormat
 
 
 def describe(row: RowFormat) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.outputs import NetworkOutput
 
 #: Attributes in which transforms keep results of earlier samples.
 _CACHES = ('results_cache', 'cached_results')
@@ -113,6 +114,24 @@ def refuse_switches(hooks: Iterable[Any]) -> None:
                 'Leave the hook out, or train the two parts as two runs with two caches.',
                 found=min(names),
             )
+
+
+def refuse_shared(output: NetworkOutput) -> None:
+    """Refuse class scores at locations that the student decides.
+
+    Raises:
+        ConfigError: If they are at regions of a two-stage detector, or at the queries of a decoder.
+    """
+    scores = output.scores
+    if scores is None or not (scores.rois or scores.queries):
+        return
+    what = 'regions of the student' if scores.rois else 'queries that all networks share'
+    raise ConfigError(
+        'replay',
+        f'cannot store class scores at {what}: they change while the student learns',
+        'Leave replay out of this teacher, or request features alone.',
+        found=str(scores),
+    )
 
 
 def _own(part: Any) -> Mapping[str, Any]:

@@ -13,21 +13,13 @@ from torch import Tensor
 from mmkd_plugin.boxes import Levels
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import BoxOutputs, ClassScores, NetworkOutput
+from mmkd_plugin.replay.box_rows import BoxForm
 from mmkd_plugin.replay.dense import DenseCodec
 from mmkd_plugin.replay.logits import DTYPES, Bytes, LogitCodec, from_bytes, to_bytes
+from mmkd_plugin.replay.refusals import refuse_shared
 from mmkd_plugin.replay.truncation import Truncation
 
 Strides = tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class BoxForm:
-    """How the boxes of a dense head are coded; see :class:`~mmkd_plugin.boxes.BoxOutputs`."""
-
-    kind: str
-    bins: int = 1
-    coding: str = ''
-    priors: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,10 +88,7 @@ class RowFormat:
                 anchors = tuple(level[2] for level in scores.levels)
                 codec = DenseCodec(codec, anchors, locations, background, scores.background)
         shapes = {tap: tuple(value.shape[1:]) for tap, value in output.features.items()}
-        form = None
-        if output.boxes is not None:
-            boxes = output.boxes
-            form = BoxForm(boxes.kind, boxes.bins, boxes.coding, boxes.priors)
+        form = None if output.boxes is None else BoxForm.of(output.boxes)
         return cls(codec, shapes, dtype, scores.strides if scores else (), form)
 
     def __post_init__(self) -> None:
@@ -115,7 +104,7 @@ class RowFormat:
         if self.scores is not None:
             found['scores'] = self.scores.nbytes
         if self.boxes is not None:
-            found['boxes'] = self._locations * self._box_bytes
+            found['boxes'] = self._locations * self.boxes.nbytes(self.dtype)
         for tap, shape in self.features.items():
             found[f'features.{tap}'] = math.prod(shape) * self._item
         return found
@@ -149,6 +138,7 @@ class RowFormat:
                 or too large for float16.
         """
         refuse_shared(output)
+        output = output.detach()
         checks: Bytes = np.ascontiguousarray(checksums, '<u4')[:, None].view(np.uint8)
         blocks = [checks]
         self.truncation.images += len(checks)
@@ -157,7 +147,8 @@ class RowFormat:
             block, chosen = self.scores.encode(scores, self.truncation, also)
             blocks.append(block)
             if self.boxes is not None:
-                blocks.append(self._box_block(_present(output.boxes, 'boxes'), chosen))
+                boxes = _present(output.boxes, 'boxes')
+                blocks.append(self.boxes.encode(boxes, chosen, self.dtype))
         elif self.scores is not None:
             blocks.append(self._image_block(_present(output.scores, 'scores'), self.scores))
         for tap, shape in self.features.items():
@@ -203,8 +194,8 @@ class RowFormat:
                 logits.to(device), codec.activation, background, sizes, (), valid, self.strides
             )
             if self.boxes is not None:
-                values = self._box_values(blocks['boxes'], chosen, logits.shape[1]).to(device)
                 form = self.boxes
+                values = form.decode(blocks['boxes'], chosen, sizes, self.dtype).to(device)
                 boxes = BoxOutputs(values, form.kind, form.coding, form.priors, sizes, valid)
         elif self.scores is not None:
             logits = self.scores.decode(blocks['scores']).to(device)
@@ -225,10 +216,6 @@ class RowFormat:
     def _locations(self) -> int:
         return self.scores.locations if isinstance(self.scores, DenseCodec) else 0
 
-    @property
-    def _box_bytes(self) -> int:
-        return 4 * self.boxes.bins * self._item if self.boxes is not None else 0
-
     def _image_block(self, scores: ClassScores, codec: LogitCodec) -> Bytes:
         if not scores.per_image or scores.logits.shape[-1] != codec.columns:
             raise ConfigError(
@@ -239,43 +226,6 @@ class RowFormat:
             found = codec.probabilities(codec.decode(block))
             self.truncation.compare(codec.probabilities(scores.logits[:, 0]), found)
         return block
-
-    def _box_block(self, boxes: BoxOutputs, chosen: NDArray[np.int64]) -> Bytes:
-        images, columns = (chosen >= 0).nonzero()
-        places = torch.from_numpy(chosen[images, columns]).to(boxes.values.device)
-        values = boxes.values.detach()[torch.from_numpy(images).to(places.device), places]
-        block = np.zeros((*chosen.shape, self._box_bytes), np.uint8)
-        block[images, columns] = to_bytes(values, self.dtype, 'boxes')
-        return block.reshape(len(block), -1)
-
-    def _box_values(self, block: Bytes, chosen: NDArray[np.int64], total: int) -> Tensor:
-        assert self.boxes is not None
-        bins = (self.boxes.bins,) if self.boxes.bins > 1 else ()
-        values = torch.zeros(len(block), total, 4, *bins)
-        images, columns = (chosen >= 0).nonzero()
-        data = block.reshape(*chosen.shape, -1)[images, columns]
-        places = torch.from_numpy(chosen[images, columns])
-        found = from_bytes(data, self.dtype).reshape(-1, 4, *bins)
-        values[torch.from_numpy(images), places] = found
-        return values
-
-
-def refuse_shared(output: NetworkOutput) -> None:
-    """Refuse class scores at locations that the student decides.
-
-    Raises:
-        ConfigError: If they are at regions of a two-stage detector, or at the queries of a decoder.
-    """
-    scores = output.scores
-    if scores is None or not (scores.rois or scores.queries):
-        return
-    what = 'regions of the student' if scores.rois else 'queries that all networks share'
-    raise ConfigError(
-        'replay',
-        f'cannot store class scores at {what}: they change while the student learns',
-        'Leave replay out of this teacher, or request features alone.',
-        found=str(scores),
-    )
 
 
 def _present(value: Any, name: str) -> Any:

@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.replay.box_rows import BoxForm
 from mmkd_plugin.replay.dense import DenseCodec
 from mmkd_plugin.replay.logits import LogitCodec
-from mmkd_plugin.replay.rows import BoxForm, RowFormat
+from mmkd_plugin.replay.rows import RowFormat
 
 #: Bytes a row beside the row: its mark.
 MARK_BYTES = 4

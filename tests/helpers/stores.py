@@ -1,6 +1,7 @@
 """Stores of small rows, and processes that fill them."""
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -71,6 +72,16 @@ def open_and_report(folder: str, rows: int, queue: Any) -> None:
         queue.put('')
     except Exception as error:
         queue.put(repr(error))
+
+
+def open_with_small_files(folder: str, rows: int, limit: int, queue: Any) -> None:
+    """Open a store in a process that may write files of ``limit`` bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        opened(Path(folder), rows)
+        queue.put('')
+    except Exception as error:
+        queue.put(f'{type(error).__name__} {error}')
 
 
 def read_as_nobody(folder: str, rows: int, queue: Any) -> None:

@@ -87,6 +87,26 @@ def test_draws_of_a_data_set_come_from_three_generators_which_are_restored() -> 
     assert all(len({one[channel] for one in drawn}) > 100 for channel in range(3))
 
 
+def test_view_of_a_broken_image_is_always_the_same_other_image() -> None:
+    config = views.noise_images(lazy_init=True)
+    whole = ReplayedDataset(views.noise_images(), views=3)
+    dataset = ReplayedDataset(config, views=3)
+    dataset.dataset.pipeline = _Drops(dataset.pipeline)
+    found = {(v, n): pixels(dataset, 5, v) for v in range(3) for n in range(2)}
+    assert all(found[v, 0] == found[v, 1] != pixels(whole, 5, v) for v in range(3))
+    assert pixels(dataset, 6, 0) == pixels(whole, 6, 0)
+
+
+class _Drops:
+    """Finds no image in sample 5, as a damaged file does."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+
+    def __call__(self, info: dict[str, Any]) -> Any:
+        return None if info['sample_idx'] == 5 else self.pipeline(info)
+
+
 def test_states_are_restored_after_a_data_set_raises() -> None:
     dataset = ReplayedDataset(views.Draws(fail=3), checks=0)
     state = random.getstate()

@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import detection as small
 from helpers.errors import raises_config_error
 
+from mmkd_plugin.adapters import TappedModel
 from mmkd_plugin.boxes import BoxOutputs, Levels
 from mmkd_plugin.models.methods.location_weights import LocationWeights
 from mmkd_plugin.outputs import ClassScores, NetworkOutput, score_rows
 from mmkd_plugin.replay import RowFormat, describe, described, refuse_shared
-from mmkd_plugin.replay.dense import DenseCodec, suggested_locations
+from mmkd_plugin.replay.dense import DenseCodec, suggested_locations, teaching_locations
 from mmkd_plugin.replay.logits import LogitCodec
 from mmkd_plugin.replay.sizes import usual_rows
 
@@ -197,9 +199,9 @@ def test_foreground_weighting_of_rows_is_that_of_the_outputs_bit_for_bit(activat
 
 def test_dense_rows_of_several_teachers_keep_the_locations_of_all() -> None:
     student, *teachers = (dense(seed=seed, offset=-5.0) for seed in range(3))
-    confidence = [one.scores.confidence() for one in teachers]  # type: ignore[union-attr]
-    also = torch.stack(confidence).amax(dim=0) >= 0.05
-    assert any(bool(((own < 0.05) & also).any()) for own in confidence)
+    scores = [one.scores for one in teachers if one.scores is not None]
+    also = teaching_locations(scores, 0.05)
+    assert all(bool(((own.confidence() < 0.05) & also).any()) for own in scores)
     stored = []
     for one in teachers:
         row = RowFormat.of(one, dtype='float32', locations=size(LEVELS))
@@ -208,6 +210,44 @@ def test_dense_rows_of_several_teachers_keep_the_locations_of_all() -> None:
     expected, found = (score_rows(student, every, weigh) for every in (teachers, stored))
     assert torch.equal(found.teachers, expected.teachers)
     assert torch.equal(found.weights, expected.weights)  # type: ignore[arg-type]
+
+
+def test_teaching_locations_lie_inside_the_images() -> None:
+    output = dense(valid=True, offset=0.0)
+    assert output.scores is not None and output.scores.valid is not None
+    found = teaching_locations([output.scores, output.scores], 0.05)
+    assert 0 < found.sum() < (output.scores.confidence() >= 0.05).sum()
+    assert not (found & ~output.scores.valid).any()
+
+
+@pytest.mark.parametrize('family', ['gfl', 'retinanet', 'yolox'])
+def test_row_of_a_real_detector_teaches_as_the_detector_does(family: str) -> None:
+    tapped = TappedModel(small.network(small.detector(family)).eval(), 'teacher')
+    tapped.request(['neck[0]'], scores=True, boxes=True)
+    raw = small.batch_for(family)
+    images = torch.zeros(2, 3, 96, 96)
+    for image, one in zip(images, raw['inputs'], strict=True):
+        image[:, : one.shape[1]] = one / 255
+    output = tapped.observe(images, data_samples=raw['data_samples'])
+    assert output.scores is not None and output.boxes is not None
+    background = float(
+        output.scores.detach().confidence().median()
+    )  # untrained: half of the locations
+    row = RowFormat.of(output, 'float32', locations=999, background=background)
+    assert output.scores.logits.requires_grad  # a network that is not frozen is stored as well
+    found = row.unpack(row.pack(output, checks(2)))[0]
+    assert found.scores is not None and found.boxes is not None
+    assert str(found.scores) == str(output.scores) and str(found.boxes) == str(output.boxes)
+    assert found.boxes.layout == output.boxes.layout
+    assert torch.equal(found.features['neck[0]'], output.features['neck[0]'])
+    kept = teaching_locations([output.scores], background)
+    assert torch.equal(found.scores.logits[kept], output.scores.logits[kept])
+    assert torch.equal(found.boxes.values[kept], output.boxes.values[kept])
+    weigh = LocationWeights(background=background)
+    student = output.detach()
+    expected, stored = (score_rows(student, [one], weigh) for one in (output, found))
+    assert torch.equal(stored.teachers, expected.teachers)
+    assert torch.equal(stored.weights, expected.weights)  # type: ignore[arg-type]
 
 
 def test_dense_row_in_another_batch_keeps_level_row_and_column() -> None:
@@ -270,8 +310,9 @@ def test_dense_row_that_is_full_keeps_the_most_confident_and_counts_the_rest(
     assert f'{lost.locations_cut:,} of {lost.locations:,} did not fit into 3 images' in str(lost)
 
 
-def test_dense_row_without_any_location_is_background() -> None:
-    output = dense(offset=-40.0)
+@pytest.mark.parametrize('boxes', [0, 1, 7])
+def test_dense_row_without_any_location_is_background(boxes: int) -> None:
+    output = dense(offset=-40.0, boxes=boxes)
     row = RowFormat.of(output, locations=8)
     found = row.unpack(row.pack(output, checks(3)))[0].scores
     assert found is not None and float(found.confidence().max()) < 1e-20

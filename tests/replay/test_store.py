@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,23 @@ def test_row_that_a_power_failure_tore_is_missing_and_can_be_written_again(
     assert store.read(EVERY)[0].all()
 
 
+def test_mark_is_written_after_its_row(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    order = []
+
+    class Watched:
+        def __init__(self, name: str, array: Any) -> None:
+            self.name, self.array = name, array
+
+        def __setitem__(self, rows: Any, values: Any) -> None:
+            order.append(self.name)
+            self.array[rows] = values
+
+    store._rows, store._marks = Watched('row', store._rows), Watched('mark', store._marks)
+    store.write(EVERY, content(EVERY))
+    assert order == ['row', 'mark']
+
+
 def test_store_is_not_read_whole(tmp_path: Path) -> None:
     store = opened(tmp_path, rows=1_000_000)
     before = _resident()
@@ -188,7 +206,6 @@ def test_store_in_another_process_or_a_copy_maps_the_same_files(tmp_path: Path) 
         assert store.read(EVERY[:4])[0].tolist() == [True, True, True, False]
         store.write(EVERY[:4], content(EVERY[:4], salt=1))
         assert other.read(EVERY[3:4])[0].all()
-        shutil.copy(tmp_path / 'marks.bin', tmp_path / 'copy.bin')
         store._marks[:] = 0
 
 
@@ -197,18 +214,17 @@ def test_store_in_another_process_or_a_copy_maps_the_same_files(tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason='only root may become another user')
-def test_store_without_the_right_to_write_is_read_only(tmp_path: Path) -> None:
-    store = opened(tmp_path)
-    store.write(EVERY[:200], content(EVERY[:200]))
-    for one in tmp_path.iterdir():
-        one.chmod(0o444)
-    tmp_path.chmod(0o555)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(0o755)
-    queue = SPAWN.Queue()
-    other = process(stores.read_as_nobody, str(tmp_path), 500, queue)
-    assert queue.get(timeout=120) == (True, 200, True)
-    other.join()
+def test_store_without_the_right_to_write_is_read_only() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's folders are root's alone
+        folder = Path(name)
+        opened(folder).write(EVERY[:200], content(EVERY[:200]))
+        for one in folder.iterdir():
+            one.chmod(0o444)
+        folder.chmod(0o555)
+        queue = SPAWN.Queue()
+        other = process(stores.read_as_nobody, name, 500, queue)
+        assert queue.get(timeout=120) == (True, 200, True)
+        other.join()
 
 
 @pytest.mark.parametrize('finished', [0, 200, 500])
@@ -302,6 +318,15 @@ def test_disk_that_becomes_full_leaves_no_file_and_is_an_error(
     assert not list(tmp_path.glob('*.bin')) and not (tmp_path / 'manifest.json').exists()
     monkeypatch.undo()
     assert opened(tmp_path).finished == 0
+
+
+def test_file_that_may_not_be_so_large_is_an_error_of_a_real_process(tmp_path: Path) -> None:
+    queue = SPAWN.Queue()
+    other = process(stores.open_with_small_files, str(tmp_path), 500, 50_000, queue)
+    text = queue.get(timeout=120)
+    other.join()
+    assert 'ConfigError' in text and '104 kB' in text and 'File too large' in text
+    assert not list(tmp_path.glob('*.bin'))
 
 
 def test_files_have_their_blocks_before_the_first_write(tmp_path: Path) -> None:
