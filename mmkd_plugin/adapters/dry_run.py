@@ -31,13 +31,19 @@ def unchanged(model: nn.Module, training: bool = False) -> Iterator[None]:
     """Put a model in a mode while the body runs, without gradients; restore all it changes.
 
     Modes, buffers such as BatchNorm statistics, and the random states of Python, NumPy and torch
-    are restored.
+    are restored. Parts that a forward adds are removed: they would change the order in which
+    ``init_weights`` draws (DDQ DETR).
 
     Args:
         model: The network.
         training: Whether it runs in training mode.
     """
     modes = {module: module.training for module in model.modules()}
+    parts = [
+        (own, dict(own))
+        for module in modes
+        for own in (module._modules, module._parameters, module._buffers)
+    ]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training else []
     own_states = random.getstate(), np.random.get_state()
     model.train(training)
@@ -45,6 +51,9 @@ def unchanged(model: nn.Module, training: bool = False) -> Iterator[None]:
         with torch.random.fork_rng(devices=_cuda_devices(model)), torch.no_grad():
             yield
     finally:
+        for own, content in parts:
+            own.clear()
+            own.update(content)  # type: ignore[arg-type]
         for module, mode in modes.items():
             module.training = mode
         with torch.no_grad():

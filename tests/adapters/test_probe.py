@@ -50,6 +50,31 @@ def test_dry_run_of_a_network_that_draws_keeps_the_random_state() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+class Growing(nn.Module):
+    """It takes in a part of another module in its forward, as DDQ's decoder does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+        self.body = nn.Identity()
+
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor') -> Tensor:
+        self.body.branch = self.head
+        self.body.register_buffer('grid', torch.zeros(2))
+        self.body.scale = nn.Parameter(torch.ones(1))
+        return self.head(inputs.mean((2, 3)))
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_dry_run_removes_what_a_forward_adds_to_the_module_tree(training: bool) -> None:
+    network = TappedModel(Growing(), 'student')
+    network.request(['head'])
+    names = list(network.model.state_dict())
+    dry_run(network, (3, 4, 4), training)
+    assert list(network.model.state_dict()) == names
+    assert list(network.model.body.children()) == []
+
+
 def test_dry_run_failure_restores_the_modes() -> None:
     model = tiny.network(tiny.classifier()).train()
     with pytest.raises(RuntimeError):
