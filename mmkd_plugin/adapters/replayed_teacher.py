@@ -95,10 +95,9 @@ class ReplayedTeacher(Teacher):
         self.adapter = StoredAdapter(self._probes.task, self._format.scores is not None)
         assert self._saved is not None
         with config_key(self.replay_key):
-            self._require_settings(self._format)
-            require_same_manifest(
-                self._saved, {**self._saved, **teacher_entries(*self._identity())}
-            )
+            self.settings.require_same(self._format)
+            wanted = teacher_entries(*self._identity())
+            require_same_manifest(self._saved, {**self._saved, **wanted})
 
     def load(self) -> None:
         """Build the network and load its weights, if only its store was used so far."""

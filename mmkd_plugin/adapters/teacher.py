@@ -67,7 +67,8 @@ class Teacher(TappedModel):
         config = network_config(model, f'{key}.model', cfg_options, run_preprocessor)
         if data_preprocessor is not None:
             config.data_preprocessor = ConfigDict(data_preprocessor)
-        network = build_network(config, f'{key}.model')
+        with torch.random.fork_rng(devices=[]):  # connectors draw the same with a stored teacher
+            network = build_network(config, f'{key}.model')
         self.sha256, self.classes = load_weights(
             network, checkpoint, f'{key}.checkpoint', checkpoint_key, checkpoint_prefix
         )
