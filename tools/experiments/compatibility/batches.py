@@ -99,9 +99,7 @@ def _detection(model: Any, side: int) -> dict[str, Any]:
             labels=torch.zeros(0, dtype=torch.long),
             masks=BitmapMasks(np.zeros((0, side, side), dtype=np.uint8), side, side),
         )
-        sample.proposals = InstanceData(
-            bboxes=HorizontalBoxes(boxes.repeat(8, 1) + torch.arange(16.0)[:, None] % 5)
-        )
+        sample.proposals = InstanceData(bboxes=boxes.repeat(8, 1) + torch.arange(16.0)[:, None] % 5)
         sample.gt_sem_seg = PixelData(sem_seg=semantic)
         samples.append(sample)
         images.append(_image(index, side, 3))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.hub import get_config
+from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
 HOSTS = ('mmpretrain', 'mmdet')
@@ -43,7 +43,7 @@ def families(hosts: tuple[str, ...] = HOSTS) -> list[Family]:
     """Return all families of the installed hosts."""
     found = []
     for host in hosts:
-        root = Path(get_installed_path(host)) / '.mim' / 'configs'
+        root = installed(host) / 'configs'
         for folder in sorted(path for path in root.iterdir() if path.is_dir()):
             names = [
                 path.relative_to(root).as_posix()
@@ -73,9 +73,14 @@ def size_of(name: str) -> tuple[float, int, str]:
     return size, len(stem), name
 
 
+def installed(host: str) -> Path:
+    """Return the folder to which paths inside the host's configs are relative."""
+    return Path(get_installed_path(host)) / '.mim'
+
+
 def model_of(host: str, config: str) -> Any:
     """Return the model dict of a stock config, without pretrained weights, in its host's scope."""
-    cfg = get_config(f'{host}::{config}')
+    cfg = Config.fromfile(installed(host) / 'configs' / config)
     model = cfg.get('model')
     if model is None:
         return None
@@ -92,7 +97,7 @@ def model_of(host: str, config: str) -> Any:
 def _without_weights(config: Any) -> None:
     """Remove the files of pretrained weights from a config, in place."""
     if isinstance(config, dict):
-        for name in ('init_cfg', 'pretrained', 'load_from'):
+        for name in ('init_cfg', 'pretrained', 'load_from', 'teacher_ckpt'):
             value = config.get(name)
             if isinstance(value, str) or (
                 isinstance(value, dict) and value.get('type') == 'Pretrained'

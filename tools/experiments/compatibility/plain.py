@@ -64,12 +64,11 @@ def teacher_file(plain: nn.Module, folder: Path) -> str:
     """Save the model with other weights: those of a trained teacher, as far as a step can tell."""
     generator = torch.Generator().manual_seed(_SEED)
     state = plain.state_dict()
-    for name, value in state.items():
-        if value.is_floating_point() and not name.endswith('running_var'):
+    for name, value in plain.named_parameters():
+        if value.is_floating_point() and value.numel() > 1:
             # A tenth of its own spread: the outputs of very deep networks stay finite.
-            spread = float(value.std()) / 10 if value.numel() > 1 else 0.0
             noise = torch.randn(value.shape, generator=generator)
-            state[name] = value + (spread or 0.02) * noise
+            state[name] = value.detach() + 0.1 * float(value.detach().std()) * noise
     path = folder / 'teacher.pth'
     torch.save(dict(state_dict=state), path)
     return str(path)

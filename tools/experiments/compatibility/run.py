@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.compatibility.families import Family
+from experiments.compatibility.families import Family, installed
 from experiments.compatibility.rows import Row, try_family
 from experiments.compatibility.trial import METHODS, NOT_PLAIN
 
@@ -98,6 +98,7 @@ def _child(family: Family, sender: Any) -> None:
     with open(os.devnull, 'w') as nothing:  # the hosts print and log at every build
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
+    os.chdir(installed(family.host))  # some configs name files beside it
     try:
         rows = list(try_family(family))
     except BaseException as error:
