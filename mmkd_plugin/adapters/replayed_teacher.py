@@ -1,7 +1,6 @@
 """A teacher whose outputs are stored: it runs once for each view of an image, or not at all."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from mmkd_plugin.adapters.base import Adapter
 from mmkd_plugin.adapters.compat import ClassMap
 from mmkd_plugin.adapters.dry_run import IMAGES
 from mmkd_plugin.adapters.probe import TeacherProbe, probe_network
+from mmkd_plugin.adapters.stored_network import StoredAdapter, StoredProbe
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.taps import Tap
 from mmkd_plugin.adapters.teacher import Teacher
@@ -31,7 +30,7 @@ from mmkd_plugin.replay.manifest import (
     teacher_entries,
 )
 from mmkd_plugin.replay.probes import StoredProbes
-from mmkd_plugin.replay.rows import refuse_shared
+from mmkd_plugin.replay.refusals import refuse_shared
 from mmkd_plugin.replay.settings import ReplaySettings
 from mmkd_plugin.replay.store import ReplayStore
 
@@ -62,10 +61,11 @@ class ReplayedTeacher(Teacher):
         self.folder = Path(self.settings.path)
         self._store: ReplayStore | None = None
         self._checked = False
+        self._written = 0
         with config_key(self.replay_key):
             self._saved = read_manifest(self.folder)
-        self._format = None if self._saved is None else described(self._saved['format'])
-        self._probes = StoredProbes(self.folder)
+            self._format = None if self._saved is None else described(self._saved.get('format'))
+            self._probes = StoredProbes(self.folder)
         self._asked: tuple[Any, ...] = ([],)
         if self._is_complete():
             self._prepare(key)
@@ -106,6 +106,10 @@ class ReplayedTeacher(Teacher):
             super().__init__(**self._options, key=self.key)
             self.stored = False
             self.request(*self._asked)
+
+    def _loaded(self) -> nn.Module:
+        self.load()
+        return self.model
 
     def _identity(self) -> tuple[str, Any, Any]:
         """Return SHA-256, config and preprocessing of the teacher."""
@@ -163,11 +167,11 @@ class ReplayedTeacher(Teacher):
             return TeacherProbe(
                 self.key, output, self.model, self.sha256, self.checkpoint, size=size
             )
-        output = self.class_map(self._probes.output(size, IMAGES))
+        with config_key(self.replay_key):
+            output = self.class_map(self._probes.output(size, IMAGES))
         self.probed = {tap: tuple(value.shape) for tap, value in output.features.items()}
-        return _StoredProbe(
-            self.key, output, self.model, self.sha256, self.checkpoint, size=size, teacher=self
-        )
+        args = self.key, output, self.model, self.sha256, self.checkpoint
+        return StoredProbe(*args, size=size, load=self._loaded)
 
     # The batch
 
@@ -200,8 +204,8 @@ class ReplayedTeacher(Teacher):
                 number = int((saved != checksums).nonzero()[0][0])
                 raise ConfigError(
                     'path',
-                    f'holds row {rows[number]} for another image than that of the batch: the '
-                    'pipeline draws from other random numbers, or a file of the data set changed',
+                    f'holds row {rows[number]} for another image than that of the batch: a hook '
+                    'changed the pipeline, or a file of the data set changed',
                     'Delete the store; it is filled again.',
                     found=self.settings.path,
                 )
@@ -222,6 +226,10 @@ class ReplayedTeacher(Teacher):
             )
         computed = self._format.pack(self._compute(inputs, samples), checksums)
         self._store.write(rows[~found], computed[~found])
+        self._written += int((~found).sum())
+        if self._written >= _count(self._store.manifest, 'length'):  # about once an epoch
+            self._written = 0
+            self.flush()
         return np.where(found[:, None], data, computed)
 
     def _compute(self, inputs: Any, samples: Any) -> NetworkOutput:
@@ -240,9 +248,12 @@ class ReplayedTeacher(Teacher):
             raise ConfigError(
                 'views',
                 f'must be that of the ReplayedDataset, {dataset.views}',
+                'Leave it out: the data set states it.',
                 found=self.settings.views,
             )
         row = self._format
+        if row is not None:
+            self.settings.require_same(row)
         if not self.stored:
             row = self.settings.format_of(self._compute(inputs, samples))
         assert row is not None
@@ -252,17 +263,31 @@ class ReplayedTeacher(Teacher):
         self._format, self._checked = row, True
         if not self.stored and not self._store.read_only:
             self._probes.write()
-        left = rows - self._store.finished
-        print_log(
-            f'Teacher {self.name}: {rows - left:,} of {rows:,} rows are stored in {self.folder}, '
-            f'{row.row_bytes:,} bytes each.',
-            logger='current',
-        )
+        print_log(self.summary(), logger='current')
+
+    def view_is_finished(self, view: int) -> bool:
+        """Whether the rows of all images in a view are stored; False before the first batch."""
+        if self._store is None or not self._checked:
+            return False
+        images = _count(self._store.manifest, 'length')
+        return self._store.are_finished(view * images, (view + 1) * images)
 
     def flush(self) -> None:
-        """Have the written rows on the disk, and the loss by truncation beside them."""
+        """Have the written rows on the disk, and log their number and their loss."""
         if self._store is not None:
             self._store.flush()
+            print_log(self.summary(), logger='current')
+
+    def summary(self) -> str:
+        """Return the number of stored rows, their size, and the loss by truncation."""
+        if self._store is None:
+            return f'Teacher {self.name}: nothing is stored.'
+        truncation = self._store.truncation
+        loss = f'; {truncation}' if truncation.images and not self._store.format.exact else ''
+        return (
+            f'Teacher {self.name}: {self._store.finished:,} of {len(self._store):,} rows of '
+            f'{self._store.format.row_bytes:,} bytes are stored in {self.folder}{loss}.'
+        )
 
     # The network, where somebody needs it
 
@@ -273,33 +298,6 @@ class ReplayedTeacher(Teacher):
     def predict_inputs(self, inputs: torch.Tensor, data_samples: Any) -> Any:
         self.load()
         return super().predict_inputs(inputs, data_samples)
-
-
-class StoredAdapter(Adapter):
-    """Adapter of a teacher that is not built: it knows the task and whether there are scores."""
-
-    def __init__(self, task: str, scores: bool) -> None:
-        self.task = task
-        self._scores = scores
-
-    @property
-    def scores_known(self) -> bool:
-        return self._scores
-
-
-@dataclass(frozen=True)
-class _StoredProbe(TeacherProbe):
-    """A stored probe; parameters of the network are read from the file."""
-
-    teacher: ReplayedTeacher | None = None
-
-    def norm(self, path: str, key: str) -> tuple[torch.Tensor, torch.Tensor]:
-        assert self.teacher is not None
-        self.teacher.load()
-        loaded = TeacherProbe(
-            self.key, self.output, self.teacher.model, self.sha256, self.checkpoint, size=self.size
-        )
-        return loaded.norm(path, key)
 
 
 def _count(manifest: Mapping[str, Any], name: str) -> int:

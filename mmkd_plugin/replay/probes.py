@@ -35,7 +35,7 @@ class StoredProbes:
             self.classes = None if classes is None else tuple(map(str, classes))
         except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
             raise ConfigError(
-                'replay.path',
+                'path',
                 f'has no readable {NAME}: {error}',
                 'Delete this file; the next run writes it.',
                 found=str(folder),
@@ -106,7 +106,7 @@ class StoredProbes:
                 )
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise ConfigError(
-                'replay.path',
+                'path',
                 f'has a damaged {NAME}: {error}',
                 'Delete this file; the next run writes it.',
                 found=str(self.path),

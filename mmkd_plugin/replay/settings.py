@@ -6,7 +6,7 @@ from typing import Any
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.replay.dense import DenseCodec
-from mmkd_plugin.replay.logits import ALL_UP_TO
+from mmkd_plugin.replay.logits import ALL_UP_TO, LogitCodec
 from mmkd_plugin.replay.rows import RowFormat
 
 
@@ -54,8 +54,9 @@ class ReplaySettings:
         if isinstance(codec, DenseCodec):
             found |= dict(locations=codec.locations, background=codec.background)
             codec = codec.codec
-        if codec is not None and codec.columns > ALL_UP_TO:
-            found['top'] = codec.top
+        if codec is not None:
+            LogitCodec(codec.columns, codec.activation, self.top)  # is top a number of classes?
+            found |= dict(top=codec.top) if codec.columns > ALL_UP_TO else {}
         for name, value in found.items():
             if getattr(self, name) != value:
                 raise ConfigError(

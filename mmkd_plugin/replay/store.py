@@ -174,6 +174,10 @@ class ReplayStore:
         """Number of finished rows, by their marks."""
         return int(np.count_nonzero(self._marks))
 
+    def are_finished(self, start: int, stop: int) -> bool:
+        """Whether all rows of a range are finished, by their marks."""
+        return bool(np.all(self._marks[start:stop] != 0))
+
     @property
     def truncation(self) -> Truncation:
         """The loss of all rows against the outputs, as far as :meth:`flush` saved it.

@@ -25,6 +25,7 @@ from mmkd_plugin.models.distillers.first_batch import (
     refusal,
 )
 from mmkd_plugin.models.distillers.method_set import MethodSet
+from mmkd_plugin.models.distillers.replay_check import require_replayable
 from mmkd_plugin.models.distillers.student_state import hold_network
 from mmkd_plugin.models.distillers.teacher_inputs import share_inputs
 from mmkd_plugin.models.distillers.transparent import TransparentModel
@@ -132,6 +133,7 @@ class Distiller(TransparentModel):
                 found=self.task_weight,
             )
         run = self.data_preprocessor
+        require_replayable(self.teachers, dict(self.methods.named()), run)
         others = [run if teacher.stored else teacher.data_preprocessor for teacher in self.teachers]
         self.data_preprocessor, self._input_of = share_inputs(self.data_preprocessor, others)
 

@@ -65,6 +65,13 @@ class ParaphraserTrainer(BaseModel):
         for key, config in dict(teacher=teacher, paraphraser=paraphraser).items():
             no_nan(key, config)
         distance = one_of('distance', distance, ('l1', 'l2'))
+        if isinstance(teacher, Mapping) and teacher.get('replay') is not None:
+            raise ConfigError(
+                'teacher.replay',
+                'is for the teachers of a Distiller',
+                'Leave it out: the paraphraser trains on features of new images.',
+                found=teacher['replay'],
+            )
         frozen = build_teacher(teacher, data_preprocessor, 'teacher')
         super().__init__(frozen.data_preprocessor, init_cfg)
         self.teacher = frozen

@@ -1,0 +1,365 @@
+"""Teachers with replay: runs equal those without, and need no network once the store is full."""
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from helpers import classification as tiny
+from helpers.errors import ANY, raises_config_error
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor
+
+from mmkd_plugin.adapters.replayed_teacher import ReplayedTeacher
+from mmkd_plugin.engine.fill_stores import fill_stores
+from mmkd_plugin.errors import ConfigError
+
+VIEWS = 3
+HINT = dict(type='Hint', pairs=[dict(student='backbone.layer2', teacher='backbone.layer2')])
+METHODS: dict[str, dict[str, Any]] = {
+    'soft targets and hint': dict(kd=dict(type='SoftTarget'), hint=HINT),
+    'amtml': dict(amtml=tiny.amtml()),
+    'ie-kd': dict(
+        ie=dict(
+            type='IEKD',
+            knowledge='attention',
+            pairs=[dict(student='backbone.layer2', teacher='backbone.layer2')],
+        )
+    ),
+}
+
+
+@DATASETS.register_module(force=True)
+class Noisy(tiny.TinyImages):
+    """Images with noise of the three generators that augmentations draw from."""
+
+    def __init__(self, scale: float = 20.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        noise = torch.randn(3, 8, 8) * self.scale + random.random() * 9 + np.random.rand() * 9
+        sample['inputs'] = (sample['inputs'] + noise).clamp(0, 255).to(torch.uint8)
+        return sample
+
+
+class Case:
+    """Runs of one student by two teachers, with and without stores."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.teachers = tiny.teachers(folder, 2)
+
+    def model(self, replay: dict[str, Any] | None, methods: Any, **changes: Any) -> dict[str, Any]:
+        teachers = copy.deepcopy(changes.pop('teachers', self.teachers))
+        if replay is not None:
+            for index, one in enumerate(teachers):
+                one['replay'] = dict(path=str(self.folder / f'store{index}'), **replay)
+        return tiny.distiller_config(self.folder, teachers=teachers, methods=methods, **changes)
+
+    def loader(self, workers: int = 0, seed: int = 0, views: int = VIEWS, **dataset: Any) -> Any:
+        data = dict(type='Noisy', **dataset)
+        return dict(
+            batch_size=8,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            dataset=dict(type='mmkd_plugin.ReplayedDataset', views=views, seed=seed, dataset=data),
+            sampler=dict(type='mmkd_plugin.ReplaySampler', shuffle=True),
+        )
+
+    def settings(self, epochs: int = VIEWS, loader: Any = None) -> dict[str, Any]:
+        return dict(
+            train_dataloader=loader or self.loader(),
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            default_hooks=dict(
+                checkpoint=dict(type='CheckpointHook', interval=1),
+                logger=dict(type='LoggerHook', interval=1),
+            ),
+        )
+
+    def run(
+        self,
+        name: str,
+        replay: dict[str, Any] | None = None,
+        methods: Any = METHODS['soft targets and hint'],
+        epochs: int = VIEWS,
+        loader: Any = None,
+        **changes: Any,
+    ) -> tuple[dict[str, Tensor], Any]:
+        torch.manual_seed(0)
+        model = self.model(replay, methods, **changes)
+        settings = self.settings(epochs, loader)
+        run = tiny.runner(ROOT_MODELS.build(model), self.folder / name, **settings)
+        run.train()
+        return tiny.weights_of(run.model), run.model
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+def no_network() -> Any:
+    """Fail if a teacher's network is built."""
+    return mock.patch(
+        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('it was built')
+    )
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_runs_with_replay_equal_the_run_without_bit_for_bit(name: str, case: Case) -> None:
+    methods = METHODS[name]
+    teachers = case.teachers if name != 'ie-kd' else case.teachers[:1]
+    exact = dict(dtype='float32')
+    plain, _ = case.run('plain', None, methods, teachers=teachers)
+    filled, model = case.run('filled', exact, methods, teachers=teachers)
+    assert not tiny.differing(plain, filled)
+    assert not any(one.stored for one in model.teachers)
+    with no_network():
+        read, model = case.run('read', exact, methods, teachers=teachers)
+    assert not tiny.differing(plain, read)
+    assert all(one.stored for one in model.teachers)
+    assert sum(one.sha256 == other.sha256 for one in model.teachers for other in model.teachers)
+
+
+def test_workers_and_a_resume_do_not_change_a_run(case: Case) -> None:
+    exact = dict(dtype='float32')
+    plain, _ = case.run('plain')
+    workers, _ = case.run('workers', exact, loader=case.loader(workers=2))
+    assert not tiny.differing(plain, workers)
+    case.run('cut', exact, epochs=1)
+    torch.manual_seed(0)
+    model = ROOT_MODELS.build(case.model(exact, METHODS['soft targets and hint']))
+    resumed = tiny.runner(model, case.folder / 'cut', resume=True, **case.settings())
+    resumed.train()
+    assert not tiny.differing(plain, tiny.weights_of(resumed.model))
+
+
+def test_store_that_is_filled_partly_serves_both_kinds_of_rows(case: Case) -> None:
+    exact = dict(dtype='float32')
+    plain, _ = case.run('plain')
+    case.run('first epoch', exact, epochs=1)
+    rest, model = case.run('rest', exact)
+    assert not tiny.differing(plain, rest) and not model.teachers[0].stored
+
+
+def test_half_precision_gives_the_same_run_whether_rows_are_written_or_read(case: Case) -> None:
+    written, _ = case.run('written', {})
+    read, model = case.run('read', {})
+    assert not tiny.differing(written, read)
+    summary = model.teachers[0].summary()
+    assert '48 of 48 rows' in summary and 'probabilities differ by at most' in summary
+    plain, _ = case.run('plain')
+    assert tiny.differing(plain, read)
+    truncation = model.teachers[0]._store.truncation
+    assert 0 < truncation.largest < 2e-3
+
+
+def test_methods_that_request_less_share_a_store(case: Case) -> None:
+    exact = dict(dtype='float32')
+    case.run('both', exact)
+    less = dict(kd=dict(type='SoftTarget'))
+    plain, _ = case.run('plain', None, less)
+    with no_network():
+        read, _ = case.run('read', exact, less)
+    assert not tiny.differing(plain, read)
+
+
+def test_methods_that_request_more_than_the_store_holds_are_refused(case: Case) -> None:
+    case.run('scores', {}, dict(kd=dict(type='SoftTarget')))
+    with raises_config_error(
+        'teachers[0] (t0).replay.path', ANY, 'backbone.layer2', 'class scores', fix='another path'
+    ):
+        ROOT_MODELS.build(case.model({}, dict(hint=HINT)))
+
+
+WRONG: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    'dtype': ('dtype', dict(dtype='float32'), {}),
+    'top': ('top', dict(top=4), {}),
+    'views of the teacher': ('views', dict(views=5), {}),
+    'views of the data': ('views', {}, dict(views=5)),
+    'seed': ('seed', {}, dict(seed=1)),
+    'pipeline': ('pipeline.scale', {}, dict(scale=3.0)),
+    'length': ('pipeline.length', {}, dict(length=8)),
+}
+
+
+@pytest.mark.parametrize('full', [True, False], ids=['full', 'begun'])
+@pytest.mark.parametrize('name', WRONG)
+def test_store_of_another_run_is_refused_before_the_first_update(
+    name: str, full: bool, case: Case
+) -> None:
+    key, replay, data = WRONG[name]
+    case.run('first', {}, epochs=VIEWS if full else 1)
+    with raises_config_error(f'teachers[0] (t0).replay.{key}', ANY, fix=''):
+        case.run('other', replay, loader=case.loader(**data))
+
+
+def test_store_of_another_teacher_is_refused(case: Case) -> None:
+    case.run('first', {})
+    first, second = case.teachers
+    file = tiny.checkpoint(case.folder, first['model'], seed=9)
+    changed = [dict(first, checkpoint=file), second]
+    with raises_config_error('teachers[0] (t0).replay.teacher', ANY, 'store'):
+        ROOT_MODELS.build(case.model({}, METHODS['soft targets and hint'], teachers=changed))
+
+
+@pytest.mark.parametrize(
+    ('replay', 'key', 'mentions'),
+    [
+        (dict(path=''), 'replay.path', 'folder'),
+        (dict(path=3), 'replay.path', 'folder'),
+        (dict(path='x', vews=3), 'replay.vews', 'views'),
+        ('somewhere', 'replay', 'dict'),
+        ({}, 'replay.path', 'missing'),
+    ],
+    ids=['empty', 'number', 'unknown', 'text', 'nothing'],
+)
+def test_wrong_key_is_refused_when_the_model_is_built(
+    replay: Any, key: str, mentions: str, case: Case
+) -> None:
+    teachers = [dict(case.teachers[0], replay=replay)]
+    model = case.model(None, dict(kd=dict(type='SoftTarget')), teachers=teachers)
+    with raises_config_error(f'teachers[0] (t0).{key}', ANY, mentions):
+        ROOT_MODELS.build(model)
+
+
+def test_path_below_a_file_is_refused(case: Case) -> None:
+    (case.folder / 'store0').write_text('not a folder')
+    with raises_config_error('teachers[0] (t0).replay.path', ANY, 'folder'):
+        case.run('run', {})
+
+
+def test_usual_data_sets_are_refused(case: Case) -> None:
+    loader = dict(
+        batch_size=8,
+        num_workers=0,
+        dataset=dict(type='TinyImages'),
+        sampler=dict(type='DefaultSampler', shuffle=True),
+    )
+    with raises_config_error(
+        'teachers[0] (t0).replay.train_dataloader.dataset', ANY, fix='ReplayedDataset'
+    ):
+        case.run('run', {}, loader=loader)
+
+
+def test_mixed_batches_are_refused(case: Case) -> None:
+    mixed = dict(tiny.PREPROCESSOR, batch_augments=dict(augments=dict(type='Mixup', alpha=0.5)))
+    with raises_config_error('data_preprocessor.batch_augments', 'Mixup'):
+        ROOT_MODELS.build(case.model({}, dict(kd=dict(type='SoftTarget')), data_preprocessor=mixed))
+
+
+def test_image_that_changed_stops_the_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.run('first', {})
+    draw = Noisy.__getitem__
+
+    def other(self: Noisy, index: int) -> dict[str, Any]:
+        sample = draw(self, index)
+        if index == 11:
+            sample['inputs'][0, 0, 0] ^= 1
+        return sample
+
+    monkeypatch.setattr(Noisy, '__getitem__', other)
+    monkeypatch.setattr('mmkd_plugin.replay.manifest.samples_hash', lambda _: _saved_hash(case))
+    with raises_config_error('teachers[0] (t0).replay.path', ANY, 'another image'):
+        case.run('second', {})
+
+
+def _saved_hash(case: Case) -> str:
+    return str(json.loads((case.folder / 'store0' / 'manifest.json').read_text())['samples'])
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda folder: (folder / 'manifest.json').write_text('{}'),
+        lambda folder: (folder / 'manifest.json').write_text('['),
+        lambda folder: (folder / 'probes.json').write_text('[]'),
+        lambda folder: (folder / 'probes.json').write_text('{"sizes": {"64x64": 3}}'),
+        lambda folder: (folder / 'rows.bin').write_bytes(b''),
+    ],
+    ids=['empty manifest', 'broken manifest', 'list of probes', 'probe', 'rows'],
+)
+def test_damaged_store_is_refused_by_name(damage: Callable[[Path], Any], case: Case) -> None:
+    case.run('first', {})
+    damage(case.folder / 'store0')
+    with pytest.raises(ConfigError) as caught:
+        case.run('second', {})
+    assert str(caught.value).startswith('teachers[0] (t0).replay.')
+
+
+def test_stored_teacher_is_evaluated_by_its_network(case: Case) -> None:
+    case.run('first', {})
+    scores = []
+    for replay in (None, {}):
+        model = ROOT_MODELS.build(case.model(replay, METHODS['soft targets and hint']))
+        run = tiny.runner(
+            model,
+            case.folder / f'evaluated {replay}',
+            custom_hooks=[dict(type='mmkd_plugin.EvaluateTeachers')],
+            **tiny.validation(),
+            **case.settings(epochs=1),
+        )
+        run.train()
+        scores.append(run.model.teacher_scores.tolist())
+    assert scores[0] == scores[1]
+
+
+def test_parameters_that_a_method_asks_for_are_loaded(case: Case) -> None:
+    pairs = [dict(student='backbone.layer2', teacher='backbone.layer2.0.conv2', norm='bn2')]
+    pairs[0] |= dict(teacher='backbone.layer2', norm='backbone.layer2.0.bn2')
+    methods = dict(od=dict(type='Overhaul', pairs=pairs))
+    plain, _ = case.run('plain', None, methods, teachers=case.teachers[:1])
+    for name in ('filled', 'read'):
+        found, model = case.run(name, dict(dtype='float32'), methods, teachers=case.teachers[:1])
+        assert not tiny.differing(plain, found)
+    assert not model.teachers[0].stored
+
+
+def test_stores_are_filled_without_training(case: Case) -> None:
+    exact = dict(dtype='float32')
+    plain, _ = case.run('plain')
+    cfg = Config(
+        dict(
+            model=case.model(exact, METHODS['soft targets and hint']),
+            work_dir=str(case.folder / 'filling'),
+            default_scope='mmpretrain',
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            **case.settings(),
+        )
+    )
+    lines: list[str] = []
+    fill_stores(copy.deepcopy(cfg), views=1, log=lines.append)
+    assert '16 of 48 rows' in lines[-1]
+    observed = ReplayedTeacher._compute
+    with mock.patch.object(ReplayedTeacher, '_compute', autospec=True, side_effect=observed) as ran:
+        fill_stores(copy.deepcopy(cfg), log=lines.append)
+    assert '48 of 48 rows' in lines[-1]
+    batches, opened = 2, 1
+    assert ran.call_count == 2 * (batches * (VIEWS - 1) + opened)
+    with no_network():
+        read, _ = case.run('read', exact)
+    assert not tiny.differing(plain, read)
+
+
+def test_config_without_replay_has_no_store_to_fill(case: Case) -> None:
+    cfg = Config(
+        dict(
+            model=case.model(None, METHODS['soft targets and hint']),
+            work_dir=str(case.folder / 'filling'),
+            default_scope='mmpretrain',
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            **case.settings(),
+        )
+    )
+    with raises_config_error('model.teachers', fix='replay'):
+        fill_stores(cfg)
