@@ -127,7 +127,13 @@ def test_wheel_tools_are_those_for_users(wheel: set[str]) -> None:
     folder = 'mmkd_plugin/.mim/tools/'
     tools = {name.removeprefix(folder) for name in wheel if name.startswith(folder)}
     assert tools == {
-        *('analyze.py', 'compare_detections.py', 'export_student.py', 'inspect_taps.py'),
+        *(
+            'analyze.py',
+            'cache_teachers.py',
+            'compare_detections.py',
+            'export_student.py',
+            'inspect_taps.py',
+        ),
         *('make_digit_scenes.py', 'test.py', 'train.py'),
         *('dist_test.sh', 'dist_train.sh', 'slurm_test.sh', 'slurm_train.sh'),
     }

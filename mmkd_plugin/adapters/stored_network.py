@@ -1,4 +1,4 @@
-"""What stands for a network that is not built, because all its outputs are stored."""
+"""Adapter and probe of a network that is not built, because all its outputs are stored."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -50,7 +50,7 @@ def fill_stores(cfg: Config, views: int | None = None, log: Callable[[str], Any]
     started, shown, done = time.monotonic(), 0.0, 0
     distiller.train()
     for view in range(number):
-        if all(one.view_is_finished(view) for one in teachers):
+        if all(one.store.view_is_finished(view) for one in teachers):
             continue
         loader.sampler.set_epoch(view)
         for data in loader:
@@ -66,6 +66,6 @@ def fill_stores(cfg: Config, views: int | None = None, log: Callable[[str], Any]
                     f'{left / 60:.0f} min left'
                 )
     for teacher in teachers:
-        teacher.flush()
+        teacher.store.flush()
         if is_main_process():
-            log(teacher.summary())
+            log(teacher.store.summary())

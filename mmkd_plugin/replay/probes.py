@@ -1,4 +1,4 @@
-"""What the probe of a stored teacher showed, so that the network need not be built again."""
+"""Probes of teachers, stored so that the network need not be built again."""
 
 import json
 from collections.abc import Sequence

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mmengine.registry import DATASETS
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 
-from mmkd_plugin.adapters.replayed_teacher import ReplayedTeacher
+from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.engine.fill_stores import fill_stores
 from mmkd_plugin.errors import ConfigError
 
@@ -156,12 +157,26 @@ def test_half_precision_gives_the_same_run_whether_rows_are_written_or_read(case
     written, _ = case.run('written', {})
     read, model = case.run('read', {})
     assert not tiny.differing(written, read)
-    summary = model.teachers[0].summary()
+    summary = model.teachers[0].store.summary()
     assert '48 of 48 rows' in summary and 'probabilities differ by at most' in summary
     plain, _ = case.run('plain')
     assert tiny.differing(plain, read)
-    truncation = model.teachers[0]._store.truncation
+    truncation = model.teachers[0].store._store.truncation
     assert 0 < truncation.largest < 2e-3
+
+
+def test_rows_of_another_network_are_refused_at_the_start(case: Case) -> None:
+    """The hash of the file is the same, and the stored outputs are not."""
+    case.run('first epoch', dict(dtype='float32'), epochs=1)
+    rows = np.memmap(case.folder / 'store0' / 'rows.bin', np.uint8, 'r+')
+    marks = np.memmap(case.folder / 'store0' / 'marks.bin', '<u4', 'r+')
+    size = len(rows) // len(marks)
+    for number in marks.nonzero()[0]:
+        row = rows[number * size : (number + 1) * size]
+        row[4:20].view('<f4')[:] += 5.0
+        marks[number] = zlib.crc32(row) or 1
+    with raises_config_error('teachers[0] (t0).replay.path', ANY, 'other outputs', fix='Delete'):
+        case.run('second', dict(dtype='float32'))
 
 
 def test_methods_that_request_less_share_a_store(case: Case) -> None:
@@ -218,7 +233,7 @@ def test_store_of_another_teacher_is_refused(case: Case) -> None:
     [
         (dict(path=''), 'replay.path', 'folder'),
         (dict(path=3), 'replay.path', 'folder'),
-        (dict(path='x', vews=3), 'replay.vews', 'views'),
+        (dict(path='x', view=3), 'replay.view', 'views'),
         ('somewhere', 'replay', 'dict'),
         ({}, 'replay.path', 'missing'),
     ],
@@ -246,9 +261,7 @@ def test_usual_data_sets_are_refused(case: Case) -> None:
         dataset=dict(type='TinyImages'),
         sampler=dict(type='DefaultSampler', shuffle=True),
     )
-    with raises_config_error(
-        'teachers[0] (t0).replay.train_dataloader.dataset', ANY, fix='ReplayedDataset'
-    ):
+    with raises_config_error('train_dataloader.dataset', ANY, fix='ReplayedDataset'):
         case.run('run', {}, loader=loader)
 
 
@@ -340,12 +353,12 @@ def test_stores_are_filled_without_training(case: Case) -> None:
     lines: list[str] = []
     fill_stores(copy.deepcopy(cfg), views=1, log=lines.append)
     assert '16 of 48 rows' in lines[-1]
-    observed = ReplayedTeacher._compute
-    with mock.patch.object(ReplayedTeacher, '_compute', autospec=True, side_effect=observed) as ran:
+    run = TappedModel.observe
+    with mock.patch.object(TappedModel, 'observe', autospec=True, side_effect=run) as ran:
         fill_stores(copy.deepcopy(cfg), log=lines.append)
     assert '48 of 48 rows' in lines[-1]
-    batches, opened = 2, 1
-    assert ran.call_count == 2 * (batches * (VIEWS - 1) + opened)
+    batches, opened = 2, 2  # the batches of the finished view are compared once
+    assert ran.call_count == 2 * batches * (VIEWS - 1) + opened
     with no_network():
         read, _ = case.run('read', exact)
     assert not tiny.differing(plain, read)

@@ -1,4 +1,4 @@
-"""What a run must not do where a teacher has ``replay``: found before the first step."""
+"""Refusals of runs whose teachers cannot be replayed, before the first step."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ from mmkd_plugin.replay.refusals import refuse_batch_augments
 def require_replayable(
     teachers: Sequence[Teacher], methods: Mapping[str, Method], preprocessor: nn.Module
 ) -> None:
-    """Refuse what a store cannot hold.
+    """Refuse a run whose outputs a store cannot hold.
 
     Args:
         teachers: The teachers of the run, after their probe.

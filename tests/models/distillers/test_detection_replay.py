@@ -1,4 +1,4 @@
-"""Replayed teachers of detectors: class scores at the locations that teach, and maps of the neck."""
+"""Replayed teachers of detectors: class scores at the locations that teach, and maps."""
 
 import copy
 from pathlib import Path
@@ -97,10 +97,6 @@ def test_several_detectors_cannot_store_scores(tmp_path: Path) -> None:
 
 def test_scores_of_regions_cannot_be_stored(tmp_path: Path) -> None:
     model = config(tmp_path, replay(), 'faster_rcnn', kd=dict(type='SoftTarget'))
-    with raises_config_error(
-        f'teachers[0] ({model["teachers"][0]["name"]}).replay.replay',
-        ANY,
-        'regions',
-        fix='features',
-    ):
+    key = f'teachers[0] ({model["teachers"][0]["name"]}).replay'
+    with raises_config_error(key, ANY, 'regions', fix='features'):
         ROOT_MODELS.build(model)

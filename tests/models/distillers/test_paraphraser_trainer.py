@@ -152,7 +152,7 @@ def test_run_without_labels_lowers_the_reconstruction_error(tmp_path: Path) -> N
     run = tiny.runner(
         config(tmp_path, paraphraser=dict(factor_rate=1.0, norm=None)),
         tmp_path / 'run',
-        iters=60,
+        iters=150,
         dataset=dict(type='TinyImages', labels=False),
         optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.02)),
     )

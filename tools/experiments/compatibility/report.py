@@ -33,9 +33,8 @@ def page(rows: Sequence[Row], command: str) -> str:
         '- –: the plain model does not take a step here, for the reason below.',
         '',
         'Hint, AttentionTransfer and IEKD use one tap: `neck[0]` of a detector, or `backbone[-1]`.',
-        'Where that is a vector, AttentionTransfer and IEKD use the last stage or block of the',
-        'backbone. Other taps may work where these do not: `python tools/inspect_taps.py CONFIG`',
-        'lists them.',
+        'If that is a vector, AttentionTransfer and IEKD use the last stage or block of the',
+        'backbone. Other taps may work: `python tools/inspect_taps.py CONFIG` lists them.',
         '',
         *_summary(rows),
     ]
