@@ -155,7 +155,7 @@ def test_retriever_learns_from_a_classifier(tmp_path: Path) -> None:
     teacher = dict(name='t', model=ARCFACE, checkpoint=tiny.checkpoint(tmp_path, ARCFACE, seed=3))
     hint = dict(student='image_encoder.0.layer3', teacher='backbone.layer3')
     methods = dict(kd=dict(type='SoftTarget'), hint=dict(type='Hint', pairs=[hint]))
-    student = {**retriever(), 'data_preprocessor': dict(tiny.PREPROCESSOR)}
+    student = {**retriever(), 'data_preprocessor': tiny.preprocessor()}
     model = tiny.distiller(tmp_path, student=student, teachers=[teacher], methods=methods).train()
     losses = tiny.losses_of(model)
     assert losses['kd.loss_kd'] > 0 and losses['hint.loss_hint'] > 0

@@ -266,7 +266,7 @@ def test_usual_data_sets_are_refused(case: Case) -> None:
 
 
 def test_mixed_batches_are_refused(case: Case) -> None:
-    mixed = dict(tiny.PREPROCESSOR, batch_augments=dict(augments=dict(type='Mixup', alpha=0.5)))
+    mixed = dict(tiny.preprocessor(), batch_augments=dict(augments=dict(type='Mixup', alpha=0.5)))
     with raises_config_error('data_preprocessor.batch_augments', 'Mixup'):
         ROOT_MODELS.build(case.model({}, dict(kd=dict(type='SoftTarget')), data_preprocessor=mixed))
 

@@ -33,7 +33,7 @@ def teacher(folder: Path, config: Any = None, **options: Any) -> Teacher:
     config = config or tiny.classifier()
     options = {
         'checkpoint': tiny.checkpoint(folder, config, seed=5),
-        'run_preprocessor': tiny.PREPROCESSOR,
+        'run_preprocessor': tiny.preprocessor(),
         **options,
     }
     return Teacher(config, **options)
@@ -182,7 +182,7 @@ def test_request_scores_of_an_unknown_model_is_refused(tmp_path: Path) -> None:
 def test_build_without_a_checkpoint_is_refused(checkpoint: Any) -> None:
     config = dict(name='a', model=tiny.classifier(), checkpoint=checkpoint)
     with raises_config_error('teachers[0] (a).checkpoint', checkpoint, 'path or URL'):
-        build_teachers([config], tiny.PREPROCESSOR)
+        build_teachers([config], tiny.preprocessor())
 
 
 @pytest.mark.parametrize('configs', [[], None, dict(model=1), 'a.pth'])
@@ -207,14 +207,14 @@ def test_build_wrong_dict_is_refused(config: Any, key: str, found: Any, mentions
 def test_build_two_teachers_of_one_name_are_refused(tmp_path: Path) -> None:
     one, other = tiny.teachers(tmp_path)
     with raises_config_error('teachers[1].name', 't0'):
-        build_teachers([one, {**other, 'name': 't0'}], tiny.PREPROCESSOR)
+        build_teachers([one, {**other, 'name': 't0'}], tiny.preprocessor())
 
 
 def test_build_cfg_options_change_the_config(tmp_path: Path) -> None:
     path = tiny.checkpoint(tmp_path, tiny.classifier(classes=7))
     options = {'model.head.num_classes': 7}
     (network,) = build_teachers(
-        [dict(model=tiny.classifier(), checkpoint=path, cfg_options=options)], tiny.PREPROCESSOR
+        [dict(model=tiny.classifier(), checkpoint=path, cfg_options=options)], tiny.preprocessor()
     )
     assert (network.name, network.model.head.fc.out_features) == ('teacher0', 7)
 
@@ -227,7 +227,7 @@ def test_teacher_from_a_file_of_several_networks_is_the_one_that_is_named(tmp_pa
     state |= {f'student.{name}': value for name, value in other.state_dict().items()}
     torch.save(dict(raw=other.state_dict(), ema=state), path)
     entry = dict(model=config, checkpoint=path, checkpoint_key='ema', checkpoint_prefix='teacher')
-    [built] = build_teachers([entry], tiny.PREPROCESSOR)
+    [built] = build_teachers([entry], tiny.preprocessor())
     assert not tiny.differing(built.model.state_dict(), wanted.state_dict())
     with raises_config_error('teachers[0] (teacher0).checkpoint', path, fix='checkpoint_prefix='):
-        build_teachers([{**entry, 'checkpoint_prefix': None}], tiny.PREPROCESSOR)
+        build_teachers([{**entry, 'checkpoint_prefix': None}], tiny.preprocessor())

@@ -43,7 +43,7 @@ def test_inputs_with_other_preprocessing_differ_and_the_raw_batch_stays(
     tmp_path: Path, images: Images
 ) -> None:
     cfg = config_of(tmp_path)
-    own = dict(tiny.PREPROCESSOR, mean=[0.0] * 3, std=[255.0] * 3)
+    own = dict(tiny.preprocessor(), mean=[0.0] * 3, std=[255.0] * 3)
     cfg.model.teachers[0].data_preprocessor = own
     networks = load_distilled(cfg, checkpoint_of(cfg, tmp_path))
     raw = images.batches[0]
@@ -59,7 +59,7 @@ def test_inputs_with_other_preprocessing_differ_and_the_raw_batch_stays(
 def against(cfg: Config, checkpoint: str, tmp_path: Path) -> list[tuple[str, ...]]:
     """A plain network, a run's student, and the same student exported."""
     alone = dict(
-        model=tiny.classifier(), default_scope='mmpretrain', data_preprocessor=tiny.PREPROCESSOR
+        model=tiny.classifier(), default_scope='mmpretrain', data_preprocessor=tiny.preprocessor()
     )
     Config(alone).dump(tmp_path / 'alone.py')
     cfg.dump(tmp_path / 'distilled.json')

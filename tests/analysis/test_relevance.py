@@ -44,7 +44,7 @@ def quarters(weight: Tensor, gate: bool = False) -> LoadedNetwork:
         backbone=dict(type='mmkd_plugin.QuarterMeans', gate=gate),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LinearClsHead', num_classes=4, in_channels=4),
-        data_preprocessor=dict(tiny.PREPROCESSOR, mean=[0.0] * 3, std=[100.0] * 3),
+        data_preprocessor=dict(tiny.preprocessor(), mean=[0.0] * 3, std=[100.0] * 3),
     )
     model = tiny.build_network(tiny.network_config(config, 'network'), 'network')
     model.head.fc.weight.data = weight

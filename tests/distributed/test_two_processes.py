@@ -35,7 +35,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         type='mmkd_plugin.ParaphraserTrainer',
         teacher=teachers[0],
         tap='backbone.layer2',
-        data_preprocessor=dict(tiny.PREPROCESSOR),
+        data_preprocessor=tiny.preprocessor(),
     )
     gathered = {one: distiller(objective=one, gather_angles=True) for one in OBJECTIVES}
     return {**gathered, 'local': distiller(), 'stage 1': stage_1}

@@ -26,10 +26,12 @@ with warnings.catch_warnings():
     from mmpretrain.structures import DataSample
 
 CLASSES = 4
-PREPROCESSOR = dict(
-    type='ClsDataPreprocessor', num_classes=CLASSES, mean=[120.0] * 3, std=[60.0] * 3
-)
 _RUNS = itertools.count()
+
+
+def preprocessor() -> dict[str, Any]:
+    """A new dict each time, because mmpretrain writes into the dict that it builds from."""
+    return dict(type='ClsDataPreprocessor', num_classes=CLASSES, mean=[120.0] * 3, std=[60.0] * 3)
 
 
 # Data
@@ -97,7 +99,7 @@ def network(config: Any, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build_network(
-            network_config(config, 'network', data_preprocessor=dict(PREPROCESSOR)), 'network'
+            network_config(config, 'network', data_preprocessor=preprocessor()), 'network'
         )
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -150,7 +152,7 @@ def distiller_config(folder: Path, **changes: Any) -> dict[str, Any]:
     )
     if 'teachers' not in changes:
         config['teachers'] = teachers(folder)
-    return {**config, 'data_preprocessor': dict(PREPROCESSOR), **changes}
+    return {**config, 'data_preprocessor': preprocessor(), **changes}
 
 
 def distiller(folder: Path, **changes: Any) -> Distiller:
@@ -174,7 +176,7 @@ def mutual_config(*names: str, **changes: Any) -> dict[str, Any]:
         peers=peers,
         methods=dict(dml=dict(type='SoftTarget', temperature=1.0)),
     )
-    return {**config, 'data_preprocessor': dict(PREPROCESSOR), **changes}
+    return {**config, 'data_preprocessor': preprocessor(), **changes}
 
 
 def inherit_explore(**changes: Any) -> dict[str, Any]:

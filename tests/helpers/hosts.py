@@ -62,7 +62,7 @@ def build(way: str, student: Any, folder: Path, tap: str = 'backbone.layer3', se
         tap: The map that the method compares.
         seed: The seed of the model's weights.
     """
-    preprocessor = {} if 'data_preprocessor' in student else dict(tiny.PREPROCESSOR)
+    preprocessor = {} if 'data_preprocessor' in student else tiny.preprocessor()
     config = network_config(copy.deepcopy(student), 'student', data_preprocessor=preprocessor)
     if way == 'plain':
         torch.manual_seed(seed)

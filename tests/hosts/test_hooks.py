@@ -291,7 +291,7 @@ def _prepare_prototype(trial: Trial) -> Any:
         image_encoder=[classifier['backbone'], classifier['neck']],
         head=classifier['head'],
         prototype=torch.arange(64.0).reshape(4, 16),
-        data_preprocessor=dict(tiny.PREPROCESSOR),
+        data_preprocessor=tiny.preprocessor(),
     )
     model = trial.model(retriever, tap='image_encoder.0.layer3')
     with warnings.catch_warnings(record=True) as caught:

@@ -43,7 +43,7 @@ def run(folder: Path, by_epoch: bool, until: int, infinite: bool, **changes: Any
     checkpoint = dict(type='CheckpointHook', interval=1 if by_epoch else 3, by_epoch=by_epoch)
     model = dict(
         tiny.classifier(),
-        data_preprocessor=dict(tiny.PREPROCESSOR),
+        data_preprocessor=tiny.preprocessor(),
     )
     runner = tiny.runner(
         model,

@@ -43,7 +43,9 @@ def test_analyze_all_writes_pictures_and_their_numbers(
     other = tmp_path / 'kd.json'
     Config(
         dict(
-            model=tiny.classifier(), data_preprocessor=tiny.PREPROCESSOR, default_scope='mmpretrain'
+            model=tiny.classifier(),
+            data_preprocessor=tiny.preprocessor(),
+            default_scope='mmpretrain',
         )
     ).dump(other)
     out = tmp_path / 'out'

@@ -64,7 +64,7 @@ def test_rows_of_a_family(known: dict[str, Family], name: str, verdicts: list[st
 
 def step(folder: Path, **changes: Any) -> dict[str, tuple[str, str]]:
     """Return the verdict of one step of a tiny classifier by a hint."""
-    config = dict(tiny.classifier(), data_preprocessor=tiny.PREPROCESSOR)
+    config = dict(tiny.classifier(), data_preprocessor=tiny.preprocessor())
     teacher = dict(name='t', model=config, checkpoint=tiny.checkpoint(folder, config, seed=3))
     init_default_scope('mmpretrain')
     plain.seed()

@@ -80,6 +80,8 @@ class TeacherInputs(BaseDataPreprocessor):
                 setattr(preprocess, 'batch_augments', own_augments)  # noqa: B010
             with _replayed(state):
                 other = preprocess(raw, training)
+            if not isinstance(other['inputs'], torch.Tensor):
+                raise _no_batch(preprocess, other['inputs'])
             if other['inputs'].shape != batch['inputs'].shape:
                 _require_same_mixture(batch, other)
             _require_same_sizes(batch, other)
@@ -146,6 +148,17 @@ def several_views(key: str, inputs: Sequence[Any]) -> ConfigError:
         'must be trained on one view of each image; self-supervised pipelines make several',
         'Use a pipeline without MultiView.',
         found=f'{len(inputs)} views',
+    )
+
+
+def _no_batch(preprocessor: nn.Module, inputs: Any) -> ConfigError:
+    return ConfigError(
+        'teachers',
+        f'must have a data_preprocessor that makes one tensor of the batches of the run, unlike '
+        f'{type(preprocessor).__name__}',
+        "Set data_preprocessor in the teacher's cfg_options to that of the run, with the teacher's "
+        'mean and std.',
+        found=type(inputs).__name__,
     )
 
 

@@ -46,7 +46,7 @@ def test_without_the_hook_it_does_not_resume(tmp_path: Path) -> None:
 def test_a_run_that_fails_does_not_allow_twice(tmp_path: Path) -> None:
     before = set(map(str, get_safe_globals()))
     run = tiny.runner(
-        tiny.classifier(data_preprocessor=dict(tiny.PREPROCESSOR)),
+        tiny.classifier(data_preprocessor=tiny.preprocessor()),
         tmp_path / 'run',
         custom_hooks=[dict(type='mmkd_plugin.AllowRunnerCheckpoints')],
     )

@@ -43,7 +43,7 @@ def test_evaluate_teachers_scores_each_teacher_as_a_plain_run_does(tmp_path: Pat
     images = tiny.TinyImages(seed=1)
     for teacher, score in zip(run.model.teachers, run.model.teacher_scores.tolist(), strict=True):
         config = network_config(
-            tiny.classifier(base_channels=6), 'network', data_preprocessor=tiny.PREPROCESSOR
+            tiny.classifier(base_channels=6), 'network', data_preprocessor=tiny.preprocessor()
         )
         alone = build_network(config, 'network').eval()
         alone.load_state_dict(torch.load(teacher.checkpoint)['state_dict'])
@@ -196,7 +196,7 @@ def test_evaluate_teachers_without_a_validation_set_raise(tmp_path: Path) -> Non
 
 
 def test_evaluate_teachers_in_a_plain_run_raise(tmp_path: Path) -> None:
-    student = dict(tiny.classifier(), data_preprocessor=tiny.PREPROCESSOR)
+    student = dict(tiny.classifier(), data_preprocessor=tiny.preprocessor())
     run = _run(tmp_path, model=student)
     mentions = 'EvaluateTeachers', 'mmkd_plugin.Distiller'
     with raises_config_error('custom_hooks', 'ImageClassifier', *mentions, fix='Remove'):

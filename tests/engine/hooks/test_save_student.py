@@ -46,7 +46,8 @@ class _Watch(Hook):
 
 def _stock() -> torch.nn.Module:
     return build_network(
-        network_config(tiny.classifier(), 'network', data_preprocessor=tiny.PREPROCESSOR), 'network'
+        network_config(tiny.classifier(), 'network', data_preprocessor=tiny.preprocessor()),
+        'network',
     )
 
 
@@ -131,7 +132,7 @@ def test_each_of_several_peers_has_its_file_and_loads_strictly_into_its_stock_mo
     images = torch.randn(4, 3, 8, 8)
     for name, depth in (('a', 8), ('b', 14)):
         config = network_config(
-            tiny.classifier(depth=depth), 'network', data_preprocessor=tiny.PREPROCESSOR
+            tiny.classifier(depth=depth), 'network', data_preprocessor=tiny.preprocessor()
         )
         stock = build_network(config, 'network')
         load_checkpoint(stock, str(tmp_path / 'run' / f'epoch_3_{name}.pth'), strict=True)
@@ -249,7 +250,7 @@ def test_a_student_is_small_and_names_its_checkpoint(tmp_path: Path) -> None:
 
 def test_a_run_without_a_student_is_refused(tmp_path: Path) -> None:
     hooks = [dict(type='mmkd_plugin.SaveStudent')]
-    plain = tiny.classifier(data_preprocessor=tiny.PREPROCESSOR)
+    plain = tiny.classifier(data_preprocessor=tiny.preprocessor())
     run = tiny.runner(plain, tmp_path / 'run', custom_hooks=hooks)
     with raises_config_error('custom_hooks', 'ImageClassifier', 'SaveStudent', fix='Remove'):
         run.train()

@@ -41,11 +41,11 @@ def test_several_views_of_an_image_are_refused_for_teachers(same: bool, tmp_path
         backbone=dict(tiny.classifier()['backbone'], type='mmkd_plugin.CifarResNet'),
         neck=dict(type='NonLinearNeck', in_channels=16, hid_channels=8, out_channels=8),
         head=dict(type='ContrastiveHead', loss=dict(type='CrossEntropyLoss')),
-        data_preprocessor=dict(tiny.PREPROCESSOR, type='SelfSupDataPreprocessor'),
+        data_preprocessor=dict(tiny.preprocessor(), type='SelfSupDataPreprocessor'),
     )
     student['data_preprocessor'].pop('num_classes')
     hint = dict(type='Hint', pairs=[dict(student='backbone.layer2', teacher='backbone.layer2')])
-    teachers = tiny.teachers(tmp_path, 1, data_preprocessor=dict(tiny.PREPROCESSOR))
+    teachers = tiny.teachers(tmp_path, 1, data_preprocessor=tiny.preprocessor())
     if same:
         teachers = [
             dict(name='t0', model=student, checkpoint=tiny.checkpoint(tmp_path, student, seed=3))

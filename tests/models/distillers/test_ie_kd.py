@@ -28,7 +28,7 @@ def paraphraser(folder: Path, teacher: dict[str, Any], tap: str = TAP, **options
             teacher=teacher,
             tap=tap,
             paraphraser=options or None,
-            data_preprocessor=dict(tiny.PREPROCESSOR),
+            data_preprocessor=tiny.preprocessor(),
         )
     )
     path = folder / f'paraphraser_{tap}_{len(list(folder.iterdir()))}.pth'

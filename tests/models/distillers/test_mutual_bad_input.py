@@ -262,7 +262,7 @@ def test_peer_loop_in_a_run_of_another_model_is_refused(tmp_path: Path, loop: st
         f'{stage}_evaluator': dict(type='Accuracy'),
         f'{stage}_cfg': dict(type=f'mmkd_plugin.{loop}'),
     }
-    model = {**tiny.classifier(), 'data_preprocessor': dict(tiny.PREPROCESSOR)}
+    model = {**tiny.classifier(), 'data_preprocessor': tiny.preprocessor()}
     run = tiny.runner(model, tmp_path, **settings)
     mentions = (f'mmkd_plugin.{loop}', 'mmkd_plugin.MutualDistiller')
     with raises_config_error(f'{stage}_cfg.type', 'ImageClassifier', *mentions, fix=''):

@@ -306,7 +306,7 @@ def test_prediction_of_the_ensemble_is_the_mean_of_probabilities() -> None:
 
 def test_peer_with_its_own_preprocessing_receives_its_own_inputs() -> None:
     peers = tiny.mutual_config()['peers']
-    peers[1]['data_preprocessor'] = {**tiny.PREPROCESSOR, 'mean': [0.0] * 3}
+    peers[1]['data_preprocessor'] = {**tiny.preprocessor(), 'mean': [0.0] * 3}
     model = built(peers=peers)
     seen: dict[str, list[Tensor]] = {'a': [], 'b': []}
     for name in 'ab':

@@ -257,7 +257,7 @@ def test_run_with_all_weights_zero_trains_the_first_peer_as_alone_to_the_bit(
     }
     model['head']['loss']['use_soft'] = True
     plain = tiny.runner(
-        copy.deepcopy({**model, 'data_preprocessor': tiny.PREPROCESSOR}),
+        copy.deepcopy({**model, 'data_preprocessor': tiny.preprocessor()}),
         tmp_path / 'plain',
         iters=5,
     )

@@ -27,7 +27,7 @@ TEACHER = tiny.classifier(base_channels=6)  # 12 channels of 4x4 at the tap
 
 def config(folder: Path, **changes: Any) -> dict[str, Any]:
     given = dict(
-        type='mmkd_plugin.ParaphraserTrainer', tap=TAP, data_preprocessor=dict(tiny.PREPROCESSOR)
+        type='mmkd_plugin.ParaphraserTrainer', tap=TAP, data_preprocessor=tiny.preprocessor()
     )
     if 'teacher' not in changes:
         given['teacher'] = tiny.teachers(folder, 1)[0]

@@ -92,7 +92,7 @@ def test_run_with_all_weights_zero_equals_plain_training_to_the_bit(tmp_path: Pa
     )
     student['head'].update(in_channels=64, loss=dict(type='CrossEntropyLoss', use_soft=True))
     plain = tiny.runner(
-        copy.deepcopy({**student, 'data_preprocessor': tiny.PREPROCESSOR}),
+        copy.deepcopy({**student, 'data_preprocessor': tiny.preprocessor()}),
         tmp_path / 'plain',
         iters=5,
     )

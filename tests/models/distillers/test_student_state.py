@@ -52,7 +52,7 @@ RENAMING = dict(tiny.classifier(), type='mmengine.RenamingClassifier', _scope_='
 
 
 def stock(config: Any = None) -> nn.Module:
-    config = network_config(config or tiny.classifier(), 'x', data_preprocessor=tiny.PREPROCESSOR)
+    config = network_config(config or tiny.classifier(), 'x', data_preprocessor=tiny.preprocessor())
     return build_network(config, 'x')
 
 

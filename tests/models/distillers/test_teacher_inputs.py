@@ -48,8 +48,8 @@ def step_inputs(model: Distiller) -> tuple[list[Tensor], dict[str, Any]]:
 
 def test_teachers_with_their_own_preprocessing_receive_its_images(tmp_path: Path) -> None:
     inputs, batch = step_inputs(distiller(tmp_path, [OTHER, None, PADDED, OTHER]))
-    assert torch.equal(batch['inputs'], preprocess(tiny.PREPROCESSOR))
-    for got, config in zip(inputs, (OTHER, tiny.PREPROCESSOR, PADDED, OTHER), strict=True):
+    assert torch.equal(batch['inputs'], preprocess(tiny.preprocessor()))
+    for got, config in zip(inputs, (OTHER, tiny.preprocessor(), PADDED, OTHER), strict=True):
         assert torch.equal(got, preprocess({**config, 'pad_size_divisor': 1}))
     assert inputs[2].shape == (8, 3, 8, 8), 'the padding is that of the run'
 
@@ -63,7 +63,7 @@ def test_teachers_of_equal_preprocessing_share_one_batch(tmp_path: Path) -> None
 
 def test_preprocessor_without_another_preprocessing_is_the_students(tmp_path: Path) -> None:
     # The number of classes changes labels, and no image.
-    model = distiller(tmp_path, [None, dict(tiny.PREPROCESSOR, num_classes=9)])
+    model = distiller(tmp_path, [None, dict(tiny.preprocessor(), num_classes=9)])
     assert model.data_preprocessor is model.student.data_preprocessor
 
 
@@ -75,7 +75,7 @@ def test_mixup_with_two_preprocessings_draws_one_mixture(
         augments=dict(type='Mixup', alpha=1.0), **({} if probs is None else dict(probs=probs))
     )
     model = distiller(tmp_path, [OTHER, None], student=tiny.classifier(train_cfg=augments))
-    own, other = preprocess(tiny.PREPROCESSOR), preprocess(OTHER)
+    own, other = preprocess(tiny.preprocessor()), preprocess(OTHER)
     mixtures = 0
     for _ in range(8):
         inputs, batch = step_inputs(model)
@@ -121,7 +121,7 @@ def found_mixture(images: Tensor, mixture: Tensor) -> tuple[float, Tensor]:
 def test_cutmix_with_two_preprocessings_cuts_the_same_boxes(tmp_path: Path) -> None:
     augments = dict(augments=dict(type='CutMix', alpha=1.0))
     model = distiller(tmp_path, [OTHER, None], student=tiny.classifier(train_cfg=augments))
-    own, other = preprocess(tiny.PREPROCESSOR), preprocess(OTHER)
+    own, other = preprocess(tiny.preprocessor()), preprocess(OTHER)
     inputs, batch = step_inputs(model)
     # Each pixel of the mixture comes from one image: the same for student and teacher.
     found = (own[None] == batch['inputs'][:, None]).all(dim=2)  # (mixture, source, H, W)
@@ -174,7 +174,7 @@ def test_batch_augments_set_by_a_hook_change_for_all(tmp_path: Path) -> None:
     model.data_preprocessor.batch_augments = None
     batch = model.data_preprocessor(tiny.batch_of(), True)
     assert torch.equal(batch['teacher_inputs'][0], preprocess(OTHER))
-    assert torch.equal(batch['inputs'], preprocess(tiny.PREPROCESSOR))
+    assert torch.equal(batch['inputs'], preprocess(tiny.preprocessor()))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_teacher_trained_with_an_augmentation_receives_the_students_images(
     model = classifier_trained_with_mixup(tmp_path)
     inputs, batch = step_inputs(model)
     assert torch.equal(inputs[0], preprocess(OTHER))
-    assert torch.equal(batch['inputs'], preprocess(tiny.PREPROCESSOR))
+    assert torch.equal(batch['inputs'], preprocess(tiny.preprocessor()))
 
 
 def classifier_trained_with_mixup(folder: Path) -> Distiller:
@@ -260,7 +260,7 @@ def test_padding_that_the_run_has_not_is_cut_off(tmp_path: Path, value: Any) -> 
 
 
 def test_padding_of_the_run_is_added(tmp_path: Path) -> None:
-    run = dict(tiny.PREPROCESSOR, pad_size_divisor=16)
+    run = dict(tiny.preprocessor(), pad_size_divisor=16)
     inputs, batch = step_inputs(
         distiller(tmp_path, [dict(type='OwnFrame', value=7.0)], data_preprocessor=run)
     )
@@ -275,7 +275,7 @@ def test_resized_images_show_the_whole_image_and_stay(tmp_path: Path) -> None:
 
 
 def test_resized_images_beside_padded_ones_are_refused(tmp_path: Path) -> None:
-    run = dict(tiny.PREPROCESSOR, pad_size_divisor=12)
+    run = dict(tiny.preprocessor(), pad_size_divisor=12)
     model = distiller(tmp_path, [dict(type='OwnFrame', resize=True)], data_preprocessor=run)
     with raises_config_error('teachers', (16, 16), '(12, 12)', '(8, 8)', fix='padding'):
         step_inputs(model)

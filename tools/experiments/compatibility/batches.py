@@ -53,8 +53,9 @@ def _classification(model: Any, classes: int) -> Iterator[dict[str, Any]]:
         ):
             view = torch.stack(images)
             masked = [sample.clone() for sample in samples]
+            rows = side // getattr(head, 'patch_size', 16)
             for sample in masked:  # 75 of 196 patches, as BEiT masks them
-                patches = torch.arange((side // 16) ** 2).reshape(side // 16, -1)
+                patches = torch.arange(rows**2).reshape(rows, rows)
                 sample.set_mask((patches * 196 < 75 * patches.numel()).long())
             yield dict(inputs=view, data_samples=masked)
             yield dict(inputs=[view, view.flip(3)], data_samples=masked)

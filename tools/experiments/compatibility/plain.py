@@ -60,15 +60,38 @@ def losses_of(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def calibrated(plain: nn.Module, batch: Mapping[str, Any], config: Any, folder: Path) -> Any:
+    """Return the config with weights whose BatchNorm statistics are those of the batch.
+
+    Without its pretrained weights, a deep backbone of frozen statistics 0 and 1 makes scores of
+    1e8: every softmax is then one class, and two networks agree where nothing can be learned.
+    """
+    plain.train()
+    norms = [m for m in plain.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+        norm.momentum = None  # the mean of what it sees
+    seed()
+    with torch.no_grad():
+        data = plain.data_preprocessor(copy.deepcopy(dict(batch)), True)
+        plain(**data, mode='loss')
+    path = folder / 'student.pth'
+    torch.save(dict(state_dict=plain.state_dict()), path)
+    return dict(config, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+
+
 def teacher_file(plain: nn.Module, folder: Path) -> str:
     """Save the model with other weights: those of a trained teacher, as far as a step can tell."""
     generator = torch.Generator().manual_seed(_SEED)
     state = plain.state_dict()
     for name, value in plain.named_parameters():
         if value.is_floating_point() and value.numel() > 1:
-            # A tenth of its own spread: the outputs of very deep networks stay finite.
+            # A tenth of its own spread: the outputs of very deep networks stay finite. Heads of
+            # transformers begin at 0, and would give every network the same scores.
+            spread = float(value.detach().std()) or 0.1
             noise = torch.randn(value.shape, generator=generator)
-            state[name] = value.detach() + 0.1 * float(value.detach().std()) * noise
+            state[name] = value.detach() + 0.1 * spread * noise
     path = folder / 'teacher.pth'
     torch.save(dict(state_dict=state), path)
     return str(path)

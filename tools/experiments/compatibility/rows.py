@@ -10,7 +10,14 @@ from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 
 from experiments.compatibility.families import Family, model_of
-from experiments.compatibility.plain import classes_of, plain_step, seed, size_of, teacher_file
+from experiments.compatibility.plain import (
+    calibrated,
+    classes_of,
+    plain_step,
+    seed,
+    size_of,
+    teacher_file,
+)
 from experiments.compatibility.taps import map_tap_of, tap_of
 from experiments.compatibility.trial import (
     METHODS,
@@ -25,6 +32,8 @@ from experiments.compatibility.trial import (
 TEACHER = 'teacher only'
 _STUDENT = 'resnet/resnet18_8xb32_in1k.py'
 _CONFIGS_TRIED = 3
+#: A loss above it comes of an untrained network whose activations grow from layer to layer.
+_DIVERGED = 1e4
 
 Row = dict[str, str]
 
@@ -50,6 +59,9 @@ def try_family(family: Family) -> Iterator[Row]:
             reasons.append(f'{config}: {reason_of(error)}')
             continue
         with tempfile.TemporaryDirectory() as folder:
+            if max(map(abs, losses.values())) > _DIVERGED:
+                model = calibrated(plain, batch, model, Path(folder))
+                plain, batch, losses = plain_step(family.host, model)
             teacher = dict(name='t', model=model, checkpoint=teacher_file(plain, Path(folder)))
             tap = tap_of(plain)
             taps = (tap, map_tap_of(plain, tap, size_of(batch)))
