@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.base import Adapter
-from mmkd_plugin.adapters.classifier_heads import activation_of, loss_modules, needs_target
+from mmkd_plugin.adapters.classifier_heads import (
+    activation_of,
+    classes_of,
+    loss_modules,
+    needs_target,
+)
 from mmkd_plugin.adapters.layout import Layout
 from mmkd_plugin.adapters.score_readers import Read, find_score_reader
 from mmkd_plugin.errors import ConfigError
@@ -33,7 +38,7 @@ class ClassifierAdapter(Adapter):
         head = getattr(model, 'head', None)
         path = 'head' if head is not None else 'model' if hasattr(model, 'model') else ''
         owner = self._owner = model if head is None else head
-        self.num_classes = _num_classes(model if head is None else head)
+        self.num_classes = classes_of(model if head is None else head)
         reader = find_score_reader(head)
         stated = reader and reader.activation
         measured = activation_of(owner, self.num_classes or _CLASSES) if path else None
@@ -74,6 +79,15 @@ class ClassifierAdapter(Adapter):
     ) -> ClassScores | None:
         self._require_same_activation()
         [logits] = next(iter(found.values()))
+        classes = getattr(self._owner, 'num_classes', None)
+        if isinstance(classes, int) and 0 < classes != logits.shape[-1]:
+            raise ConfigError(
+                '',
+                f'class scores of {type(self._owner).__name__} are not supported: in tensor mode '
+                f'it does not return those of its {classes} classes',
+                'Use methods on taps alone, or register a score reader for the head.',
+                found=tuple(logits.shape),
+            )
         return ClassScores.of_images(logits, self._activation)
 
     def _require_same_activation(self) -> None:
@@ -122,7 +136,7 @@ class ClassifierAdapter(Adapter):
             if self._activation == 'sigmoid':
                 return scores.float()
             return scores / scores.sum(dim=1, keepdim=True).clamp_min(1e-12)
-        labels = [sample.gt_label for sample in data_samples]
+        labels = [getattr(one.gt_label, 'label', one.gt_label) for one in data_samples]  # ReID's
         if self._activation == 'softmax' and all(len(one) == 1 for one in labels):
             return torch.cat(labels)
         if self.num_classes is None:
@@ -229,15 +243,3 @@ def _token_counts(model: nn.Module) -> set[tuple[int, int]]:
         patches = getattr(module, 'num_patches', None)
         counts |= {patches} if isinstance(patches, int) else set()
     return {(count, extra) for count in counts for extra in extras}
-
-
-def _num_classes(head: nn.Module) -> int | None:
-    """Return the number of classes: as the head states it, or as its last linear layer has it."""
-    stated = getattr(head, 'num_classes', None)
-    if isinstance(stated, int) and stated > 0:
-        return stated
-    linear = [m for m in head.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-    if not linear:
-        return None
-    last = linear[-1]
-    return last.out_features if isinstance(last, nn.Linear) else last.out_channels

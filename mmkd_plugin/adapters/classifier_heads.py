@@ -81,3 +81,15 @@ def activation_of(head: Any, classes: int) -> str | None:
 def _words(loss: nn.Module) -> str:
     """Return the names of the true attributes of a loss: one class shows no difference."""
     return ' '.join(name for name, value in vars(loss).items() if value is True)
+
+
+def classes_of(head: nn.Module) -> int | None:
+    """Return the number of classes: as the head states it, or as its last linear layer has it."""
+    stated = getattr(head, 'num_classes', None)
+    if isinstance(stated, int) and stated > 0:
+        return stated
+    linear = [m for m in head.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    if not linear:
+        return None
+    last = linear[-1]
+    return last.out_features if isinstance(last, nn.Linear) else last.out_channels

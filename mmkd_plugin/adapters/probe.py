@@ -20,8 +20,9 @@ from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
 
-#: Sides that some network accepts: small ones first, heads of a fixed size (VGG, Inception) later.
-_SIDES = (64, 224, 32, 299, 256, 384, 448, 512, 28)
+#: Sizes that some network accepts: small ones first, heads of a fixed size (VGG, Inception, those
+#: that tell persons apart) later.
+_SIZES = (*((side, side) for side in (64, 224, 32, 299, 256, 384, 448, 512, 28)), (256, 128))
 #: Sides of parts inside a network (windows, patches) are stated too; images are larger.
 _MOST_OWN_SIZES = 4
 
@@ -188,7 +189,7 @@ def find_shapes(
         sizes, channels = [(sides[1], sides[2])], sides[0]
     else:
         own = [size for network in networks for size in _own_sizes(network.model)]
-        sizes, channels = list(dict.fromkeys([*own, *((side, side) for side in _SIDES)])), None
+        sizes, channels = list(dict.fromkeys([*own, *_SIZES])), None
     refused: dict[str, str] = {}
     for size in sizes:
         shapes: dict[TappedModel, Shape] = {}

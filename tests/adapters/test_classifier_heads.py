@@ -8,7 +8,8 @@ import torch
 from helpers import classification as tiny
 from helpers.errors import ANY, raises_config_error
 from mmengine.registry import MODELS as ROOT_MODELS
-from mmpretrain.models.heads import ClsHead, ConformerHead
+from mmpretrain.models.heads import ClsHead, ConformerHead, LinearClsHead
+from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample, MultiTaskDataSample
 from torch import Tensor, nn
 
@@ -295,3 +296,19 @@ def test_module_that_is_called_embedding_can_be_tapped(tmp_path: Path) -> None:
     model = distiller(tmp_path, config)
     model.student.embedding = nn.Identity()
     assert model.tapped.parse(['embedding'], 'key')['embedding'].path == 'embedding'
+
+
+@MODELS.register_module()
+class EmbeddingHead(LinearClsHead):
+    """Returns embeddings in tensor mode, as MMDet's heads for the ReID of persons do."""
+
+    def forward(self, feats: Any) -> Tensor:
+        return self.pre_logits(feats)
+
+
+def test_head_that_returns_no_score_for_each_of_its_classes_is_refused(tmp_path: Path) -> None:
+    config = classifier(type='EmbeddingHead')
+    with raises_config_error('student', (2, 16), 'EmbeddingHead', '4 classes', fix='score reader'):
+        distiller(tmp_path, config)
+    hint = dict(type='Hint', pairs=[dict(student='backbone[-1]', teacher='backbone[-1]')])
+    assert tiny.losses_of(distiller(tmp_path, config, hint=hint))['hint.loss_hint'] > 0

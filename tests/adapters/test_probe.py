@@ -113,6 +113,7 @@ def test_find_shape_tries_usual_sizes_with_the_channels_of_the_network(side: int
 def test_find_shape_unusual_size_must_be_stated() -> None:
     net = tapped(Fixed(3, 20))
     tried = [(side, side) for side in (64, 224, 32, 299, 256, 384, 448, 512, 28)]
+    tried.append((256, 128))
     with raises_config_error('probe_shape', tried, 'student', fix='(channels, height, width)'):
         find_shape(net, None)
     assert find_shape(net, (3, 20, 20)) == (3, 20, 20)

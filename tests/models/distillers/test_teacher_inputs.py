@@ -279,3 +279,26 @@ def test_resized_images_beside_padded_ones_are_refused(tmp_path: Path) -> None:
     model = distiller(tmp_path, [dict(type='OwnFrame', resize=True)], data_preprocessor=run)
     with raises_config_error('teachers', (16, 16), '(12, 12)', '(8, 8)', fix='padding'):
         step_inputs(model)
+
+
+def test_preprocessor_of_a_teacher_that_makes_a_list_of_images_is_refused(tmp_path: Path) -> None:
+    """Those of self-supervised models do, from the batches of a classifier."""
+    own = dict(type='SelfSupDataPreprocessor', mean=[120.0] * 3, std=[60.0] * 3)
+    hint = dict(type='Hint', pairs=[dict(student='backbone[-1]', teacher='backbone[-1]')])
+    config = dict(
+        type='SimCLR',
+        backbone=tiny.classifier()['backbone'],
+        neck=dict(type='NonLinearNeck', in_channels=16, hid_channels=8, out_channels=8),
+        head=dict(type='ContrastiveHead', loss=dict(type='CrossEntropyLoss')),
+        data_preprocessor=own,
+    )
+    path = tiny.checkpoint(tmp_path, config, seed=3)
+
+    def model(**options: Any) -> Distiller:
+        teacher = dict(name='t', model=config, checkpoint=path, **options)
+        return tiny.distiller(tmp_path, teachers=[teacher], methods=dict(hint=hint))
+
+    with raises_config_error('teachers', 'list', 'SelfSupDataPreprocessor', fix='cfg_options'):
+        tiny.losses_of(model())
+    remedy = {'model.data_preprocessor': {**tiny.preprocessor(), '_delete_': True}}
+    assert tiny.losses_of(model(cfg_options=remedy))['hint.loss_hint'] > 0

@@ -19,6 +19,8 @@ def raw_batches(host: str, model: Any, classes: int) -> Iterator[dict[str, Any]]
     """
     if host == 'mmpretrain':
         yield from _classification(model, classes)
+    elif 'ReID' in type(model).__name__:
+        yield _persons(classes)
     else:
         for side in (128, 320):
             yield _detection(model, side)
@@ -105,6 +107,17 @@ def _detection(model: Any, side: int) -> dict[str, Any]:
         samples.append(sample)
         images.append(_image(index, side, 3))
     return dict(inputs=images, data_samples=samples)
+
+
+def _persons(classes: int) -> dict[str, Any]:
+    from mmdet.structures import ReIDDataSample
+
+    samples = []
+    for index in range(IMAGES):
+        sample = ReIDDataSample(metainfo=dict(img_shape=(256, 128)))
+        samples.append(sample.set_gt_label(index % classes))
+    images = torch.stack([_image(index, 256, 3)[..., :128] for index in range(IMAGES)])
+    return dict(inputs=list(images), data_samples=samples)
 
 
 def _image(index: int, side: int, channels: int) -> torch.Tensor:

@@ -89,22 +89,24 @@ def model_of(host: str, config: str) -> Any:
         model.data_preprocessor = preprocessor
     if host == 'mmdet' and model.get('data_preprocessor'):
         model.data_preprocessor.pop('batch_augments', None)  # they pad to a full-size image
-    _without_weights(model)
+    _for_a_cpu(model)
     model.setdefault('_scope_', host)
     return model
 
 
-def _without_weights(config: Any) -> None:
-    """Remove the files of pretrained weights from a config, in place."""
+def _for_a_cpu(config: Any) -> None:
+    """Remove the files of weights from a config, in place; SyncBN needs GPUs and becomes BN."""
     if isinstance(config, dict):
+        if config.get('type') in ('SyncBN', 'MMSyncBN'):
+            config['type'] = 'BN'
         for name in ('init_cfg', 'pretrained', 'load_from', 'teacher_ckpt'):
             value = config.get(name)
             if isinstance(value, str) or (
-                isinstance(value, dict) and value.get('type') == 'Pretrained'
+                isinstance(value, dict) and value.get('type', 'Pretrained') == 'Pretrained'
             ):
                 config[name] = None
         for value in config.values():
-            _without_weights(value)
+            _for_a_cpu(value)
     elif isinstance(config, (list, tuple)):
         for value in config:
-            _without_weights(value)
+            _for_a_cpu(value)

@@ -60,7 +60,7 @@ def losses_of(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def calibrated(plain: nn.Module, batch: Mapping[str, Any], config: Any, folder: Path) -> Any:
+def calibrated(plain: Any, batch: Mapping[str, Any], config: Any, folder: Path) -> Any:
     """Return the config with weights whose BatchNorm statistics are those of the batch.
 
     Without its pretrained weights, a deep backbone of frozen statistics 0 and 1 makes scores of

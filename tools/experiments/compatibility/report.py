@@ -1,5 +1,6 @@
 """The table of compatibility as a page of the documentation."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -90,8 +91,15 @@ def _cell(row: Row | None, reasons: dict[str, int]) -> str:
     mark = _MARKS.get(row['verdict'], '')
     if not row['reason']:
         return mark
-    number = reasons.setdefault(row['reason'], len(reasons) + 1)
+    number = reasons.setdefault(_shared(row['reason']), len(reasons) + 1)
     return f'{mark} {number}'.strip()
+
+
+def _shared(reason: str) -> str:
+    """Return a reason without the config and the folders of this machine: many have the same."""
+    text = re.sub(r'^\S+\.py: ', '', ' '.join(reason.split()))
+    text = re.sub(r'\S*…$', '…', text)  # no half word
+    return re.sub(r'/[^"\s]*/site-packages/', '', text)
 
 
 def _escaped(text: str) -> str:
