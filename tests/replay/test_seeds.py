@@ -48,7 +48,6 @@ def test_seed_of_differs_for_every_seed_index_and_view() -> None:
 
 @pytest.mark.parametrize('seed', [0, 1, (1 << 32) - 1, 1 << 32, (1 << 64) - 1])
 def test_seeded_draws_the_same_and_restores_all_three_states(seed: int) -> None:
-    np.random.randn()  # leaves the second of two normal numbers in numpy's state
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     with seeded(seed):
         first = draw()
@@ -58,6 +57,16 @@ def test_seeded_draws_the_same_and_restores_all_three_states(seed: int) -> None:
     draw()
     with seeded(seed):
         assert draw() == first
+
+
+def test_normal_number_that_numpy_holds_ready_is_drawn_anew() -> None:
+    np.random.seed(3)
+    uniform = np.random.RandomState(3)
+    np.random.randn(), uniform.randn()  # each holds a second number ready
+    with seeded(1):
+        np.random.randn()
+    uniform.randn()  # takes it
+    assert np.random.randn() == uniform.randn()
 
 
 @pytest.mark.parametrize('other', [1 << 40, (1 << 40) + 1, 5])
