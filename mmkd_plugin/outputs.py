@@ -139,6 +139,23 @@ class NetworkOutput:
             raise KeyError(f'{tap!r} was not requested; the requested taps are {[*self.features]}')
         return self.features[tap]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what methods compare: features by tap, ``'class scores'`` and ``'boxes'``."""
+        found = dict(self.features)
+        if self.scores is not None:
+            found['class scores'] = self.scores.logits
+        if self.boxes is not None:
+            found['boxes'] = self.boxes.values
+        return found
+
+    def float(self) -> 'NetworkOutput':
+        """Return the same outputs in float32, where they are in half precision."""
+        return NetworkOutput(
+            self.scores and replace(self.scores, logits=_upcast(self.scores.logits)),
+            {tap: _upcast(value) for tap, value in self.features.items()},
+            self.boxes and replace(self.boxes, values=_upcast(self.boxes.values)),
+        )
+
     def detach(self) -> 'NetworkOutput':
         """Return the same outputs without gradient."""
         features = {tap: value.detach() for tap, value in self.features.items()}

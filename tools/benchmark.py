@@ -27,10 +27,12 @@ from benchmarks.measure import Result
 from benchmarks.mutual import measure_mutual
 from benchmarks.replay import measure_replay
 from benchmarks.steps import measure_steps
+from benchmarks.teachers import measure_teachers
 from experiments.progress import Heartbeat, duration
 
 SUBJECTS: dict[str, Callable[[torch.device, int, bool], list[Result]]] = dict(
     angle=measure_angle,
+    teachers=measure_teachers,
     steps=measure_steps,
     ie_kd=measure_ie_kd,
     mutual=measure_mutual,
@@ -38,7 +40,9 @@ SUBJECTS: dict[str, Callable[[torch.device, int, bool], list[Result]]] = dict(
     replay=measure_replay,
 )
 #: About the seconds on 2 x86-64 cores with 7 repeats, for the first estimate of the time left.
-USUAL_SECONDS = dict(angle=15.0, steps=60.0, ie_kd=30.0, mutual=90.0, detection=130.0, replay=45.0)
+USUAL_SECONDS = dict(
+    angle=15.0, teachers=25.0, steps=60.0, ie_kd=30.0, mutual=90.0, detection=130.0, replay=45.0
+)
 
 
 def parse_args() -> argparse.Namespace:

@@ -38,6 +38,7 @@ def build_teacher(
         raise ConfigError(key, 'must be dict(name=…, model=…, checkpoint=…)', found=config)
     known = {'name', 'model', 'checkpoint', 'cfg_options', 'data_preprocessor', 'class_map'}
     known |= {'checkpoint_key', 'checkpoint_prefix', 'replay'}
+    known |= {'fast', 'precision', 'compile', 'offload'}
     if unknown := sorted(config.keys() - known):
         raise ConfigError(
             f'{key}.{unknown[0]}',

@@ -82,6 +82,8 @@ class ReplayedTeacher(Teacher):
         config = network_config(
             self._options['model'], f'{self.key}.model', self._options.get('cfg_options'), run
         )
+        if (precision := self._options.get('precision')) is not None:
+            config = dict(config, precision=precision)  # it changes what is stored
         own = self._options.get('data_preprocessor') or config.get('data_preprocessor')
         return str(self.sha256), config, dict(teacher=own, run=run)
 
@@ -142,6 +144,7 @@ class ReplayedTeacher(Teacher):
             output = probes.output(size, IMAGES) if self.stored else probe_network(self, shape)
             refuse_shared(output)
         if not self.stored:
+            self.find_fast_form(shape)
             probes.note(size, output, self.adapter.task, self.classes)
         self.probed = {tap: tuple(value.shape) for tap, value in output.features.items()}
         args = self.key, self.class_map(output), self.model, self.sha256, self.checkpoint
@@ -163,8 +166,7 @@ class ReplayedTeacher(Teacher):
         """
 
         def compute() -> NetworkOutput:
-            self._follow(inputs.device)
-            return TappedModel.observe(self, inputs, (), data_samples)
+            return self.computed(inputs, (), data_samples)
 
         with self._keyed():
             found = self.store.outputs(

@@ -37,6 +37,10 @@ class TapRequests:
         self._recorded: Points = {}
         self._observed: Points = {}
         self._scores: dict[str, tuple[Tap, Pick]] = {}
+        #: Paths of all modules that are read, for taps, class scores or boxes.
+        self.tapped_paths: frozenset[str] = frozenset()
+        #: What is read of them: a head can be read for class scores, for boxes, and as a tap.
+        self.readings: frozenset[str] = frozenset()
         #: Shapes of the tapped tensors in the probe, by tap.
         self.probed: dict[str, tuple[int, ...]] = {}
         #: The tap that :data:`EMBEDDING` stands for.
@@ -120,6 +124,9 @@ class TapRequests:
         self._observed = self._points(taps if observed is None else observed)
         self._scores = self._heads(SCORES, self.adapter.score_taps if scores else {})
         self._scores |= self._heads(BOXES, self.adapter.box_taps if boxes else {})
+        points = {**self._recorded, **self._observed, **self._scores}
+        self.tapped_paths = frozenset(tap.path for tap, _ in points.values())
+        self.readings = frozenset(points)
 
     def _heads(self, mark: str, picks: Mapping[str, Pick]) -> dict[str, tuple[Tap, Pick]]:
         return {mark + tap: (Tap.parse(tap, self.key), pick) for tap, pick in picks.items()}

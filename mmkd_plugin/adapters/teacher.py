@@ -8,15 +8,14 @@ from mmengine import ConfigDict
 from torch import nn
 
 from mmkd_plugin.adapters.compat import ClassMap
+from mmkd_plugin.adapters.frozen_network import FrozenNetwork
 from mmkd_plugin.adapters.probe import TeacherProbe, probe_network
-from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.build import build_network, network_config
 from mmkd_plugin.loading.checkpoint import load_weights
-from mmkd_plugin.outputs import NetworkOutput
 
 
-class Teacher(TappedModel):
+class Teacher(FrozenNetwork):
     """A frozen network.
 
     It is deliberately no ``nn.Module``. A child of the distiller would be put in train mode,
@@ -36,6 +35,8 @@ class Teacher(TappedModel):
         checkpoint_key: Place of its weights in a file that holds several, such as ``'ema'``.
         checkpoint_prefix: Prefix of its keys in a file of several networks, such as
             ``'architecture.'``.
+        cost: How it runs: the other arguments of
+            :class:`~mmkd_plugin.adapters.frozen_network.FrozenNetwork`.
 
     Raises:
         ConfigError: If the config or the checkpoint is wrong.
@@ -57,6 +58,7 @@ class Teacher(TappedModel):
         key: str = 'teacher',
         checkpoint_key: str | None = None,
         checkpoint_prefix: str | None = None,
+        **cost: Any,
     ) -> None:
         if not isinstance(checkpoint, str) or not checkpoint:
             raise ConfigError(
@@ -74,10 +76,8 @@ class Teacher(TappedModel):
         )
         network.requires_grad_(False)
         network.eval()  # a host's own train() may return nothing
-        super().__init__(network, key)
-        self.name = name
+        super().__init__(network, key, name, ClassMap(class_map, f'{key}.class_map'), **cost)
         self.checkpoint = checkpoint
-        self.class_map = ClassMap(class_map, f'{key}.class_map')
 
     def __deepcopy__(self, memo: dict[int, Any]) -> 'Teacher':
         return self  # EMA copies the distiller: a frozen network need not exist twice
@@ -94,43 +94,25 @@ class Teacher(TappedModel):
             ConfigError: If the network does not accept the shape.
         """
         output = self.class_map(probe_network(self, shape))
+        self.find_fast_form(shape)
         return TeacherProbe(
             self.key, output, self.model, self.sha256, self.checkpoint, size=shape[1:]
         )
 
     @torch.no_grad()
-    def observe(
-        self, inputs: Any, rois: Sequence[torch.Tensor] = (), data_samples: Any = None
-    ) -> NetworkOutput:
-        """Run on a batch at least cost, without gradients; see :meth:`TappedModel.observe`.
-
-        Args:
-            inputs: The batch under the teacher's own preprocessing, (N, C, H, W).
-            rois: Regions that the student's RoI head classified, by stage.
-            data_samples: The framework's; models that need image sizes read them there.
-        """
-        self._follow(inputs.device)
-        output = super().observe(inputs, rois, data_samples)
-        return output if self.class_map.indices is None else self.class_map(output)
-
-    @torch.no_grad()
     def predict(self, data: Any, device: torch.device) -> Any:
         """Predict a raw batch, as the evaluator of a plain run of this model would see it."""
         self._follow(device)
-        return self._in_classes(self.model.val_step(data))  # type: ignore[operator]
+        with self.placed(device):
+            return self._in_classes(self.model.val_step(data))  # type: ignore[operator]
 
     @torch.no_grad()
     def predict_inputs(self, inputs: torch.Tensor, data_samples: Any) -> Any:
         """Predict a preprocessed batch."""
         self._follow(inputs.device)
-        return self._in_classes(self.model(inputs, data_samples, mode='predict'))
+        with self.placed(inputs.device):
+            return self._in_classes(self.model(inputs, data_samples, mode='predict'))
 
     def _in_classes(self, predictions: Any) -> Any:
         indices = self.class_map.indices
         return predictions if indices is None else self.adapter.in_classes(predictions, indices)
-
-    def _follow(self, device: torch.device) -> None:
-        if next(self.model.parameters()).device != device:
-            self.model.to(device)
-        if self.model.training:  # a hook or a user called train() on it
-            self.model.eval()

@@ -35,8 +35,8 @@ def seeded(seed: int) -> Iterator[None]:
     """Run the body under a seed of ``random``, ``numpy.random`` and torch's CPU generator.
 
     The three generators continue after it as if it had not run, also if it raises; only the second
-    of two normal numbers, which ``numpy.random`` may hold ready, is drawn anew. Generators of GPUs are
-    left alone: transforms run on the CPU.
+    of two normal numbers, which ``numpy.random`` may hold ready, is drawn anew. Generators of GPUs
+    are left alone: transforms run on the CPU.
 
     Args:
         seed: 0 to 2^64 - 1.

@@ -73,7 +73,9 @@ def test_observe_is_in_eval_mode_whatever_train_was_called_on(tmp_path: Path) ->
     config = dict(type='Dropping')
     student = tiny.distiller(
         tmp_path,
-        teachers=[dict(model=config, checkpoint=tiny.checkpoint(tmp_path, config, seed=5))],
+        teachers=[
+            dict(model=config, checkpoint=tiny.checkpoint(tmp_path, config, seed=5), fast=False)
+        ],
         methods=dict(h=dict(type='Hint', pairs=[dict(student='backbone.layer1', teacher='net')])),
     )
     alone = tiny.network(config, seed=5).eval()

@@ -55,9 +55,9 @@ def test_teacher_with_its_own_preprocessing_receives_it_and_leaves_the_students_
 ) -> None:
     config = small.detector(family)
     teachers = [
-        small.teacher(tmp_path, config, 1, data_preprocessor=OTHER),
-        small.teacher(tmp_path, config, 2),
-        small.teacher(tmp_path, config, 3, data_preprocessor=OTHER),
+        small.teacher(tmp_path, config, 1, data_preprocessor=OTHER, fast=False),
+        small.teacher(tmp_path, config, 2, fast=False),  # it receives the very batch
+        small.teacher(tmp_path, config, 3, data_preprocessor=OTHER, fast=False),
     ]
     model = small.distiller(tmp_path, config, teachers)
     raw = small.batch_for(family)
@@ -225,7 +225,9 @@ def test_distiller_step_keeps_no_tensor_of_a_teacher_but_its_targets(
 ) -> None:
     """Targets are score rows of weighted locations, and maps of hints; a view keeps all memory."""
     config = small.detector(family)
-    teachers = [small.teacher(tmp_path, config, seed) for seed in range(1, number + 1)]
+    seeds = range(1, number + 1)
+    # A fast teacher copies its maps, and none of what the modules returned is kept.
+    teachers = [small.teacher(tmp_path, config, seed, fast=False) for seed in seeds]
     if 'ft' in methods:
         trainer = dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teachers[0], tap='neck[1]')
         torch.save(

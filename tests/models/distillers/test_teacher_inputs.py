@@ -29,7 +29,7 @@ def preprocess(config: dict[str, Any]) -> Tensor:
 
 
 def distiller(folder: Path, preprocessors: list[Any], **changes: Any) -> Distiller:
-    teachers = tiny.teachers(folder, len(preprocessors))
+    teachers = tiny.teachers(folder, len(preprocessors), fast=False)  # it receives the very batch
     for teacher, preprocessor in zip(teachers, preprocessors, strict=True):
         if preprocessor is not None:
             teacher['data_preprocessor'] = preprocessor

@@ -14,10 +14,10 @@ The student alone trains for so many epochs that its runs take at least as long.
 metric = 'accuracy/top1'
 baseline = dict(
     same_epochs='alone_12',
-    mean_read='alone_13',
-    mean_filled='alone_18',
-    amtml_read='alone_15',
-    amtml_filled='alone_20',
+    mean_read='alone_18',
+    mean_filled='alone_23',
+    amtml_read='alone_25',
+    amtml_filled='alone_30',
 )
 seeds = list(range(10))
 
@@ -122,7 +122,7 @@ arms = {
         options={'model': _base_._resnet8, 'train_cfg.max_epochs': epochs},
     )
     for setting, epochs in dict(
-        same_epochs=12, mean_read=13, mean_filled=18, amtml_read=15, amtml_filled=20
+        same_epochs=12, mean_read=18, mean_filled=23, amtml_read=25, amtml_filled=30
     ).items()
 }
 arms['same_epochs/mean'] = dict(

@@ -1,0 +1,58 @@
+"""The forward of a frozen teacher against the plain forward of the same network."""
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.registry import MODELS, init_default_scope
+
+from benchmarks.detectors import digit_scenes
+from benchmarks.measure import Result, ratio, seconds_in_turns
+from benchmarks.steps import batch_of, untrained_teacher
+from mmkd_plugin.adapters import Teacher
+
+
+def measure_teachers(device: torch.device, repeats: int, quick: bool) -> list[Result]:
+    """Measure a ResNet-56 of CIFAR's size, and the GFL of the study `detection`."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        init_default_scope('mmpretrain')
+        depth, size = (8, 8) if quick else (56, 128)
+        images = torch.stack(batch_of(size)['inputs']).float() / 64 - 2
+        entry = untrained_teacher(depth, Path(folder))
+        rounds = _fast_over_plain(entry, images, (3, 32, 32), device, repeats)
+        name = f'frozen ResNet-{depth}, batch {size}: of its plain forward'
+        results = [ratio(name, rounds, at_most=None if quick else 0.75)]
+
+        init_default_scope('mmdet')
+        size, side = (2, 64) if quick else (16, 96)
+        model = digit_scenes('teacher_gfl_r18')
+        path = Path(folder) / 'gfl.pth'
+        torch.save(dict(state_dict=MODELS.build(copy.deepcopy(model)).state_dict()), path)
+        images = torch.randn(size, 3, side, side)
+        entry = dict(name='gfl', model=model, checkpoint=str(path))
+        rounds = _fast_over_plain(entry, images, (3, side, side), device, repeats)
+        name = f'frozen GFL on ResNet-18, batch {size}: of its plain forward'
+        return [*results, ratio(name, rounds, at_most=None if quick else 0.85)]
+
+
+def _fast_over_plain(
+    entry: dict[str, Any],
+    images: torch.Tensor,
+    shape: tuple[int, int, int],
+    device: torch.device,
+    repeats: int,
+) -> list[float]:
+    def observed(fast: bool) -> Callable[[], object]:
+        teacher = Teacher(**entry, fast=fast)
+        teacher.request([], scores=True)
+        teacher.probe(shape)
+        return lambda: teacher.observe(images)
+
+    images = images.to(device)
+    tasks = dict(fast=observed(True), plain=observed(False))
+    seconds = seconds_in_turns(tasks, repeats, device)
+    return [fast / plain for fast, plain in zip(*seconds.values(), strict=True)]
