@@ -74,7 +74,7 @@ class FrozenNetwork(TappedModel):
         self._compile = dict(compile) if isinstance(compile, Mapping) else {} if compile else None
         self._compiled: dict[nn.Module, Any] = {}
         self._may_be_fast = fast
-        #: What is faster; None before :meth:`find_fast_form`, or if that is switched off.
+        #: The faster form; None before :meth:`find_fast_form`, or if that is switched off.
         self.fast_form: FastForm | None = None
         self._extremes: tuple[Tensor, tuple[str, ...], int | None] | None = None
 

@@ -1,4 +1,4 @@
-"""What makes the forward of a frozen network faster, and a trial that shows it changes nothing.
+"""A faster form of a frozen network, and a trial that shows that its outputs are the same.
 
 BatchNorm is fused into convolutions, maps are in channels_last, and layers are left out that reach
 nothing that is read.
@@ -51,10 +51,10 @@ class FastForm:
     Args:
         shape: (channels, height, width) of the trial.
         device: Its device. On another one, operators may want another memory format.
-        pairs: What is fused.
+        pairs: Convolutions with their BatchNorm.
         channels_last: Whether images and maps are in channels_last.
         unused: Layers that reach nothing that is read.
-        read: What was read in the trial.
+        read: Readings of the trial.
         refusal: Why the network runs slower than it could; empty if it does not.
     """
 

@@ -39,7 +39,7 @@ class TapRequests:
         self._scores: dict[str, tuple[Tap, Pick]] = {}
         #: Paths of all modules that are read, for taps, class scores or boxes.
         self.tapped_paths: frozenset[str] = frozenset()
-        #: What is read of them: a head can be read for class scores, for boxes, and as a tap.
+        #: Names of all readings: a head can be read for class scores, for boxes, and as a tap.
         self.readings: frozenset[str] = frozenset()
         #: Shapes of the tapped tensors in the probe, by tap.
         self.probed: dict[str, tuple[int, ...]] = {}

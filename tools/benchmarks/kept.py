@@ -28,6 +28,7 @@ def kept_of_teachers(name: str, distiller: Any, data: dict[str, Any]) -> Result:
 
     handles = []
     for teacher in distiller.teachers:
+        teacher.fast_form = None  # it would copy its maps, and the outputs of modules are followed
         wanted = teacher.observed_taps
         for path, module in teacher.model.named_modules():
             handles.append(
