@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar('T')
 _NOTHING: Any = object()
@@ -110,6 +110,10 @@ def positive_number(key: str, value: Any) -> float:
         >>> positive_number('temperature', 4)
         4.0
     """
+    if (lowest := _lowest(value)) is not None:
+        if lowest <= 0:
+            raise ConfigError(key, 'must be a number > 0 at all times', found=lowest)
+        return cast(float, value)
     if not _is_finite(value) or value <= 0:
         raise ConfigError(key, 'must be a number > 0', found=value)
     return float(value)
@@ -121,6 +125,8 @@ def non_negative_number(key: str, value: Any) -> float:
     Raises:
         ConfigError: If ``value`` is none.
     """
+    if _lowest(value) is not None:  # the numbers of a schedule are not negative
+        return cast(float, value)
     if not _is_finite(value) or value < 0:
         raise ConfigError(key, 'must be a number >= 0', found=value)
     return float(value)
@@ -190,6 +196,11 @@ def _nearest(name: str, known: Collection[str]) -> str:
 
 def _name(function: Callable[..., Any]) -> str:
     return getattr(function, '__name__', type(function).__name__)
+
+
+def _lowest(value: Any) -> float | None:
+    """Return the smallest value of a scheduled number; None for anything else."""
+    return cast('float | None', getattr(value, 'lowest', None))
 
 
 def _is_finite(value: Any) -> bool:

@@ -33,6 +33,7 @@ MODELS = Registry(
         'mmkd_plugin.models.distillers',
         'mmkd_plugin.models.losses',
         'mmkd_plugin.models.methods',
+        'mmkd_plugin.models.schedules',
         'mmkd_plugin.models.weightings',
     ],
 )

@@ -80,6 +80,7 @@ class TappedModel(TapRequests):
         recording = Recording()
         with self._watched(), self._hooked({**self._recorded, **self._scores}) as values:
             yield recording
+        recording.tensors = values
         recording.output = self._read(values, inputs, data_samples)
 
     def shapes_at(self, taps: Sequence[str], shape: Shape) -> dict[str, tuple[int, ...]] | None:
@@ -199,9 +200,13 @@ class TappedModel(TapRequests):
 
 
 class Recording:
-    """Result of :meth:`TappedModel.recording`; ``output`` is set when its body has ended."""
+    """Result of :meth:`TappedModel.recording`, set when its body has ended.
+
+    ``tensors`` are those that the modules returned, by tap.
+    """
 
     output: NetworkOutput
+    tensors: Mapping[str, Sequence[Tensor]]
 
 
 def hook(model: nn.Module, tap: Tap, function: Callable[[nn.Module, Any], Any]) -> RemovableHandle:

@@ -38,7 +38,17 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         data_preprocessor=tiny.preprocessor(),
     )
     gathered = {one: distiller(objective=one, gather_angles=True) for one in OBJECTIVES}
-    return {**gathered, 'local': distiller(), 'stage 1': stage_1}
+    configs = {**gathered, 'local': distiller(), 'stage 1': stage_1}
+    # Connectors rest: those of the hints of AMTML-KD in the first two steps, the others later.
+    late, early = (
+        dict(type='LinearSchedule', start=start, stop=1.0 - start, begin=1, end=3, by_epoch=False)
+        for start in (0.0, 1.0)
+    )
+    pairs = [dict(student='backbone.layer1', teacher='backbone.layer1')]
+    methods = dict(
+        amtml=tiny.amtml(hint_weight=late), hint=dict(type='Hint', pairs=pairs, loss_weight=early)
+    )
+    return {**configs, 'resting': tiny.distiller_config(folder, teachers=teachers, methods=methods)}
 
 
 @pytest.fixture(scope='module')
@@ -48,11 +58,14 @@ def ranks(
     """Return the results of both processes, which are started once for all tests."""
     calls: processes.Calls = {}
     for name, config in configs.items():
+        if name == 'resting':
+            continue
         calls[name] = (processes.gradients, config)
         calls[f'{name}, control'] = (processes.gradients, config, OFF_BY_A_THOUSANDTH)
     for objective in OBJECTIVES:
         calls[f'run {objective}'] = (processes.train, configs[objective], 3)
-    calls['run local'] = (processes.train, configs['local'])
+    for name in ('local', 'resting'):
+        calls[f'run {name}'] = (processes.train, configs[name])
     return processes.in_two(tmp_path_factory.mktemp('two'), calls)
 
 
@@ -63,7 +76,11 @@ def expected(configs: dict[str, Any]) -> dict[str, Any]:
     Angles without ``gather_angles`` are compared within each half of the batch, so the two halves
     are the reference there.
     """
-    found = {name: processes.gradients(Path(), config) for name, config in configs.items()}
+    found = {
+        name: processes.gradients(Path(), config)
+        for name, config in configs.items()
+        if name != 'resting'
+    }
     model = processes.build(configs['local'])
     halves = []
     for rank in range(2):
@@ -143,7 +160,7 @@ def test_reconstruction_losses_are_means_over_images(
     assert mean == pytest.approx(whole['loss_rec'], rel=LOSSES)
 
 
-@pytest.mark.parametrize('run', ['paper', 'label', 'local'])
+@pytest.mark.parametrize('run', ['paper', 'label', 'local', 'resting'])
 def test_ranks_end_a_run_of_all_parts_with_equal_weights(
     ranks: list[dict[str, Any]], run: str
 ) -> None:

@@ -24,6 +24,7 @@ from mmkd_plugin.models.distillers.first_batch import (
     check_outputs,
     refusal,
 )
+from mmkd_plugin.models.distillers.gradient_norms import gradient_norms
 from mmkd_plugin.models.distillers.method_set import MethodSet
 from mmkd_plugin.models.distillers.replay_check import require_replayable
 from mmkd_plugin.models.distillers.student_state import hold_network
@@ -92,6 +93,10 @@ class Distiller(TransparentModel):
         self._requests: dict[str, Requests] = {}
         self._input_of: list[int | None] = []
         self._checked = False
+        self._seen: set[str] = set()
+        #: Set by the hook LogGradientNorms for a step, whose result is in ``gradient_norms``.
+        self.measures_gradients = False
+        self.gradient_norms: dict[str, tuple[float, float]] = {}
         with torch.random.fork_rng(devices=[]):  # the student draws as in a plain run
             self.methods = MethodSet(methods)
             if self.methods:
@@ -99,10 +104,10 @@ class Distiller(TransparentModel):
                 self._bind(probe_shape)
             elif not teachers:
                 build_teachers(teachers, preprocessing)  # an empty list is an error all the same
-        if not task_weight and not self.methods:
+        if not task_weight and all(map(self.methods.may_rest, self.methods)):
             raise ConfigError(
                 'task_weight',
-                'must be a number > 0 where no method has a weight: nothing would be trained',
+                'must be a number > 0 where every method may rest: nothing would be trained',
                 found=task_weight,
             )
         self.record = RunRecord(
@@ -162,42 +167,61 @@ class Distiller(TransparentModel):
         if first:
             check_labels(self.tapped, data_samples, self.task_weight, self._requests)
             require_names_of_data(self.teachers, meta_of_data())
-        if not self.methods:
+        requests = self._requests
+        if self.methods and self.methods.numbers:
+            self.methods.set_time()
+            requests = {n: one for n, one in requests.items() if self.methods.works(n)}
+        if not requests:  # no method has a weight, or all of them rest
             self._checked = True
-            return task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
+            losses = task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
+            return losses | method_losses(self.methods, NetworkOutput(), [], None)
+        fresh = requests.keys() - self._seen
         with self.tapped.recording(inputs, data_samples) as recording:
             losses = task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
         student = recording.output
         batch = dict(inputs=inputs, data_samples=data_samples, teacher_inputs=teacher_inputs)
-        teachers = self.observe_teachers(batch, student.rois)
-        labels = batch_labels(self.tapped.adapter, data_samples, self._requests)
-        if first:
+        teachers = self.observe_teachers(batch, student.rois, requests)
+        labels = batch_labels(self.tapped.adapter, data_samples, requests)
+        if fresh:
             outputs = {one.key: out for one, out in zip(self.teachers, teachers, strict=True)}
             first_batch = Batch(inputs, data_samples, student, outputs)
             check_outputs(self.tapped, first_batch)
         distilled = method_losses(self.methods, student, teachers, labels)
-        if first:
-            methods = dict(self.methods.named())
-            check_losses(self.tapped, methods, self._requests, first_batch, distilled)
-            self._checked = torch.is_grad_enabled()  # gradients are checked as well
+        if fresh:
+            methods = {name: one for name, one in self.methods.named() if name in fresh}
+            check_losses(self.tapped, methods, requests, first_batch, distilled)
+            if torch.is_grad_enabled():  # gradients are checked as well
+                self._checked = True
+                self._seen |= fresh
         losses.update(distilled)
+        if self.measures_gradients:
+            self.gradient_norms = gradient_norms(recording.tensors, requests, losses)
         return losses
 
     def observe_teachers(
-        self, batch: Mapping[str, Any], rois: Sequence[Tensor] = ()
+        self,
+        batch: Mapping[str, Any],
+        rois: Sequence[Tensor] = (),
+        requests: Mapping[str, Requests] | None = None,
     ) -> list[NetworkOutput]:
-        """Run every teacher on a preprocessed batch, each under its own preprocessing.
+        """Run the teachers on a preprocessed batch, each under its own preprocessing.
 
         Args:
             batch: ``dict(inputs=…, data_samples=…, teacher_inputs=[…])``.
             rois: Regions that the student's RoI head classified, by stage.
+            requests: Requests of the methods that work in this step; all by default. A teacher
+                that none of them needs does not run.
         """
+        working = (self._requests if requests is None else requests).values()
         samples = batch.get('data_samples')
         inputs = [
             batch['inputs'] if n is None else batch['teacher_inputs'][n] for n in self._input_of
         ]
         outputs = []
-        for teacher, own in zip(self.teachers, inputs, strict=True):
+        for index, (teacher, own) in enumerate(zip(self.teachers, inputs, strict=True)):
+            if not any(one.scores or one.boxes or any(one.teachers[index:][:1]) for one in working):
+                outputs.append(NetworkOutput())
+                continue
             try:
                 outputs.append(teacher.observe(own, rois, samples))
             except REFUSALS as error:
@@ -241,7 +265,7 @@ def task_losses(
 
 
 def method_losses(
-    methods: nn.ModuleDict,
+    methods: MethodSet,
     student: NetworkOutput,
     teachers: Sequence[NetworkOutput],
     labels: Tensor | None,
@@ -249,10 +273,15 @@ def method_losses(
     """Return the losses and metrics of all methods as ``<method>.<name>``."""
     losses: dict[str, Tensor] = {}
     for name, method in methods.items():
+        scheduled = name in methods.numbers
         try:
-            parts = method(student, teachers, labels)
+            parts = (
+                method(student, teachers, labels) if not scheduled or methods.works(name) else {}
+            )
         except ConfigError as error:
             raise error.inside(f'methods.{name}') from None
+        if scheduled:
+            parts = methods.scheduled_parts(name, parts)
         losses.update({f'{name}.{part}': value for part, value in parts.items()})
     return losses
 

@@ -111,9 +111,10 @@ def _learn(
         with _context(step, peer.name, methods), frozen_bn_statistics(peer.auxiliary):
             distilled = methods(own, others, labels)
         if not peer.checked:
-            named = dict(peer.methods.named())
-            check_losses(peer.tapped, named, peer.requests, batch, distilled)
-            peer.checked = True
+            named = {name: one for name, one in peer.methods.named() if peer.methods.works(name)}
+            requests = {name: peer.requests[name] for name in named}
+            check_losses(peer.tapped, named, requests, batch, distilled)
+            peer.checked = len(named) == len(peer.methods)  # the others when they work
         losses.update(distilled)
     return _update(step, peer.name, losses)
 

@@ -27,6 +27,8 @@ class PeerMethods(MethodSet):
         self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
     ) -> dict[str, Tensor]:
         """Return the losses and metrics of all methods as ``<method>.<name>``."""
+        if self.numbers:
+            self.set_time()
         return method_losses(self, student, teachers, labels)
 
 

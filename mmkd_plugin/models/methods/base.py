@@ -71,9 +71,14 @@ class Method(nn.Module, ABC):
             setattr(self, name, non_negative_number(name, value))
 
     @property
+    def stated_weights(self) -> list[float]:
+        """Weights of its losses: numbers, or scheduled numbers."""
+        return [getattr(self, name) for name in self._weight_names]
+
+    @property
     def loss_weights(self) -> dict[str, float]:
-        """Weights of its losses, by name."""
-        return {name: getattr(self, name) for name in self._weight_names}
+        """Present weights of its losses, by name."""
+        return {name: float(getattr(self, name)) for name in self._weight_names}
 
     @property
     def active(self) -> bool:

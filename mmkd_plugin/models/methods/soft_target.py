@@ -108,12 +108,12 @@ class SoftTarget(Method):
         rows = score_rows(student, teachers, self.locations)
         target = self._mean(rows).detach()
         divergence = soft_target_loss(
-            rows.student, target, self.temperature, rows.activation, rows.weights
+            rows.student, target, float(self.temperature), rows.activation, rows.weights
         )
         return {'loss_kd': self.loss_weight * divergence}
 
     def _mean(self, rows: ScoreRows) -> Tensor:
-        softened = rows.teachers / self.temperature
+        softened = rows.teachers / float(self.temperature)
         if self.ensemble == 'arithmetic':
             return rows.probabilities(softened).mean(dim=1)
         return rows.probabilities(softened.mean(dim=1))

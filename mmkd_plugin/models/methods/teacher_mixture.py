@@ -158,13 +158,14 @@ class TeacherMixture(nn.Module):
         rows = score_rows(student, teachers, self.locations)
         logits = rows.teachers if rows.images is None else None
         weights = self.weighting(embedding, logits, labels)
-        target = rows.mixture(weights, self.temperature)
+        temperature = float(self.temperature)  # a schedule may change it
+        target = rows.mixture(weights, temperature)
         learning = {}
         if self.weighting.learns and (self.objective == 'label' or not self.teaches):
             learning['loss_weighting'] = self._learning_loss(rows, weights, target, labels)
         metrics = {'weight_entropy': self.weight_record(weights, labels)}
         detach = self.objective == 'label'
-        return Mixture(rows, target, self.temperature, detach, learning, metrics)
+        return Mixture(rows, target, temperature, detach, learning, metrics)
 
     def _learning_loss(
         self, rows: ScoreRows, weights: Tensor, target: Tensor, labels: Tensor | None
