@@ -230,7 +230,7 @@ def scheduled(config: Any, key: str) -> tuple[Any, dict[str, ScheduledNumber]]:
     """Replace the schedules in a config by their numbers.
 
     Args:
-        config: Config of a method, with schedules in places of numbers: a dict whose type is a
+        config: Config of a method, with schedules in place of numbers: a dict whose type is a
             :class:`Schedule`, or a list of such.
         key: Its config key.
 
