@@ -11,9 +11,14 @@ from mmkd_plugin.errors import positive_number
 from mmkd_plugin.models.losses.functional import at_least_float32, wrong_shapes
 from mmkd_plugin.models.losses.loss_module import RelationLoss, loss_module
 
-#: Number of cosines that are computed at once: 32 MiB on a GPU. On a CPU, PyTorch splits operations
-#: from 2**15 elements on between threads, and at that size waiting costs more than computing.
-COSINES_AT_ONCE = {'cpu': 2**15 - 1, 'cuda': 2**22}
+#: Number of cosines that are computed at once: 1 MiB of float64 on a CPU, which fits its cache, and
+#: 32 MiB on a GPU.
+COSINES_AT_ONCE = {'cpu': 2**17, 'cuda': 2**22}
+
+#: With at most so many numbers a point, directions are compared in place of distances.
+FEW_NUMBERS = 32
+#: The same for products of directions: 1 MiB, which fits a CPU's cache.
+PRODUCTS_AT_ONCE = {'cpu': 2**18, 'cuda': 2**22}
 
 
 @loss_module('AngleLoss', RelationLoss, delta=positive_number)
@@ -71,7 +76,10 @@ class _AngleLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, delta: float) -> Tensor:
-        loss, gradient = _value_and_gradient(student, teacher, delta)
+        few = max(student.shape[1], teacher.shape[1]) <= FEW_NUMBERS
+        form = _by_unit_vectors if few else _by_distances
+        with torch.autocast(student.device.type, enabled=False):  # products keep their precision
+            loss, gradient = form(student, teacher, delta)
         ctx.save_for_backward(gradient.to(student.dtype))
         return loss.to(student.dtype)
 
@@ -82,8 +90,42 @@ class _AngleLoss(torch.autograd.Function):
         return upstream * gradient, None, None
 
 
-def _value_and_gradient(student: Tensor, teacher: Tensor, delta: float) -> tuple[Tensor, Tensor]:
-    """Compute the loss and its gradient to the student.
+def _by_unit_vectors(student: Tensor, teacher: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+    """Compute the loss and its gradient to the student from the directions of all pairs.
+
+    With few numbers a point the products of directions are cheaper than distances in float64.
+    Directions are made in float64, so small triangles keep their angles.
+    """
+    n = len(student)
+    d_student, d_teacher = _distances(student), _distances(teacher)
+    no_angle = (d_student == 0) | (d_teacher == 0)
+    inverse = d_student.reciprocal().masked_fill(no_angle, 0.0)
+    own = _directions(student, inverse)
+    others = _directions(teacher, d_teacher.reciprocal().masked_fill(no_angle, 0.0))
+    loss, pull = d_student.new_zeros(()), torch.empty_like(own)
+    step = max(1, PRODUCTS_AT_ONCE.get(student.device.type, 2**22) // n**2)
+    for start in range(0, n, step):
+        j = slice(start, start + step)
+        difference = own[j] @ own[j].mT
+        difference -= others[j] @ others[j].mT
+        slope = difference.clamp(-delta, delta)
+        loss += (slope * difference.sub_(slope, alpha=0.5)).sum()
+        pull[j] = 2.0 * (slope @ own[j])  # slopes are symmetric in both ends
+    pull, own = pull.double(), own.double()
+    along = (pull * own).sum(dim=2, keepdim=True)
+    pull = (pull - along * own) * inverse[:, :, None]  # at (vertex j, end i)
+    triplets = n * (n - 1) * (n - 2)
+    return loss / triplets, (pull.sum(dim=0) - pull.sum(dim=1)) / triplets
+
+
+def _directions(points: Tensor, inverse: Tensor) -> Tensor:
+    """Return (p_i - p_j) / d_ij at (j, i), (N, N, D), in the type of the points."""
+    exact = points.double()
+    return ((exact - exact[:, None]) * inverse[:, :, None]).to(points.dtype)
+
+
+def _by_distances(student: Tensor, teacher: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+    """Compute the loss and its gradient to the student from the distances of all pairs.
 
     Both are float64, because float32 loses the angles of small triangles.
 

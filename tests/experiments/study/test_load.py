@@ -126,5 +126,6 @@ def test_find_study_takes_a_name_or_a_path(study_file: Path) -> None:
 
 
 def test_find_study_unknown_name_lists_the_studies() -> None:
-    with raises_config_error('study', 'detecton', 'detection, inherit_explore', fix='Studies'):
+    known = 'detection, equal_time, inherit_explore'
+    with raises_config_error('study', 'detecton', known, fix='Studies'):
         find_study('detecton')

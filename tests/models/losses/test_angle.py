@@ -8,6 +8,12 @@ from torch.nn import functional as F
 from mmkd_plugin.models.losses import angle, angle_loss
 
 
+@pytest.fixture(autouse=True, params=[0, 10**6], ids=['distances', 'directions'])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test in both forms, whatever the number of columns."""
+    monkeypatch.setattr(angle, 'FEW_NUMBERS', request.param)
+
+
 def difference_tensor_loss(student: Tensor, teacher: Tensor, delta: float = 1.0) -> Tensor:
     """Compute the loss in its usual form, from unit vectors between vertices (j) and ends (i)."""
 
@@ -103,9 +109,8 @@ def test_angle_loss_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     teacher = torch.randn(7, 3, dtype=torch.float64)
     whole = angle_loss(student, teacher)
     (gradient,) = torch.autograd.grad(whole, student)
-    monkeypatch.setitem(
-        angle.COSINES_AT_ONCE, 'cpu', 2 * 2 * 7 * 7
-    )  # two vertices of two networks at once, and a last chunk of one
+    for sizes in (angle.COSINES_AT_ONCE, angle.PRODUCTS_AT_ONCE):
+        monkeypatch.setitem(sizes, 'cpu', 2 * 7 * 7)  # two vertices at once, and a last one
     chunked = angle_loss(student, teacher)
     torch.testing.assert_close(chunked, whole)
     torch.testing.assert_close(torch.autograd.grad(chunked, student)[0], gradient)
