@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from experiments.study.load import STUDIES, find_study, load_study
+from experiments.study.load import STUDIES, find_study, load_study, study_files
 from helpers.errors import raises_config_error
 from helpers.toy_run import write_config
 
@@ -126,6 +126,7 @@ def test_find_study_takes_a_name_or_a_path(study_file: Path) -> None:
 
 
 def test_find_study_unknown_name_lists_the_studies() -> None:
-    known = 'detection, equal_time, inherit_explore'
+    known = ', '.join(path.stem for path in study_files())
+    assert known.startswith('adaptive_teachers, detection')
     with raises_config_error('study', 'detecton', known, fix='Studies'):
         find_study('detecton')
