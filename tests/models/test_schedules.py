@@ -11,14 +11,13 @@ from helpers.errors import ANY, raises_config_error
 from mmengine.logging import MessageHub
 
 from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.models.scheduled_number import ScheduledNumber, scheduled
 from mmkd_plugin.models.schedules import (
     ConstantSchedule,
     CosineSchedule,
     LinearSchedule,
     Schedule,
-    ScheduledNumber,
     StepSchedule,
-    scheduled,
 )
 
 LINEAR = dict(type='LinearSchedule', start=1.0, stop=0.0, begin=2, end=6, by_epoch=False)

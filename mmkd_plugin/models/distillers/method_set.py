@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.methods import Method
-from mmkd_plugin.models.schedules import ScheduledNumber, scheduled, set_time_of
+from mmkd_plugin.models.scheduled_number import ScheduledNumber, scheduled, set_time_of
 from mmkd_plugin.registry import build_part
 
 #: Log keys that have another meaning.
