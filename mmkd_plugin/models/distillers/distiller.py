@@ -172,7 +172,7 @@ class Distiller(TransparentModel):
             self.methods.set_time()
             requests = {n: one for n, one in requests.items() if self.methods.works(n)}
         if not requests:  # no method has a weight, or all of them rest
-            self._checked = True
+            self._checked, self.gradient_norms = True, {}
             losses = task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
             return losses | method_losses(self.methods, NetworkOutput(), [], None)
         fresh = requests.keys() - self._seen

@@ -32,6 +32,7 @@ class MethodSet(nn.ModuleDict):
         super().__init__()
         #: Scheduled numbers of each method that has some, by their config key.
         self.numbers: dict[str, dict[str, ScheduledNumber]] = {}
+        self._seen: dict[str, set[str]] = {}
         if not isinstance(configs, Mapping) or not configs:
             raise ConfigError(
                 'methods', "must be dict(name=dict(type='SoftTarget', …), …)", found=configs
@@ -71,17 +72,21 @@ class MethodSet(nn.ModuleDict):
         """Return the losses of a method with schedules, and what they set.
 
         A connector without a gradient would stop DDP, and its optimizer would treat it otherwise
-        than in one process. So every parameter has one, which is 0 where the method rests.
+        than in one process. So every parameter has one, which is 0 where the method rests. A loss
+        that was there before is 0 then: MMEngine's log would go on with its last values.
 
         Args:
             name: Name of the method.
             losses: Its losses and metrics; empty if it rests.
         """
-        parts = dict(losses)
+        seen = self._seen.setdefault(name, set())
+        seen |= {key for key in losses if 'loss' in key}
+        parts = {key: torch.zeros(()) for key in sorted(seen - losses.keys())} | dict(losses)
         learning = [p.sum() for p in self[name].parameters() if p.requires_grad]
         if learning:
             first = next((key for key in parts if 'loss' in key), 'loss_rest')
-            parts[first] = parts.get(first, 0.0) + 0.0 * torch.stack(learning).sum()
+            nothing = 0.0 * torch.stack(learning).sum()
+            parts[first] = parts.get(first, torch.zeros(())).to(nothing) + nothing
         for place, number in self.numbers[name].items():
             # MMEngine adds every value with the word 'loss' in its name.
             parts[place.replace('loss_', '').replace('loss', '')] = torch.tensor(float(number))

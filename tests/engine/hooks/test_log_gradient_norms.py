@@ -98,3 +98,15 @@ def test_run_without_the_students_losses_is_refused(tmp_path: Path) -> None:
 def test_interval_that_is_no_positive_integer_is_refused(interval: Any, tmp_path: Path) -> None:
     with raises_config_error('LogGradientNorms.interval', ANY):
         run_of(tmp_path, dict(interval=interval))
+
+
+def test_method_that_rests_has_no_norm(tmp_path: Path) -> None:
+    end = dict(type='LinearSchedule', start=1.0, stop=0.0, end=2, by_epoch=False)
+    config = tiny.distiller_config(tmp_path, methods=dict(kd=dict(KD, loss_weight=end)))
+    hooks = [dict(type='mmkd_plugin.LogGradientNorms', interval=1)]
+    run = tiny.runner(config, tmp_path / 'run', iters=4, custom_hooks=hooks)
+    written: list[set[str]] = []
+    run.visualizer.add_scalars = lambda scalars, step, **_: written.append(set(scalars))
+    run.train()
+    norms = {'kd/gradient_ratio'}
+    assert [found for found in written if found <= norms] == [norms, norms, set(), set()]
