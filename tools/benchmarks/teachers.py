@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 
 from benchmarks.detectors import digit_scenes
 from benchmarks.measure import Result, ratio, seconds_in_turns
-from benchmarks.steps import batch_of, untrained_teacher
+from benchmarks.steps import batch_of, classifier, step, untrained_teacher
 from mmkd_plugin.adapters import Teacher
 
 
@@ -26,6 +27,7 @@ def measure_teachers(device: torch.device, repeats: int, quick: bool) -> list[Re
         rounds = _fast_over_plain(entry, images, (3, 32, 32), device, repeats)
         name = f'frozen ResNet-{depth}, batch {size}: of its plain forward'
         results = [ratio(name, rounds, at_most=None if quick else 0.75)]
+        results.append(_after_a_schedule(entry, 8 if quick else 20, size, device, repeats, quick))
 
         init_default_scope('mmdet')
         size, side = (2, 64) if quick else (16, 96)
@@ -37,6 +39,31 @@ def measure_teachers(device: torch.device, repeats: int, quick: bool) -> list[Re
         rounds = _fast_over_plain(entry, images, (3, side, side), device, repeats)
         name = f'frozen GFL on ResNet-18, batch {size}: of its plain forward'
         return [*results, ratio(name, rounds, at_most=None if quick else 0.85)]
+
+
+def _after_a_schedule(
+    teacher: dict[str, Any], depth: int, batch: int, device: torch.device, repeats: int, quick: bool
+) -> Result:
+    """Compare a step whose method has ended by schedule with the step of the student alone."""
+    end = dict(type='LinearSchedule', start=1.0, stop=0.0, end=1, by_epoch=False)
+    config = dict(
+        type='mmkd_plugin.Distiller',
+        student=classifier(depth),
+        teachers=[teacher],
+        methods=dict(kd=dict(type='SoftTarget', loss_weight=end)),
+        probe_shape=(3, 32, 32),
+    )
+    hub = MessageHub.get_current_instance()
+    for name, value in dict(iter=1, epoch=0, max_epochs=1).items():
+        hub.update_info(name, value)
+    whole = MODELS.build(config).to(device).train()
+    student = MODELS.build(classifier(depth)).to(device).train()
+    data = batch_of(batch)
+    tasks = dict(whole=step(whole, data), student=step(student, data))
+    seconds = seconds_in_turns(tasks, repeats, device)
+    rounds = [one / other for one, other in zip(*seconds.values(), strict=True)]
+    name = f'step after the end of a schedule, ResNet-{depth}, batch {batch}: of the bare step'
+    return ratio(name, rounds, at_most=None if quick else 1.02)
 
 
 def _fast_over_plain(
