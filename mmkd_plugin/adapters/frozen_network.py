@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from mmkd_plugin.adapters.compat import ClassMap
 from mmkd_plugin.adapters.dry_run import Shape
-from mmkd_plugin.adapters.fusion import FastForm, find_fast_form, refresh
+from mmkd_plugin.adapters.fused_pairs import refresh
+from mmkd_plugin.adapters.fusion import FastForm, find_fast_form
 from mmkd_plugin.adapters.swaps import compiled, on_device, weights_on
 from mmkd_plugin.adapters.tapped_model import TappedModel
+from mmkd_plugin.adapters.unused import filled
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
 
@@ -113,6 +115,12 @@ class FrozenNetwork(TappedModel):
         self._require_finite(output)
         return output
 
+    def require_finite_now(self) -> None:
+        """Refuse NaN and infinite outputs of the last call without waiting for the next."""
+        if self._extremes is not None:
+            pending, self._extremes = self._extremes, None
+            self._judge(*pending)
+
     def _follow(self, device: torch.device) -> None:
         if not self.offload and next(self.model.parameters()).device != device:
             self.model.to(device)
@@ -124,26 +132,43 @@ class FrozenNetwork(TappedModel):
         if torch.compiler.is_compiling():  # the Runner compiles the whole step
             yield inputs
             return
+        self._update_fast_form(inputs.device)
+        form = self.fast_form
         with self.placed(inputs.device), self._autocast(inputs.device), self._compiling():
-            form = self.fast_form
             if form is None or not isinstance(inputs, Tensor) or inputs.ndim != 4:
                 yield inputs
                 return
-            if form.device != inputs.device:
-                self.find_fast_form(form.shape)
-            with self._in_form(self.fast_form or form, inputs) as images:
+            with self._in_form(form, inputs) as images:
                 yield images
+
+    def _update_fast_form(self, device: torch.device) -> None:
+        form = self.fast_form
+        if form is None:
+            return
+        moved = form.device != device
+        if moved:
+            with self.placed(device):
+                self.find_fast_form(form.shape)
+        for pair in (self.fast_form or form).pairs:
+            # The trial fused copies on the device: fused weights of an idle network leave it too.
+            outdated = pair.version != sum(tensor._version for tensor in pair.sources)
+            if outdated or (moved and self.offload):
+                refresh(pair)
 
     @contextmanager
     def _in_form(self, form: FastForm, inputs: Tensor) -> Iterator[Tensor]:
         tapped, device = self.tapped_paths, inputs.device
-        pairs = [pair for pair in form.pairs if not pair.paths & tapped]
+        pairs = [
+            pair
+            for pair in form.pairs
+            # A hook that a user registered later reads what the layers compute.
+            if not pair.paths & tapped and self._is_bare(pair.conv) and self._is_bare(pair.norm)
+        ]
         unused = form.unused if form.read == self.readings else []
+        unused = [layer for layer in unused if self._is_bare(layer)]
         own = [dict(pair.conv._parameters) for pair in pairs]
         try:
             for pair in pairs:
-                if pair.version != sum(tensor._version for tensor in pair.sources):
-                    refresh(pair)  # a file was loaded later
                 weight, bias = pair.weight, pair.bias
                 if weight.device != device:
                     weight, bias = on_device(weight, device), on_device(bias, device)
@@ -152,8 +177,11 @@ class FrozenNetwork(TappedModel):
                 pair.conv._parameters.update(weight=weight, bias=bias)
                 pair.norm.forward = _identity
             for layer in unused:
-                zeros = isinstance(layer, nn.Conv2d)
-                layer.forward = partial(_zeros, layer) if zeros else _identity
+                if form.fill:  # a trial
+                    layer.forward = partial(filled, layer, form.fill)
+                else:
+                    convolves = isinstance(layer, nn.Conv2d)
+                    layer.forward = partial(_zeros, layer) if convolves else _identity
             if form.channels_last:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             yield inputs
@@ -163,6 +191,11 @@ class FrozenNetwork(TappedModel):
                 vars(pair.norm).pop('forward', None)
             for layer in unused:
                 vars(layer).pop('forward', None)
+
+    def _is_bare(self, module: nn.Module) -> bool:
+        """Whether a module has no hooks, and no forward but that of its class, or compiled."""
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        return not hooked and vars(module).get('forward') in (None, self._compiled.get(module))
 
     def _in_plain_form(self, output: NetworkOutput) -> NetworkOutput:
         if self._dtype is not None:
@@ -195,10 +228,8 @@ class FrozenNetwork(TappedModel):
     @torch.compiler.disable  # its result decides whether training goes on
     def _require_finite(self, output: NetworkOutput) -> None:
         """Refuse NaN and infinite outputs. A loss scaler would skip the step in silence."""
-        if self._extremes is not None:  # of the step before, on a GPU
-            self._judge(*self._extremes)
+        self.require_finite_now()  # of the step before, on a GPU
         tensors = {name: value for name, value in output.tensors().items() if value.numel()}
-        self._extremes = None
         if not tensors:
             return
         # The smallest and the largest value are NaN if one is: one pass, and no mask.

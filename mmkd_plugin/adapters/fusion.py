@@ -4,44 +4,24 @@ BatchNorm is fused into convolutions, maps are in channels_last, and layers are 
 nothing that is read.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.dry_run import IMAGES, REFUSALS, Shape, first_line, unchanged
+from mmkd_plugin.adapters.fused_pairs import FusedPair, in_format, noted_pairs
 from mmkd_plugin.adapters.tapped_model import TappedModel
-from mmkd_plugin.adapters.unused import is_plain_conv, unused_layers
+from mmkd_plugin.adapters.unused import unused_layers
 from mmkd_plugin.outputs import NetworkOutput
 
 #: Largest difference from the plain forward, relative to the largest value of a tensor.
 TOLERANCE = 1e-5
 _SEED = 0
-
-
-@dataclass(eq=False)
-class FusedPair:
-    """A convolution, and the BatchNorm that receives its output and nothing else.
-
-    Args:
-        paths: Their paths in the network.
-        conv: The convolution.
-        norm: The BatchNorm.
-        weight: Weights of both.
-        bias: Bias of both.
-        sources: The tensors of both, that weight and bias are made of.
-        version: How often something had been written into them.
-    """
-
-    paths: frozenset[str]
-    conv: nn.Module
-    norm: nn.Module
-    weight: nn.Parameter
-    bias: nn.Parameter
-    sources: tuple[Tensor, ...]
-    version: int
+#: Values of unused layers in a trial: they pass any threshold that noise does not reach.
+_FILLS = (100.0, -100.0)
 
 
 @dataclass
@@ -55,6 +35,7 @@ class FastForm:
         channels_last: Whether images and maps are in channels_last.
         unused: Layers that reach nothing that is read.
         read: Readings of the trial.
+        fill: Values of unused layers; see :func:`~mmkd_plugin.adapters.unused.filled`.
         refusal: Why the network runs slower than it could; empty if it does not.
     """
 
@@ -64,6 +45,7 @@ class FastForm:
     channels_last: bool = False
     unused: list[nn.Module] = field(default_factory=list)
     read: frozenset[str] = frozenset()
+    fill: float = 0.0
     refusal: str = ''
 
 
@@ -88,16 +70,19 @@ def find_fast_form(network: TappedModel, shape: Shape, activate: Activate) -> Fa
         torch.autocast(images.device.type, enabled=False),
         torch.backends.cudnn.flags(allow_tf32=False),
     ):
-        with _noted_pairs(model) as pairs:
+        with noted_pairs(model) as pairs:
             expected = _outputs(network, images)
         unused = unused_layers(
             model, lambda: [*_outputs(network, images, expected.rois, True).tensors().values()]
         )
         read = network.readings
+        if unused and not _change_nothing(network, images, expected, unused, activate):
+            unused = []
         for channels_last in _formats(model, unused):
             for pair in pairs:  # weights in channels_last make maps in channels_last
-                pair.weight.data = _in_format(pair.weight, channels_last)
-            form = FastForm(shape, images.device, pairs, channels_last, unused, read, plain.refusal)
+                pair.weight.data = in_format(pair.weight, channels_last)
+            form = FastForm(shape, images.device, pairs, channels_last, unused, read)
+            form.refusal = plain.refusal
             try:
                 with activate(form, images) as inputs:
                     difference = _difference(expected, _outputs(network, inputs, expected.rois))
@@ -108,6 +93,27 @@ def find_fast_form(network: TappedModel, shape: Shape, activate: Activate) -> Fa
                 return form
             plain.refusal = f'its outputs differ by {difference:.1e} of the largest value'
     return plain
+
+
+def _change_nothing(
+    network: TappedModel,
+    images: Tensor,
+    expected: NetworkOutput,
+    unused: list[nn.Module],
+    activate: Activate,
+) -> bool:
+    """Whether the outputs stay, whatever layers return: no gradient passes a comparison."""
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    for fill in _FILLS:
+        form = FastForm(shape, images.device, unused=unused, read=network.readings, fill=fill)
+        try:
+            with activate(form, images) as inputs:
+                difference = _difference(expected, _outputs(network, inputs, expected.rois))
+        except REFUSALS:
+            return False
+        if not difference <= TOLERANCE:
+            return False
+    return True
 
 
 def _formats(model: nn.Module, unused: Collection[nn.Module]) -> tuple[bool, ...]:
@@ -130,84 +136,6 @@ def _outputs(
     ):
         network.adapter.run(network.model, images, scores, rois, paths, samples)
     return recording.output
-
-
-@contextmanager
-def _noted_pairs(model: nn.Module) -> Iterator[list[FusedPair]]:
-    """Fill a list with the pairs that can be fused, from what runs in the body."""
-    found: list[FusedPair] = []
-    paths = {module: path for path, module in model.named_modules()}
-    convs = {module for module in paths if is_plain_conv(module)}
-    norms = {module for module in paths if _is_fixed_norm(module)}
-    makers: dict[int, tuple[nn.Module, Tensor]] = {}
-    users: dict[nn.Module, set[nn.Module | None]] = {conv: set() for conv in convs}
-    sources: dict[nn.Module, set[nn.Module | None]] = {norm: set() for norm in norms}
-
-    def made(conv: nn.Module, _: object, output: Tensor) -> None:
-        makers[id(output)] = conv, output  # kept alive, so that no other tensor has its id
-
-    def used(module: nn.Module, args: tuple[object, ...]) -> None:
-        for value in args:
-            maker = makers.get(id(value))
-            if module in sources:
-                sources[module].add(maker and maker[0])
-            if maker is not None:
-                users[maker[0]].add(module)
-
-    handles = [conv.register_forward_hook(made) for conv in convs]
-    handles += [module.register_forward_pre_hook(used) for module in paths]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-    for norm, conv_set in sources.items():
-        conv = next(iter(conv_set), None)
-        # A convolution of several levels, with one BatchNorm for all, is a pair as well.
-        if conv is not None and conv_set == {conv} and users[conv] == {norm}:
-            found.append(_fuse(frozenset((paths[conv], paths[norm])), conv, norm))
-
-
-def _is_fixed_norm(module: nn.Module) -> bool:
-    return (
-        type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm)
-        and module.running_mean is not None
-        and not (module._forward_hooks or module._forward_pre_hooks)
-    )
-
-
-def _fuse(paths: frozenset[str], conv: nn.Module, norm: nn.Module) -> FusedPair:
-    """Fuse the weights of both: BatchNorm(W x + b) = (s W) x + (s (b - mean) + shift)."""
-    tensors = (*conv._parameters.values(), *norm._parameters.values(), *norm._buffers.values())
-    sources = tuple(tensor for tensor in tensors if tensor is not None)
-    none = nn.Parameter(torch.empty(0), requires_grad=False)
-    pair = FusedPair(paths, conv, norm, none, none, sources, 0)
-    refresh(pair)
-    return pair
-
-
-def refresh(pair: FusedPair) -> None:
-    """Compute the weights of a pair from those of its modules."""
-    conv, norm = pair.conv, pair.norm
-    mean, variance = (norm.get_buffer(f'running_{name}').double() for name in ('mean', 'var'))
-    scale = (variance + norm.eps).rsqrt()  # type: ignore[operator]
-    weight = conv.get_parameter('weight')
-    bias = -mean if conv.bias is None else conv.get_parameter('bias').double() - mean
-    if norm.weight is not None:
-        scale = scale * norm.get_parameter('weight').double()
-    bias = bias * scale
-    if norm.bias is not None:
-        bias = bias + norm.get_parameter('bias').double()
-    fused = (weight.double() * scale[:, None, None, None]).to(weight.dtype)
-    last = pair.weight.ndim == 4 and pair.weight.is_contiguous(memory_format=torch.channels_last)
-    pair.weight = nn.Parameter(_in_format(fused, last), requires_grad=False)
-    pair.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
-    pair.version = sum(tensor._version for tensor in pair.sources)
-
-
-def _in_format(tensor: Tensor, channels_last: bool) -> Tensor:
-    form = torch.channels_last if channels_last else torch.contiguous_format
-    return tensor.contiguous(memory_format=form)
 
 
 def _noise(model: nn.Module, shape: Shape) -> Tensor:

@@ -166,7 +166,9 @@ class ReplayedTeacher(Teacher):
         """
 
         def compute() -> NetworkOutput:
-            return self.computed(inputs, (), data_samples)
+            output = self.computed(inputs, (), data_samples)
+            self.require_finite_now()  # before they are written
+            return output
 
         with self._keyed():
             found = self.store.outputs(

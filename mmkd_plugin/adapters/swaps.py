@@ -44,6 +44,7 @@ def compiled(
         cache: The compiled forwards, by module; filled here.
     """
     modules = _untapped(model, '', tapped)
+    own = [vars(module).get('forward') for module in modules]
     try:
         for module in modules:
             if module not in cache:
@@ -51,8 +52,10 @@ def compiled(
             module.forward = cache[module]
         yield
     finally:
-        for module in modules:
+        for module, forward in zip(modules, own, strict=True):
             vars(module).pop('forward', None)
+            if forward is not None:
+                module.forward = forward
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Any:

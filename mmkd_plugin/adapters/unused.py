@@ -45,15 +45,32 @@ def is_plain_conv(module: nn.Module) -> bool:
         isinstance(module, nn.Conv2d)
         and plain
         and module._parameters.get('weight') is not None
-        and not (module._forward_hooks or module._forward_pre_hooks)
+        and is_bare(module)
     )
+
+
+def is_bare(module: nn.Module) -> bool:
+    """Whether a module has no hooks, and no forward but that of its class."""
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return not hooked and 'forward' not in vars(module)
+
+
+def filled(layer: nn.Module, fill: float, inputs: Tensor) -> Tensor:
+    """Return what stands for the output of an unused layer in a trial.
+
+    Args:
+        layer: A convolution or a normalisation.
+        fill: The largest of the values, which all differ: they must not change what is read.
+        inputs: Its input.
+    """
+    output = type(layer).forward(layer, inputs)
+    values = torch.linspace(fill / 2, fill, output.numel(), device=output.device)
+    return values.to(output).view(output.shape)
 
 
 def _may_be_left_out(module: nn.Module) -> bool:
     if is_plain_conv(module):
         return isinstance(module.padding, tuple)
     return (
-        type(module) in _NORMS
-        and module._parameters.get('weight') is not None
-        and not (module._forward_hooks or module._forward_pre_hooks)
+        type(module) in _NORMS and module._parameters.get('weight') is not None and is_bare(module)
     )

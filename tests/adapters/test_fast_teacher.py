@@ -18,6 +18,7 @@ from mmkd_plugin.adapters import Teacher
 from mmkd_plugin.adapters.compat import ClassMap
 from mmkd_plugin.adapters.frozen_network import FrozenNetwork
 from mmkd_plugin.adapters.fusion import TOLERANCE
+from mmkd_plugin.adapters.swaps import weights_on
 
 SIDE = 32
 NAMES = ('kd.loss_kd', 'hint.loss_hint')
@@ -195,6 +196,86 @@ def test_modules_that_compute_something_else_are_not_fused(change: str) -> None:
     found = network.observe(images).tensors()
     network.fast_form = None
     assert_equal_within(found, network.observe(images).tensors())
+
+
+def test_hook_that_is_registered_later_reads_what_the_plain_network_computes() -> None:
+    fast, plain = pair_of(usual)
+    seen: list[Tensor] = []
+
+    def double(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        seen.append(output)
+        return output * 2
+
+    images = torch.randn(4, 3, 8, 8)
+    for network in (fast, plain):
+        network.model.conv2.register_forward_hook(double)
+    found, expected = (network.observe(images).tensors() for network in (fast, plain))
+    assert_equal_within(found, expected)
+    assert_equal_within(dict(conv2=seen[0]), dict(conv2=seen[1]))
+
+
+@pytest.mark.parametrize('late', [False, True])
+@pytest.mark.parametrize('name', ['conv2', 'bn2'])
+def test_forward_of_a_single_module_stays(name: str, late: bool) -> None:
+    network = frozen(Net(usual), ['last'])
+    module = network.model.get_submodule(name)
+    if late:
+        network.find_fast_form((3, 8, 8))
+    own = type(module).forward
+    module.forward = lambda x: own(module, x) * 3
+    if not late:
+        network.find_fast_form((3, 8, 8))
+    images = torch.randn(4, 3, 8, 8)
+    with torch.no_grad():
+        expected = network.model(images)
+    assert_equal_within(network.observe(images).tensors(), dict(last=expected))
+    assert 'forward' in vars(module)
+
+
+def gate(net: Net, x: Tensor) -> Tensor:
+    opens = net.conv2(torch.cat([x, x[:, :1]], dim=1)).amax(dim=(1, 2, 3), keepdim=True) > 8
+    return net.bn(net.conv(x)) * (1 + opens.float())
+
+
+def test_layer_that_decides_by_a_comparison_is_no_unused_layer() -> None:
+    fast, plain = pair_of(gate)
+    assert not fast.fast_form.unused
+    images = 30 * torch.randn(4, 3, 8, 8)  # noise of the trial opens no gate
+    assert_equal_within(fast.observe(images).tensors(), plain.observe(images).tensors())
+
+
+def test_offload_keeps_no_copies_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies on the CPU stand for those on a GPU."""
+    network = frozen(Net(usual), ['last'], offload=True)
+    network.find_fast_form((3, 8, 8))
+
+    def copied(tensor: Tensor, device: torch.device) -> Tensor:
+        copy = tensor.detach().clone()
+        return nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
+
+    monkeypatch.setattr('mmkd_plugin.adapters.swaps.on_device', copied)
+    network.placed = lambda device: weights_on(network.model, device)
+    network.fast_form.device = torch.device('meta')  # so the first call makes another trial
+    images = torch.randn(4, 3, 8, 8)
+    before = network.observe(images).feature('last')
+    own = set(network.model.state_dict(keep_vars=True).values())
+    pairs = network.fast_form.pairs
+    assert len(pairs) == 2
+    assert all(tensor in own for pair in pairs for tensor in pair.sources)
+    state = {name: value * 1.5 for name, value in network.model.state_dict().items()}
+    network.model.load_state_dict(state)
+    with torch.no_grad():
+        expected = network.model(images)
+    assert not torch.allclose(before, expected)
+    assert_equal_within(network.observe(images).tensors(), dict(last=expected))
+
+
+def test_outputs_of_a_gpu_are_judged_before_they_are_written() -> None:
+    network = frozen(Net(usual), ['last'])
+    network._extremes = torch.tensor([[float('nan'), 1.0]]), ('last',), 4  # left by a GPU
+    with raises_config_error('net', 'last', 'step 5'):
+        network.require_finite_now()
+    network.require_finite_now()  # once
 
 
 FAMILIES: dict[str, Any] = {
