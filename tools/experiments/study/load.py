@@ -118,14 +118,15 @@ def _arm(name: str, study: Options, here: Path, prepare: Mapping[str, Stage]) ->
 
 def _config(path: Path, *options: Options) -> Config:
     """Return a config with options merged in their order; keys are those of ``--cfg-options``."""
-    cfg = copy.deepcopy(_file(path.resolve()))
+    cfg = copy.deepcopy(_file(path.resolve(), work_root()))
     for some in options:
         cfg.merge_from_dict(copy.deepcopy(some))
     return cfg
 
 
 @functools.cache
-def _file(path: Path) -> Config:
+def _file(path: Path, root: Path) -> Config:
+    """Read a config file, in which paths begin at the folder of all runs."""
     return Config.fromfile(path)
 
 
