@@ -11,10 +11,12 @@ from torch import nn
 from mmkd_plugin.adapters.compat import ClassMap
 from mmkd_plugin.adapters.dry_run import IMAGES
 from mmkd_plugin.adapters.probe import TeacherProbe, probe_network
+from mmkd_plugin.adapters.shared_locations import SharedLocations
 from mmkd_plugin.adapters.stored_network import StoredAdapter, StoredProbe
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.taps import Tap
 from mmkd_plugin.adapters.teacher import Teacher
+from mmkd_plugin.boxes import Levels
 from mmkd_plugin.errors import ConfigError, config_key, construct, mapping
 from mmkd_plugin.loading.build import network_config
 from mmkd_plugin.loading.checkpoint import hash_file
@@ -52,6 +54,7 @@ class ReplayedTeacher(Teacher):
             self.store = TeacherStore(self.settings, str(options.get('name', 'teacher')))
             self.stored = self.store.is_complete()
         self._asked: tuple[Any, ...] = ([],)
+        self.shared: SharedLocations | None = None
         if self.stored:
             self._prepare(key)
         else:
@@ -166,15 +169,41 @@ class ReplayedTeacher(Teacher):
         """
 
         def compute() -> NetworkOutput:
-            output = self.computed(inputs, (), data_samples)
+            own = None if self.shared is None else self.shared.output(self)
+            output = self.computed(inputs, (), data_samples) if own is None else own
             self.require_finite_now()  # before they are written
             return output
 
+        priority = None if self.shared is None else self.shared.priority
         with self._keyed():
             found = self.store.outputs(
-                data_samples, inputs.device, self._identity, None if self.stored else compute
+                data_samples,
+                inputs.device,
+                self._identity,
+                None if self.stored else compute,
+                priority,
             )
         return self.class_map(found)
+
+    def own_output(
+        self, inputs: torch.Tensor, data_samples: Any, levels: Levels | None = None
+    ) -> NetworkOutput:
+        if not self.stored:
+            return super().own_output(inputs, data_samples)
+        with self._keyed():
+            return self.store.outputs(
+                data_samples, inputs.device, self._identity, None, levels=levels
+            )
+
+    def share_locations(self, shared: SharedLocations) -> None:
+        """Keep the locations where any of several detectors teaches.
+
+        Raises:
+            ConfigError: If an existing store lacks those of another teacher.
+        """
+        self.shared = shared
+        with self._keyed():
+            self.store.share(shared.others(self))
 
     # The network, where it is needed
 

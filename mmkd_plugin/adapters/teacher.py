@@ -10,9 +10,11 @@ from torch import nn
 from mmkd_plugin.adapters.compat import ClassMap
 from mmkd_plugin.adapters.frozen_network import FrozenNetwork
 from mmkd_plugin.adapters.probe import TeacherProbe, probe_network
+from mmkd_plugin.boxes import Levels
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.build import build_network, network_config
 from mmkd_plugin.loading.checkpoint import load_weights
+from mmkd_plugin.outputs import NetworkOutput
 
 
 class Teacher(FrozenNetwork):
@@ -98,6 +100,12 @@ class Teacher(FrozenNetwork):
         return TeacherProbe(
             self.key, output, self.model, self.sha256, self.checkpoint, size=shape[1:]
         )
+
+    def own_output(
+        self, inputs: torch.Tensor, data_samples: Any, levels: Levels | None = None
+    ) -> NetworkOutput:
+        """Return the outputs for a batch in its own classes; ``levels`` matter to a store."""
+        return self.computed(inputs, (), data_samples)
 
     @torch.no_grad()
     def predict(self, data: Any, device: torch.device) -> Any:

@@ -2,7 +2,7 @@
 
 from mmkd_plugin.replay.checksum import replayed_rows
 from mmkd_plugin.replay.dataset import ReplayedDataset
-from mmkd_plugin.replay.dense import suggested_locations, teaching_locations
+from mmkd_plugin.replay.dense import suggested_locations
 from mmkd_plugin.replay.describe import describe, described
 from mmkd_plugin.replay.manifest import manifest_of, read_manifest
 from mmkd_plugin.replay.refusals import refuse_batch_augments, refuse_shared, refuse_switches
@@ -27,5 +27,4 @@ __all__ = [
     'refuse_switches',
     'replayed_rows',
     'suggested_locations',
-    'teaching_locations',
 ]

@@ -24,8 +24,8 @@ class DenseCodec:
 
     A location is kept if a class that is not the background has a probability of at least
     ``background``. The foreground weighting of methods gives weight 0 to all others, so nothing is
-    lost for it. With several teachers a location counts if any of them scores it so high: the
-    others' locations are kept by ``also``. If there are more than K, the most confident are kept.
+    lost for it. With several teachers a location counts if any of them scores it so high. If there
+    are more than K, the most confident are kept.
 
     A row states the sizes of its levels. In another batch, whose padding differs, each location
     keeps its level, row and column.
@@ -71,21 +71,21 @@ class DenseCodec:
         return 8 * len(self.anchors) + 4 + self.locations * (4 + self.codec.nbytes)
 
     def encode(
-        self, scores: ClassScores, truncation: Truncation, also: Tensor | None = None
+        self, scores: ClassScores, truncation: Truncation, priority: Tensor | None = None
     ) -> tuple[Bytes, NDArray[np.int64]]:
         """Return the scores of N images as bytes (N, nbytes), and the kept locations.
 
         Args:
             scores: Class scores of a batch.
             truncation: Receives what is lost.
-            also: Mask of further locations to keep, (N, A).
+            priority: The largest probability of a class over several teachers, (N, A); None takes
+                that of these scores.
 
         Returns:
             The bytes, and the locations (N, K) in ascending order; -1 where there are fewer.
         """
-        confidence = scores.confidence()
+        confidence = scores.confidence() if priority is None else priority
         wanted = confidence >= self.background
-        wanted = wanted if also is None else wanted | also
         wanted = wanted if scores.valid is None else wanted & scores.valid
         found = torch.where(wanted, confidence, confidence.new_full((), -1.0)).cpu()
         size = min(self.locations, found.shape[1])
@@ -189,19 +189,6 @@ class DenseCodec:
             if not bool(valid.all() if again is None else torch.equal(again, valid)):
                 raise ValueError('the locations inside an image are no rectangle')
         return header.reshape(count, -1)
-
-
-def teaching_locations(teachers: Sequence[ClassScores], background: float) -> Tensor:
-    """Return the mask of the locations that any of several teachers needs, (N, A).
-
-    Args:
-        teachers: Class scores of one layout.
-        background: Probability from which a location is kept.
-    """
-    confidence = torch.stack([one.confidence() for one in teachers]).amax(dim=0)
-    valid = [one.valid for one in teachers if one.valid is not None]
-    wanted = confidence >= background
-    return wanted & valid[0] if valid else wanted
 
 
 def suggested_locations(counts: Sequence[int]) -> int:

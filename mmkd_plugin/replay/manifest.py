@@ -30,6 +30,7 @@ _FIXES = {
     'seed': 'Set the seed of the ReplayedDataset to that of the store, or give another path.',
     'views': 'Set the views of the ReplayedDataset to those of the store, or give another path.',
     'versions': 'Install the version of the store, or give another path.',
+    'other_teachers': 'Give another path: this store lacks locations where they teach.',
     'format': 'Request what the store holds, or give another path.',
 }
 
@@ -54,7 +55,7 @@ def manifest_of(
         teacher_config: Config of the teacher's model.
         preprocessor: Config of the data preprocessor that feeds the teacher.
         other_teachers: SHA-256 of the files of teachers that decide with it which locations of a
-            dense head are kept.
+            dense head are kept. A store may have been made with more of them.
     """
     return dict(
         version=VERSION,
@@ -175,7 +176,11 @@ def require_same_manifest(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -
     Raises:
         ConfigError: With the first key that differs, both values and the remedy.
     """
-    difference = _difference('', saved, json.loads(json.dumps(wanted)))
+    needed = json.loads(json.dumps(wanted))
+    kept = saved.get('other_teachers')
+    if isinstance(kept, list) and set(needed.get('other_teachers', [])) <= set(map(str, kept)):
+        needed['other_teachers'] = kept  # locations that nobody reads do no harm
+    difference = _difference('', saved, needed)
     if difference is None:
         return
     key, stored, found = difference

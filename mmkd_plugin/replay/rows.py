@@ -124,14 +124,14 @@ class RowFormat:
         self,
         output: NetworkOutput,
         checksums: NDArray[np.uint32],
-        also: Tensor | None = None,
+        priority: Tensor | None = None,
     ) -> Bytes:
         """Return the outputs of a batch as rows (N, row_bytes); see :attr:`truncation`.
 
         Args:
             output: Outputs for N images.
             checksums: Checksums of the N augmented images.
-            also: Mask of locations that other teachers need, (N, A).
+            priority: Priority of each location of a dense head; see :meth:`DenseCodec.encode`.
 
         Raises:
             ConfigError: If a shape is another than that of the format, or a number is NaN, infinite
@@ -144,7 +144,7 @@ class RowFormat:
         self.truncation.images += len(checks)
         if isinstance(self.scores, DenseCodec):
             scores = _present(output.scores, 'scores')
-            block, chosen = self.scores.encode(scores, self.truncation, also)
+            block, chosen = self.scores.encode(scores, self.truncation, priority)
             blocks.append(block)
             if self.boxes is not None:
                 boxes = _present(output.boxes, 'boxes')

@@ -9,6 +9,7 @@ import torch
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
+from mmkd_plugin.boxes import Levels
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.replay.checksum import replayed_rows
@@ -52,6 +53,7 @@ class TeacherStore:
         self._store: ReplayStore | None = None
         self._compared = False
         self._written = 0
+        self._others: list[str] = []
 
     def is_complete(self) -> bool:
         """Whether the network is not needed: all rows are finished, and a probe is stored."""
@@ -67,6 +69,19 @@ class TeacherStore:
             self.settings.require_same(self.format)
             wanted = {**self._saved, **teacher_entries(*identity)}
             require_same_manifest(self._saved, wanted)
+
+    def share(self, others: list[str]) -> None:
+        """Keep the locations of dense heads where this or another detector teaches.
+
+        Args:
+            others: SHA-256 of the files of the other detectors.
+
+        Raises:
+            ConfigError: If there is a store without their locations.
+        """
+        self._others = others
+        if self._saved is not None:
+            require_same_manifest(self._saved, {**self._saved, 'other_teachers': others})
 
     def require_holds(self, taps: Sequence[str], scores: bool) -> None:
         """Refuse requests for outputs that the rows of an existing store do not have."""
@@ -90,6 +105,8 @@ class TeacherStore:
         device: torch.device,
         identity: Identity,
         compute: Callable[[], NetworkOutput] | None,
+        priority: Callable[[], torch.Tensor] | None = None,
+        levels: Levels | None = None,
     ) -> NetworkOutput:
         """Return the outputs for a batch; compute and write those that are missing.
 
@@ -98,6 +115,8 @@ class TeacherStore:
             device: Device of the outputs.
             identity: SHA-256, config and preprocessing of the teacher.
             compute: Runs the network on the batch; None if it is not built.
+            priority: Returns the priority of each location, where several detectors share them.
+            levels: Levels of the batch of a dense detector; see :meth:`RowFormat.unpack`.
 
         Raises:
             ConfigError: If the samples have no views, if an image is another than that of the
@@ -125,15 +144,17 @@ class TeacherStore:
                 found=self.settings.path,
             )
         if found.all() and computed is None:
-            return self._unpacked(data, rows, checksums, device)
+            return self._unpacked(data, rows, checksums, device, levels)
         assert compute is not None
-        own = row.pack(compute() if computed is None else computed, checksums)
+        computed = compute() if computed is None else computed
+        own = row.pack(computed, checksums, None if priority is None else priority())
         if not self._compared and found.any():
             self._compare(data[found], own[found])
         self._compared = True
         if not found.all():
             self._write(rows[~found], own[~found])
-        return self._unpacked(np.where(found[:, None], data, own), rows, checksums, device)
+        data = np.where(found[:, None], data, own)
+        return self._unpacked(data, rows, checksums, device, levels)
 
     def view_is_finished(self, view: int) -> bool:
         """Whether the rows of all images in a view are stored; False before the first batch."""
@@ -172,7 +193,7 @@ class TeacherStore:
             self.settings.require_same(self.format)
         row = self.format if computed is None else self.settings.format_of(computed)
         assert row is not None
-        manifest = manifest_of(dataset, dataset.config, row, *identity)
+        manifest = manifest_of(dataset, dataset.config, row, *identity, self._others)
         rows = len(dataset) * dataset.views
         self._store = ReplayStore.open(self.folder, manifest, row, rows, self.settings.max_bytes)
         self.format = row
@@ -220,9 +241,10 @@ class TeacherStore:
         rows: NDArray[np.int64],
         checksums: NDArray[np.uint32],
         device: torch.device,
+        levels: Levels | None,
     ) -> NetworkOutput:
         assert self.format is not None
-        output, saved = self.format.unpack(data, device)
+        output, saved = self.format.unpack(data, device, levels)
         if (saved != checksums).any():
             first = rows[saved != checksums][0]
             raise ConfigError(

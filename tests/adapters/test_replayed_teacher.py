@@ -2,7 +2,6 @@
 
 import copy
 import json
-import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,94 +13,13 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers.errors import ANY, raises_config_error
+from helpers.replayed import HINT, METHODS, VIEWS, Case, Noisy
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 from mmengine.registry import MODELS as ROOT_MODELS
-from torch import Tensor
 
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.engine.fill_stores import fill_stores
 from mmkd_plugin.errors import ConfigError
-
-VIEWS = 3
-HINT = dict(type='Hint', pairs=[dict(student='backbone.layer2', teacher='backbone.layer2')])
-METHODS: dict[str, dict[str, Any]] = {
-    'soft targets and hint': dict(kd=dict(type='SoftTarget'), hint=HINT),
-    'amtml': dict(amtml=tiny.amtml()),
-    'ie-kd': dict(
-        ie=dict(
-            type='IEKD',
-            knowledge='attention',
-            pairs=[dict(student='backbone.layer2', teacher='backbone.layer2')],
-        )
-    ),
-}
-
-
-@DATASETS.register_module(force=True)
-class Noisy(tiny.TinyImages):
-    """Images with noise of the three generators that augmentations draw from."""
-
-    def __init__(self, scale: float = 20.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.scale = scale
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = super().__getitem__(index)
-        noise = torch.randn(3, 8, 8) * self.scale + random.random() * 9 + np.random.rand() * 9
-        sample['inputs'] = (sample['inputs'] + noise).clamp(0, 255).to(torch.uint8)
-        return sample
-
-
-class Case:
-    """Runs of one student by two teachers, with and without stores."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.teachers = tiny.teachers(folder, 2)
-
-    def model(self, replay: dict[str, Any] | None, methods: Any, **changes: Any) -> dict[str, Any]:
-        teachers = copy.deepcopy(changes.pop('teachers', self.teachers))
-        if replay is not None:
-            for index, one in enumerate(teachers):
-                one['replay'] = dict(path=str(self.folder / f'store{index}'), **replay)
-        return tiny.distiller_config(self.folder, teachers=teachers, methods=methods, **changes)
-
-    def loader(self, workers: int = 0, seed: int = 0, views: int = VIEWS, **dataset: Any) -> Any:
-        data = dict(type='Noisy', **dataset)
-        return dict(
-            batch_size=8,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            dataset=dict(type='mmkd_plugin.ReplayedDataset', views=views, seed=seed, dataset=data),
-            sampler=dict(type='mmkd_plugin.ReplaySampler', shuffle=True),
-        )
-
-    def settings(self, epochs: int = VIEWS, loader: Any = None) -> dict[str, Any]:
-        return dict(
-            train_dataloader=loader or self.loader(),
-            train_cfg=dict(by_epoch=True, max_epochs=epochs),
-            default_hooks=dict(
-                checkpoint=dict(type='CheckpointHook', interval=1),
-                logger=dict(type='LoggerHook', interval=1),
-            ),
-        )
-
-    def run(
-        self,
-        name: str,
-        replay: dict[str, Any] | None = None,
-        methods: Any = METHODS['soft targets and hint'],
-        epochs: int = VIEWS,
-        loader: Any = None,
-        **changes: Any,
-    ) -> tuple[dict[str, Tensor], Any]:
-        torch.manual_seed(0)
-        model = self.model(replay, methods, **changes)
-        settings = self.settings(epochs, loader)
-        run = tiny.runner(ROOT_MODELS.build(model), self.folder / name, **settings)
-        run.train()
-        return tiny.weights_of(run.model), run.model
 
 
 @pytest.fixture

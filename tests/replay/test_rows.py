@@ -14,7 +14,7 @@ from mmkd_plugin.boxes import BoxOutputs, Levels
 from mmkd_plugin.models.methods.location_weights import LocationWeights
 from mmkd_plugin.outputs import ClassScores, NetworkOutput, score_rows
 from mmkd_plugin.replay import RowFormat, describe, described, refuse_shared
-from mmkd_plugin.replay.dense import DenseCodec, suggested_locations, teaching_locations
+from mmkd_plugin.replay.dense import ABSENT, DenseCodec, suggested_locations
 from mmkd_plugin.replay.logits import LogitCodec
 from mmkd_plugin.replay.sizes import usual_rows
 
@@ -200,24 +200,31 @@ def test_foreground_weighting_of_rows_is_that_of_the_outputs_bit_for_bit(activat
 def test_dense_rows_of_several_teachers_keep_the_locations_of_all() -> None:
     student, *teachers = (dense(seed=seed, offset=-5.0) for seed in range(3))
     scores = [one.scores for one in teachers if one.scores is not None]
-    also = teaching_locations(scores, 0.05)
-    assert all(bool(((own.confidence() < 0.05) & also).any()) for own in scores)
+    priority = torch.stack([own.confidence() for own in scores]).amax(dim=0)
+    assert all(bool(((own.confidence() < 0.05) & (priority >= 0.05)).any()) for own in scores)
     stored = []
     for one in teachers:
         row = RowFormat.of(one, dtype='float32', locations=size(LEVELS))
-        stored.append(row.unpack(row.pack(one, checks(3), also))[0])
+        stored.append(row.unpack(row.pack(one, checks(3), priority))[0])
     weigh = LocationWeights(background=0.05)
     expected, found = (score_rows(student, every, weigh) for every in (teachers, stored))
     assert torch.equal(found.teachers, expected.teachers)
     assert torch.equal(found.weights, expected.weights)  # type: ignore[arg-type]
 
 
-def test_teaching_locations_lie_inside_the_images() -> None:
-    output = dense(valid=True, offset=0.0)
-    assert output.scores is not None and output.scores.valid is not None
-    found = teaching_locations([output.scores, output.scores], 0.05)
-    assert 0 < found.sum() < (output.scores.confidence() >= 0.05).sum()
-    assert not (found & ~output.scores.valid).any()
+def test_rows_of_several_teachers_keep_the_same_locations_if_there_are_too_many() -> None:
+    teachers = [dense(seed=seed, valid=True, offset=0.0) for seed in range(2)]
+    scores = [one.scores for one in teachers if one.scores is not None]
+    priority = torch.stack([own.confidence() for own in scores]).amax(dim=0)
+    kept = []
+    for one in teachers:
+        row = RowFormat.of(one, dtype='float32', locations=4)
+        found = row.unpack(row.pack(one, checks(3), priority))[0].scores
+        assert found is not None and found.valid is not None
+        kept.append((found.logits != ABSENT).any(dim=2))
+        assert kept[-1].sum(dim=1).tolist() == [4] * 3
+        assert not (kept[-1] & ~found.valid).any()
+    assert torch.equal(*kept)
 
 
 @pytest.mark.parametrize('family', ['gfl', 'retinanet', 'yolox'])
@@ -240,7 +247,8 @@ def test_row_of_a_real_detector_teaches_as_the_detector_does(family: str) -> Non
     assert str(found.scores) == str(output.scores) and str(found.boxes) == str(output.boxes)
     assert found.boxes.layout == output.boxes.layout
     assert torch.equal(found.features['neck[0]'], output.features['neck[0]'])
-    kept = teaching_locations([output.scores], background)
+    kept = output.scores.confidence() >= background
+    kept = kept if output.scores.valid is None else kept & output.scores.valid
     assert torch.equal(found.scores.logits[kept], output.scores.logits[kept])
     assert torch.equal(found.boxes.values[kept], output.boxes.values[kept])
     weigh = LocationWeights(background=background)

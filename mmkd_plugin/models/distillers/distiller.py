@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from mmkd_plugin.adapters.base import Adapter
 from mmkd_plugin.adapters.build_teachers import build_teachers
 from mmkd_plugin.adapters.compat import meta_of_data, require_names_of_data
 from mmkd_plugin.adapters.dry_run import REFUSALS
+from mmkd_plugin.adapters.shared_locations import SharedLocations
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError, no_nan, non_negative_number
@@ -92,6 +94,7 @@ class Distiller(TransparentModel):
         self.teachers: list[Teacher] = []
         self._requests: dict[str, Requests] = {}
         self._input_of: list[int | None] = []
+        self._shared: SharedLocations | None = None
         self._checked = False
         self._seen: set[str] = set()
         #: Set by the hook LogGradientNorms for a step, whose result is in ``gradient_norms``.
@@ -138,7 +141,7 @@ class Distiller(TransparentModel):
                 found=self.task_weight,
             )
         run = self.data_preprocessor
-        require_replayable(self.teachers, dict(self.methods.named()), run)
+        self._shared = require_replayable(self.teachers, dict(self.methods.named()), run)
         others = [run if teacher.stored else teacher.data_preprocessor for teacher in self.teachers]
         self.data_preprocessor, self._input_of = share_inputs(self.data_preprocessor, others)
 
@@ -218,14 +221,17 @@ class Distiller(TransparentModel):
             batch['inputs'] if n is None else batch['teacher_inputs'][n] for n in self._input_of
         ]
         outputs = []
-        for index, (teacher, own) in enumerate(zip(self.teachers, inputs, strict=True)):
-            if not any(one.scores or one.boxes or any(one.teachers[index:][:1]) for one in working):
-                outputs.append(NetworkOutput())
-                continue
-            try:
-                outputs.append(teacher.observe(own, rois, samples))
-            except REFUSALS as error:
-                raise refusal(teacher, own, error) from error
+        sharing = self._shared and self._shared.batch(self.teachers, inputs, samples)
+        with sharing or nullcontext():
+            for index, (teacher, own) in enumerate(zip(self.teachers, inputs, strict=True)):
+                taps = [tap for one in working for tap in one.teachers[index:][:1]]
+                if not any(taps) and not any(one.scores or one.boxes for one in working):
+                    outputs.append(NetworkOutput())
+                    continue
+                try:
+                    outputs.append(teacher.observe(own, rois, samples))
+                except REFUSALS as error:
+                    raise refusal(teacher, own, error) from error
         return outputs
 
     def set_teacher_scores(self, scores: Sequence[float], greater_is_better: bool = True) -> None:

@@ -1,10 +1,11 @@
-"""Refusals of runs whose teachers cannot be replayed, before the first step."""
+"""Checks of runs whose teachers are replayed, before the first step."""
 
 from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from mmkd_plugin.adapters.replayed_teacher import ReplayedTeacher
+from mmkd_plugin.adapters.shared_locations import SharedLocations
 from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.methods import Method
@@ -14,7 +15,7 @@ from mmkd_plugin.replay.refusals import refuse_batch_augments
 
 def require_replayable(
     teachers: Sequence[Teacher], methods: Mapping[str, Method], preprocessor: nn.Module
-) -> None:
+) -> SharedLocations | None:
     """Refuse a run whose outputs a store cannot hold.
 
     Args:
@@ -22,26 +23,31 @@ def require_replayable(
         methods: The methods, by name.
         preprocessor: The data preprocessor of the run.
 
+    Returns:
+        The locations that several dense detectors share; None where no store needs them.
+
     Raises:
         ConfigError: If the run mixes images of a batch, if a method weighs locations that are not
-            stored, or if several dense detectors share the locations.
+            stored, or if the stores of several dense detectors keep other locations.
     """
     replayed = [one for one in teachers if isinstance(one, ReplayedTeacher)]
     if not replayed:
-        return
+        return None
     refuse_batch_augments(preprocessor)
     dense = [one for one in teachers if one.needs_scores and one.adapter.task == 'detection']
-    first = next((one for one in replayed if one in dense), None)
-    if first is None:
-        return
-    if len(dense) > 1:
-        raise ConfigError(
-            first.replay_key,
-            'cannot hold the class scores of one of several detectors: each would need the '
-            'locations where another one is confident',
-            'Use replay with one teacher, or request features alone.',
-            found=len(dense),
-        )
+    keeping = [one for one in replayed if one in dense]
+    if not keeping:
+        return None
+    first = keeping[0]
+    for name in ('background', 'locations'):
+        for one in keeping[1:]:
+            if getattr(one.settings, name) != getattr(first.settings, name):
+                raise ConfigError(
+                    f'{one.replay_key}.{name}',
+                    f'must be that of {first.key}, {getattr(first.settings, name)}: their stores '
+                    'keep the same locations',
+                    found=getattr(one.settings, name),
+                )
     stored = first.settings.background
     for name, method in methods.items():
         for module in method.modules():
@@ -58,3 +64,9 @@ def require_replayable(
                         'replay.',
                         found=least,
                     )
+    if len(dense) == 1:
+        return None
+    shared = SharedLocations(dense, stored)
+    for one in keeping:
+        one.share_locations(shared)
+    return shared

@@ -1,6 +1,7 @@
 """Replayed teachers of detectors: class scores at the locations that teach, and maps."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,6 +15,8 @@ from helpers.errors import ANY, raises_config_error
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
 from torch import Tensor
+
+from mmkd_plugin.adapters.tapped_model import TappedModel
 
 TAP = dict(student='neck[0]', teacher='neck[0]')
 BACKGROUND = 0.02
@@ -88,10 +91,83 @@ def test_locations_that_the_store_leaves_out_are_refused(
         ROOT_MODELS.build(model)
 
 
-def test_several_detectors_cannot_store_scores(tmp_path: Path) -> None:
-    model = config(tmp_path, replay(), kd=dict(type='SoftTarget'))
-    model['teachers'] += [dict(small.teacher(tmp_path, small.detector('gfl'), 2), name='other')]
-    with raises_config_error(f'teachers[0] ({model["teachers"][0]["name"]}).replay', 2, fix='one'):
+def of_two(folder: Path, *stored: bool) -> dict[str, Any]:
+    """Return a student of the mixture of two detectors; each may be stored."""
+    locations = dict(background=BACKGROUND)
+    kd = dict(type='SoftTarget', locations=locations)
+    model = config(folder, None, kd=kd)
+    second = dict(small.teacher(folder, small.detector('gfl'), 2), name='other')
+    model['teachers'].append(second)
+    for index, one in enumerate(stored):
+        if one:
+            model['teachers'][index]['replay'] = dict(
+                path=str(folder / f'store{index}'), **replay()
+            )
+    return model
+
+
+def counted() -> Any:
+    """Count the runs of networks."""
+    observe = TappedModel.observe
+    return mock.patch.object(TappedModel, 'observe', autospec=True, side_effect=observe)
+
+
+@pytest.mark.slow
+def test_two_detectors_are_stored_at_the_locations_where_one_of_them_teaches(
+    tmp_path: Path,
+) -> None:
+    plain_model = of_two(tmp_path, False, False)
+    model = copy.deepcopy(plain_model)
+    for index, one in enumerate(model['teachers']):
+        one['replay'] = dict(path=str(tmp_path / f'store{index}'), **replay())
+    plain = run(tmp_path, 'plain', plain_model)
+    with counted() as ran:
+        assert not tiny.differing(plain, run(tmp_path, 'filled', model))
+    once = len([call for call in ran.call_args_list if call.args[0].key.startswith('teachers')])
+    with mock.patch(
+        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('built')
+    ):
+        assert not tiny.differing(plain, run(tmp_path, 'read', model))
+    shutil.rmtree(tmp_path / 'store0')  # made again, by what the other store has kept
+    with counted() as ran:
+        assert not tiny.differing(plain, run(tmp_path, 'again', model))
+    again = len([call for call in ran.call_args_list if call.args[0].key.startswith('teachers')])
+    assert once == 2 * again > 0  # each network ran once a batch
+    only = copy.deepcopy(plain_model)
+    only['teachers'][0]['replay'] = model['teachers'][0]['replay']
+    assert not tiny.differing(plain, run(tmp_path, 'one network', only))
+
+
+def test_store_without_the_locations_of_another_detector_is_refused(tmp_path: Path) -> None:
+    model = of_two(tmp_path, True, False)
+    alone = copy.deepcopy(model)
+    del alone['teachers'][1]
+    run(tmp_path, 'alone', alone)
+    key = f'teachers[0] ({model["teachers"][0]["name"]}).replay.other_teachers'
+    with raises_config_error(key, ANY, 'not that of the store', fix='another path'):
+        ROOT_MODELS.build(model)
+
+
+def test_store_of_two_detectors_serves_one_of_them(tmp_path: Path) -> None:
+    model = of_two(tmp_path, True, True)
+    run(tmp_path, 'both', model)
+    del model['teachers'][1]
+    plain = copy.deepcopy(model)
+    del plain['teachers'][0]['replay']
+    with mock.patch(
+        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('built')
+    ):
+        found = run(tmp_path, 'one', model)
+    assert not tiny.differing(run(tmp_path, 'plain', plain), found)
+
+
+@pytest.mark.parametrize('change', [dict(locations=300), dict(background=0.01)], ids=str)
+def test_stores_of_two_detectors_keep_the_same_locations(change: Any, tmp_path: Path) -> None:
+    model = of_two(tmp_path, True, True)
+    model['teachers'][1]['replay'].update(change)
+    [(name, value)] = change.items()
+    key = f'teachers[1] ({model["teachers"][1]["name"]}).replay.{name}'
+    with raises_config_error(key, value, 'teachers[0]'):
         ROOT_MODELS.build(model)
 
 
