@@ -13,10 +13,14 @@ from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
-from mmkd_plugin.loading.run_model import kind_of
+from mmkd_plugin.adapters.replayed_teacher import ReplayedTeacher
+from mmkd_plugin.loading.run_model import kind_of, unwrap
+from mmkd_plugin.models.distillers import Distiller
 from mmkd_plugin.registry import SCOPE
+from mmkd_plugin.replay.refusals import refuse_switches
 
 
 def join_process_group(cfg: Config, launcher: str) -> bool:
@@ -54,6 +58,18 @@ def join_process_group(cfg: Config, launcher: str) -> bool:
     else:
         init_dist(launcher, **settings)
     return True
+
+
+def check_hooks(runner: Runner) -> None:
+    """Refuse hooks that exchange the transforms of a run whose teachers are replayed.
+
+    Raises:
+        ConfigError: With the name of the hook.
+    """
+    model = unwrap(runner.model)
+    teachers = model.teachers if isinstance(model, Distiller) else []
+    if any(isinstance(teacher, ReplayedTeacher) for teacher in teachers):
+        refuse_switches(runner.hooks)
 
 
 @contextmanager

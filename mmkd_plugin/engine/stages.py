@@ -22,7 +22,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmkd_plugin.engine.launch import isolated_runner_state, join_process_group
+from mmkd_plugin.engine.launch import check_hooks, isolated_runner_state, join_process_group
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
@@ -234,7 +234,9 @@ def _train(stage: Stage, resume_from: str | None) -> None:
             (stage.folder / name).unlink(missing_ok=True)
     stage.write_status('started.json')
     with isolated_runner_state(), runner_checkpoints_allowed():
-        (RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)).train()
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        check_hooks(runner)
+        runner.train()
     barrier()
     last = _last_checkpoint(stage.folder)
     stage.write_status(

@@ -1,10 +1,15 @@
 """The wrapper of the model in several processes, and the state that a run leaves behind."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import classification as tiny
+from helpers.errors import raises_config_error
+from helpers.replayed import EXACT, METHODS, Case
+from mmdet.engine.hooks import PipelineSwitchHook
 from mmengine.config import Config
 from mmengine.visualization import Visualizer
 
@@ -86,3 +91,18 @@ def test_isolated_runner_state_gives_numpy_a_fresh_seed() -> None:
         with launch.isolated_runner_state():
             drawn.append(np.random.randint(2**31))
     assert drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize('replay', [False, True])
+def test_hook_that_exchanges_transforms_is_refused_where_teachers_are_replayed(
+    replay: bool, tmp_path: Path
+) -> None:
+    case = Case(tmp_path)
+    model = case.model(EXACT if replay else None, METHODS['soft targets and hint'])
+    hook = PipelineSwitchHook(switch_epoch=3, switch_pipeline=[])
+    run = tiny.runner(model, tmp_path / 'run', custom_hooks=[hook], **case.settings())
+    if not replay:
+        launch.check_hooks(run)
+        return
+    with raises_config_error('custom_hooks', 'PipelineSwitchHook', fix='Leave the hook out'):
+        launch.check_hooks(run)

@@ -60,21 +60,25 @@ def _stopping_early(
 def _distiller(depth: int, teacher_depth: int, tap: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         teacher = untrained_teacher(teacher_depth, Path(folder))
-        paraphraser = Path(folder) / 'paraphraser.pth'
-        trainer = MODELS.build(
-            dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teacher, tap=tap)
-        )
-        torch.save(dict(state_dict=trainer.state_dict()), paraphraser)
-        pairs = [dict(student=tap, teacher=tap, checkpoint=str(paraphraser))]
+        method = ie_kd(teacher, tap, Path(folder))
         return MODELS.build(
             dict(
                 type='mmkd_plugin.Distiller',
                 student=classifier(depth),
                 teachers=[teacher],
-                methods=dict(ie=dict(type='IEKD', pairs=pairs)),
+                methods=dict(ie=method),
                 probe_shape=(3, 32, 32),
             )
         )
+
+
+def ie_kd(teacher: dict[str, Any], tap: str, folder: Path) -> dict[str, Any]:
+    """Return a config of IE-KD at one tap, with an untrained paraphraser in a folder."""
+    paraphraser = folder / 'paraphraser.pth'
+    trainer = MODELS.build(dict(type='mmkd_plugin.ParaphraserTrainer', teacher=teacher, tap=tap))
+    torch.save(dict(state_dict=trainer.state_dict()), paraphraser)
+    pairs = [dict(student=tap, teacher=tap, checkpoint=str(paraphraser))]
+    return dict(type='IEKD', pairs=pairs)
 
 
 @torch.no_grad()
@@ -83,7 +87,7 @@ def _maps(student: Any, teacher: Any, inputs: torch.Tensor) -> tuple[torch.Tenso
 
 
 def encoders_step(
-    transform: Any, maps: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    transform: Any, maps: Sequence[tuple[torch.Tensor, torch.Tensor]], factors: bool = False
 ) -> Callable[[], object]:
     """Return a step of the encoders alone.
 
@@ -92,6 +96,7 @@ def encoders_step(
     Args:
         transform: Connectors of the method.
         maps: The student's and the teacher's map of each pair.
+        factors: Whether the factors are known, and no paraphraser runs.
     """
     encoders = list(zip(transform.encoders['inherit'], transform.encoders['explore'], strict=True))
     optimizer = torch.optim.SGD(
@@ -100,10 +105,12 @@ def encoders_step(
     wrapper = OptimWrapper(optimizer)
     halves = [torch.randn_like(source[:, ::2], requires_grad=True) for source, _ in maps]
 
+    known = [transform.encode_teacher(number, target) for number, (_, target) in enumerate(maps)]
+
     def run() -> None:
         losses = []
         for number, (half, (_, target)) in enumerate(zip(halves, maps, strict=True)):
-            factor = transform.encode_teacher(number, target)
+            factor = known[number] if factors else transform.encode_teacher(number, target)
             losses += [(encoder(half) * factor).mean() for encoder in encoders[number]]
         wrapper.update_params(sum(losses[1:], losses[0]))
 
