@@ -5,7 +5,7 @@ follows has the weights of both, and the BatchNorm passes its input on. Layers t
 that is read return zeros or their input.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -167,6 +167,7 @@ class FrozenNetwork(TappedModel):
         unused = form.unused if form.read == self.readings else []
         unused = [layer for layer in unused if self._is_bare(layer)]
         own = [dict(pair.conv._parameters) for pair in pairs]
+        contiguous = [module for module in form.contiguous if 'forward' not in vars(module)]
         try:
             for pair in pairs:
                 weight, bias = pair.weight, pair.bias
@@ -182,6 +183,8 @@ class FrozenNetwork(TappedModel):
                 else:
                     convolves = isinstance(layer, nn.Conv2d)
                     layer.forward = partial(_zeros, layer) if convolves else _identity
+            for module in contiguous:
+                module.forward = partial(_contiguous, module.forward)
             if form.channels_last:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             yield inputs
@@ -189,7 +192,7 @@ class FrozenNetwork(TappedModel):
             for pair, parameters in zip(pairs, own, strict=True):
                 pair.conv._parameters.update(parameters)
                 vars(pair.norm).pop('forward', None)
-            for layer in unused:
+            for layer in (*unused, *contiguous):
                 vars(layer).pop('forward', None)
 
     def _is_bare(self, module: nn.Module) -> bool:
@@ -251,6 +254,11 @@ class FrozenNetwork(TappedModel):
             "or precision='fp32'.",
             found=', '.join(n for n, is_finite in zip(names, finite, strict=True) if not is_finite),
         )
+
+
+def _contiguous(forward: Callable[..., Any], inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    inputs = inputs.contiguous() if isinstance(inputs, Tensor) else inputs
+    return forward(inputs, *args, **kwargs)
 
 
 def _identity(value: Tensor) -> Tensor:

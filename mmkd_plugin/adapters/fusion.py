@@ -33,6 +33,7 @@ class FastForm:
         device: Its device. On another one, operators may want another memory format.
         pairs: Convolutions with their BatchNorm.
         channels_last: Whether images and maps are in channels_last.
+        contiguous: Modules inside whose maps are contiguous all the same.
         unused: Layers that reach nothing that is read.
         read: Readings of the trial.
         fill: Values of unused layers; see :func:`~mmkd_plugin.adapters.unused.filled`.
@@ -43,6 +44,7 @@ class FastForm:
     device: torch.device
     pairs: list[FusedPair] = field(default_factory=list)
     channels_last: bool = False
+    contiguous: list[nn.Module] = field(default_factory=list)
     unused: list[nn.Module] = field(default_factory=list)
     read: frozenset[str] = frozenset()
     fill: float = 0.0
@@ -78,10 +80,11 @@ def find_fast_form(network: TappedModel, shape: Shape, activate: Activate) -> Fa
         read = network.readings
         if unused and not _change_nothing(network, images, expected, unused, activate):
             unused = []
-        for channels_last in _formats(model, unused):
+        for channels_last in (True, False):
             for pair in pairs:  # weights in channels_last make maps in channels_last
                 pair.weight.data = in_format(pair.weight, channels_last)
-            form = FastForm(shape, images.device, pairs, channels_last, unused, read)
+            slow = _slow_in_channels_last(model, unused) if channels_last else []
+            form = FastForm(shape, images.device, pairs, channels_last, slow, unused, read)
             form.refusal = plain.refusal
             try:
                 with activate(form, images) as inputs:
@@ -116,11 +119,14 @@ def _change_nothing(
     return True
 
 
-def _formats(model: nn.Module, unused: Collection[nn.Module]) -> tuple[bool, ...]:
-    """Return whether to try channels_last; GroupNorm and InstanceNorm are slower in it."""
+def _slow_in_channels_last(model: nn.Module, unused: Collection[nn.Module]) -> list[nn.Module]:
+    """Return the modules with a GroupNorm or an InstanceNorm, which are slower in channels_last."""
     slower = (nn.GroupNorm, nn.InstanceNorm2d)
-    used = (module for module in model.modules() if module not in unused)
-    return (False,) if any(isinstance(module, slower) for module in used) else (True, False)
+    return [
+        module
+        for module in model.modules()
+        if any(isinstance(one, slower) and one not in unused for one in module.children())
+    ]
 
 
 def _outputs(

@@ -16,6 +16,7 @@ from mmkd_plugin.adapters.dry_run import (
     run_blank,
     unchanged,
 )
+from mmkd_plugin.adapters.reduction import Reduction
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
@@ -67,16 +68,28 @@ class TeacherProbe(Probe):
         model: The network.
         sha256: SHA-256 of its checkpoint, hexadecimal; None for a peer, which still learns.
         checkpoint: Path or URL of that checkpoint.
+
+    Attributes:
+        reductions: What methods compute of its taps before anything else; see :meth:`reduce`.
     """
 
     model: nn.Module
     sha256: str | None = None
     checkpoint: str | None = None
+    reductions: list[Reduction] = field(default_factory=list, init=False, repr=False)
 
     @property
     def frozen(self) -> bool:
         """Whether the teacher stays as it is: False for a peer."""
         return self.sha256 is not None
+
+    def reduce(self, reduction: Reduction) -> str:
+        """Note that a method reads no more of a tap than this; return the name of the feature.
+
+        The outputs of a stored teacher have this feature. Those of others have the tap.
+        """
+        self.reductions.append(reduction)
+        return reduction.feature
 
     def norm(self, path: str, key: str) -> tuple[Tensor, Tensor]:
         """Return scale and shift, (C,) each, of the normalisation layer at ``path``.

@@ -1,7 +1,8 @@
 """A teacher whose outputs are stored: it runs once for each view of an image, or not at all."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from mmkd_plugin.adapters.compat import ClassMap
 from mmkd_plugin.adapters.dry_run import IMAGES
 from mmkd_plugin.adapters.probe import TeacherProbe, probe_network
+from mmkd_plugin.adapters.reduction import Reduction, tap_of
 from mmkd_plugin.adapters.shared_locations import SharedLocations
 from mmkd_plugin.adapters.stored_network import StoredAdapter, StoredProbe
 from mmkd_plugin.adapters.tapped_model import TappedModel
@@ -23,6 +25,7 @@ from mmkd_plugin.loading.checkpoint import hash_file
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.replay.refusals import refuse_shared
 from mmkd_plugin.replay.settings import ReplaySettings
+from mmkd_plugin.replay.store_checks import require_computable, require_holds
 from mmkd_plugin.replay.teacher_store import Identity, TeacherStore
 
 
@@ -55,6 +58,9 @@ class ReplayedTeacher(Teacher):
             self.stored = self.store.is_complete()
         self._asked: tuple[Any, ...] = ([],)
         self.shared: SharedLocations | None = None
+        self._whole: set[str] = set()
+        self._computes_rows = True
+        self._reductions: dict[str, Reduction] = {}
         if self.stored:
             self._prepare(key)
         else:
@@ -127,11 +133,13 @@ class ReplayedTeacher(Teacher):
     ) -> None:
         self._asked = (taps, scores, observed, boxes)
         wanted = list(taps if observed is None else observed)
-        with self._keyed():
-            self.store.require_holds(wanted, scores)
         row = self.store.format
         if row is not None:  # all that the store holds is computed for a missing row
-            wanted = list(dict.fromkeys([*wanted, *row.features]))
+            held = {tap_of(name) for name in row.features}
+            with self._keyed():
+                unknown = [tap for tap in wanted if tap not in held]
+                require_holds(row, self.settings.path, unknown, scores)
+            wanted = list(dict.fromkeys([*wanted, *held]))
             scores = scores or row.scores is not None
         if self.stored:
             self.needs_scores = scores
@@ -153,6 +161,33 @@ class ReplayedTeacher(Teacher):
         args = self.key, self.class_map(output), self.model, self.sha256, self.checkpoint
         return StoredProbe(*args, size=size, load=self.load)
 
+    def keep(self, taps: Collection[str], reductions: Sequence[Reduction]) -> None:
+        """Store these taps as they are, and the results of these reductions.
+
+        Raises:
+            ConfigError: If an existing store holds neither a reduction nor its tap, or if it has
+                missing rows and a reduction that is unknown here.
+        """
+        row = self.store.format
+        stored = set() if row is None else set(row.features)
+        self._whole = set(taps) | {one for one in stored if one == tap_of(one)}
+        self._reductions = {one.feature: one for one in reductions if one.tap not in self._whole}
+        computed = self._whole | self._reductions.keys()
+        self._computes_rows = stored <= computed
+        if row is None:
+            return
+        with self._keyed():
+            require_holds(row, self.settings.path, [*taps, *self._reductions], self.needs_scores)
+            if not self.store.is_full():
+                require_computable(row, self.settings.path, computed)
+
+    def _reduced(self, output: NetworkOutput) -> NetworkOutput:
+        values = {tap: one for tap, one in output.features.items() if tap in self._whole}
+        values |= {
+            name: one.function(output.feature(one.tap)) for name, one in self._reductions.items()
+        }
+        return replace(output, features=values)
+
     @torch.no_grad()
     def observe(
         self, inputs: Any, rois: Sequence[torch.Tensor] = (), data_samples: Any = None
@@ -172,7 +207,7 @@ class ReplayedTeacher(Teacher):
             own = None if self.shared is None else self.shared.output(self)
             output = self.computed(inputs, (), data_samples) if own is None else own
             self.require_finite_now()  # before they are written
-            return output
+            return self._reduced(output)
 
         priority = None if self.shared is None else self.shared.priority
         with self._keyed():
@@ -180,7 +215,7 @@ class ReplayedTeacher(Teacher):
                 data_samples,
                 inputs.device,
                 self._identity,
-                None if self.stored else compute,
+                compute if self._computes_rows and not self.stored else None,
                 priority,
             )
         return self.class_map(found)

@@ -161,6 +161,9 @@ class RowFormat:
                     found=tuple(value.shape[1:]),
                 )
             blocks.append(to_bytes(value, self.dtype, tap))
+            if self.dtype == 'float16':
+                stored = from_bytes(blocks[-1], self.dtype).reshape(value.shape)
+                self.truncation.compare_feature(value.cpu(), stored)
         return np.concatenate(blocks, axis=1)
 
     def unpack(

@@ -25,11 +25,10 @@ from mmkd_plugin.replay.manifest import (
 from mmkd_plugin.replay.probes import StoredProbes
 from mmkd_plugin.replay.settings import ReplaySettings
 from mmkd_plugin.replay.store import ReplayStore
+from mmkd_plugin.replay.store_checks import compare_rows
 
 #: SHA-256, config and preprocessing of a teacher.
 Identity = tuple[str, Any, Any]
-#: Outputs that differ by more, relative to the largest, are not those of the same teacher.
-_TOLERANCE = 0.05
 
 
 class TeacherStore:
@@ -57,11 +56,15 @@ class TeacherStore:
 
     def is_complete(self) -> bool:
         """Whether the network is not needed: all rows are finished, and a probe is stored."""
+        return self.probes.known and self.is_full()
+
+    def is_full(self) -> bool:
+        """Whether all rows are finished."""
         if self._saved is None or self.format is None or self.format.boxes is not None:
             return False
         rows = _count(self._saved, 'length') * _count(self._saved, 'views')
         self._store = ReplayStore.open(self.folder, self._saved, self.format, rows)
-        return self._store.finished == rows and self.probes.known
+        return self._store.finished == rows
 
     def require_same_teacher(self, identity: Identity) -> None:
         """Refuse a store of another teacher or other settings, as far as known without the data."""
@@ -82,22 +85,6 @@ class TeacherStore:
         self._others = others
         if self._saved is not None:
             require_same_manifest(self._saved, {**self._saved, 'other_teachers': others})
-
-    def require_holds(self, taps: Sequence[str], scores: bool) -> None:
-        """Refuse requests for outputs that the rows of an existing store do not have."""
-        if self.format is None:
-            return
-        missing = [tap for tap in taps if tap not in self.format.features]
-        if scores and self.format.scores is None:
-            missing.append('class scores')
-        if missing:
-            held = [*self.format.features, *(['class scores'] if self.format.scores else [])]
-            raise ConfigError(
-                'path',
-                f'is a store without {missing[0]}; it holds {", ".join(held)}',
-                'Request these, or give another path.',
-                found=self.settings.path,
-            )
 
     def outputs(
         self,
@@ -149,7 +136,7 @@ class TeacherStore:
         computed = compute() if computed is None else computed
         own = row.pack(computed, checksums, None if priority is None else priority())
         if not self._compared and found.any():
-            self._compare(data[found], own[found])
+            compare_rows(row, self.name, self.settings.path, data[found], own[found])
         self._compared = True
         if not found.all():
             self._write(rows[~found], own[~found])
@@ -202,31 +189,6 @@ class TeacherStore:
             self.probes.write()
         print_log(self.summary(), logger='current')
 
-    def _compare(self, stored: Bytes, own: Bytes) -> None:
-        """Log how much stored rows differ from what the network outputs now.
-
-        Raises:
-            ConfigError: If they are those of another network.
-        """
-        assert self.format is not None
-        values = [_values(self.format.unpack(one)[0]) for one in (stored, own)]
-        largest = float(
-            (values[0] - values[1]).abs().max() / values[1].abs().max().clamp_min(1e-12)
-        )
-        print_log(
-            f'Teacher {self.name}: {len(stored)} stored rows differ from its outputs by at most '
-            f'{largest:.2g} of the largest',
-            logger='current',
-        )
-        if largest > _TOLERANCE:
-            raise ConfigError(
-                'path',
-                f'holds other outputs than those of the teacher: they differ by {largest:.2g} of '
-                'the largest',
-                'Delete the store; it is filled again.',
-                found=self.settings.path,
-            )
-
     def _write(self, rows: NDArray[np.int64], data: Bytes) -> None:
         assert self._store is not None
         self._store.write(rows, data)
@@ -255,13 +217,6 @@ class TeacherStore:
                 found=self.settings.path,
             )
         return output
-
-
-def _values(output: NetworkOutput) -> torch.Tensor:
-    parts = [value.flatten() for value in output.features.values()]
-    if output.scores is not None:
-        parts.append(output.scores.logits.flatten())
-    return torch.cat(parts)
 
 
 def _count(manifest: Mapping[str, Any], name: str) -> int:

@@ -7,10 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: Fields of which the largest counts, and not the sum.
+_LARGEST = ('largest', 'features')
+
 
 @dataclass
 class Truncation:
-    """Differences between class scores and what a row returns of them, measured while writing.
+    """Differences between outputs and what a row returns of them, measured while writing.
 
     Args:
         largest: Largest difference of a probability, at temperature 1.
@@ -22,10 +25,13 @@ class Truncation:
         locations_cut: Number of them that were left out.
         weight: Sum of their largest probabilities: what foreground weighting is proportional to.
         weight_cut: The part of it that was left out.
+        features: Largest difference of a feature, relative to the largest value of its batch.
 
     Example:
         >>> print(Truncation(largest=2e-4, total=0.01, count=1000, images=10))
         10 images: probabilities differ by at most 0.0002, by 1e-05 on average
+        >>> print(Truncation(images=10, features=2e-4))
+        10 images: features differ by at most 0.0002 of the largest
     """
 
     largest: float = 0.0
@@ -37,6 +43,7 @@ class Truncation:
     locations_cut: int = 0
     weight: float = 0.0
     weight_cut: float = 0.0
+    features: float = 0.0
 
     @property
     def mean(self) -> float:
@@ -51,11 +58,18 @@ class Truncation:
             self.total += float(difference.sum(dtype=torch.float64))
             self.count += difference.numel()
 
+    def compare_feature(self, expected: Tensor, found: Tensor) -> None:
+        """Add the difference of a feature of one batch."""
+        if expected.numel():
+            largest = float(expected.abs().max())
+            difference = float((expected - found).abs().max())
+            self.features = max(self.features, difference / largest if largest else 0.0)
+
     def add(self, other: 'Truncation') -> None:
         """Add what another process measured."""
         for one in fields(self):
             own, others = getattr(self, one.name), getattr(other, one.name)
-            setattr(self, one.name, max(own, others) if one.name == 'largest' else own + others)
+            setattr(self, one.name, max(own, others) if one.name in _LARGEST else own + others)
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers by name."""
@@ -76,10 +90,14 @@ class Truncation:
         return cls(**{name: kind(saved[name]) for name, kind in kinds.items()})
 
     def __str__(self) -> str:
-        text = (
-            f'{self.images:,} images: probabilities differ by at most {self.largest:.2g}, '
-            f'by {self.mean:.2g} on average'
-        )
+        parts = []
+        if self.count:
+            parts.append(
+                f'probabilities differ by at most {self.largest:.2g}, by {self.mean:.2g} on average'
+            )
+        if self.features:
+            parts.append(f'features differ by at most {self.features:.2g} of the largest')
+        text = f'{self.images:,} images: {", ".join(parts) or "no difference"}'
         if not self.locations:
             return text
         return (

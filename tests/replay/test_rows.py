@@ -112,6 +112,19 @@ def test_row_of_top_scores_differs_by_what_the_truncation_states(
     assert softened.abs().max() < 0.01
 
 
+def test_truncation_states_the_difference_of_features_in_half_precision() -> None:
+    feature = torch.rand(4, 3, 2, 2) * 5
+    output = NetworkOutput(features={'neck[0]': feature, 'zeros': torch.zeros(4, 3)})
+    row = RowFormat.of(output)
+    found = row.unpack(row.pack(output, checks(4)))[0].features['neck[0]']
+    expected = float((found - feature).abs().max() / feature.abs().max())
+    assert 0 < expected < 1e-3
+    assert row.truncation.features == pytest.approx(expected, rel=1e-5)
+    assert (
+        str(row.truncation) == f'4 images: features differ by at most {expected:.2g} of the largest'
+    )
+
+
 def test_row_of_half_precision_outputs_is_read_in_float32() -> None:
     output = NetworkOutput(
         ClassScores.of_images(torch.randn(3, 10).half()), {'neck': torch.randn(3, 4).bfloat16()}

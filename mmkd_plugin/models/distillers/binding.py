@@ -7,6 +7,7 @@ from mmkd_plugin.adapters.compat import require_comparable, require_same_task
 from mmkd_plugin.adapters.dry_run import Shape, blank_images
 from mmkd_plugin.adapters.embedding import find_embedding
 from mmkd_plugin.adapters.probe import TeacherProbe, find_shapes, probe_network
+from mmkd_plugin.adapters.replayed_teacher import ReplayedTeacher
 from mmkd_plugin.adapters.tap_requests import EMBEDDING
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.teacher import Teacher
@@ -73,14 +74,23 @@ def bind(
             for network in networks[1:]:
                 output, other = probes[network].output, probes[first].output
                 require_comparable(network.key, output, first.key, other)
+        whole: dict[str, set[str]] = {}  # taps that a method reads as they are
         for learner in learners:
             teachers = [probes[teacher] for teacher in learner.teachers]
             for name, method in learner.methods.items():
+                request = requests[learner.network][name]
+                before = [len(one.reductions) for one in teachers]
                 with config_key(f'methods.{name}'):
                     method.build(probes[learner.network], teachers)
-                    request = requests[learner.network][name]
+                for one, taps, first_own in zip(teachers, request.teachers, before, strict=False):
+                    reduced = {reduction.tap for reduction in one.reductions[first_own:]}
+                    whole.setdefault(one.key, set()).update(set(taps) - reduced)
+                with config_key(f'methods.{name}'):
                     if request.scores:  # maps have other sizes in training
                         require_effect(method, request, probes[learner.network], teachers)
+        for network in networks:
+            if isinstance(network, ReplayedTeacher):
+                network.keep(whole.get(network.key, set()), probes[network].reductions)
     return list(requests.values())
 
 

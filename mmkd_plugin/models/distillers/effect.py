@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe
+from mmkd_plugin.adapters.reduction import tap_of
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.methods import Method, Requests
 from mmkd_plugin.outputs import ClassScores, NetworkOutput
@@ -105,7 +106,9 @@ def _random(
         values = torch.randn(2 * like.shape[0], *like.shape[1:], device=like.device)
         return values.requires_grad_(gradient)
 
-    features = {tap: random(output.feature(tap)) for tap in taps}
+    features = {
+        name: random(value) for name, value in output.features.items() if tap_of(name) in taps
+    }
     scores = output.scores if requests.scores or requests.boxes else None
     if scores is not None:
         scores = _random_scores(scores, random(scores.logits))

@@ -51,7 +51,14 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
         must = 'must be (N, C, H, W) with the same N'
         raise wrong_shapes('attention_transfer_loss', must, student=student, teacher=teacher)
     student, teacher = at_least_float32(student, teacher.detach())
-    attention = match_spatial_size(
-        student.square().mean(dim=1, keepdim=True), teacher.square().mean(dim=1, keepdim=True)
-    )
-    return unit_difference(*attention).square().mean()
+    return attention_difference(attention_map(student), attention_map(teacher))
+
+
+def attention_map(feature: Tensor) -> Tensor:
+    """Return the mean over channels of the squared map (N, C, H, W), as (N, 1, H, W)."""
+    return at_least_float32(feature).square().mean(dim=1, keepdim=True)
+
+
+def attention_difference(student: Tensor, teacher: Tensor) -> Tensor:
+    """Compare two attention maps (N, 1, H, W); see :func:`attention_transfer_loss`."""
+    return unit_difference(*match_spatial_size(student, teacher)).square().mean()

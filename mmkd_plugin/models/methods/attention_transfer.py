@@ -5,9 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mmkd_plugin.models.losses import attention_transfer_loss
+from mmkd_plugin.models.losses.attention_transfer import attention_difference, attention_map
 from mmkd_plugin.models.methods.paired import PairedMethod
 from mmkd_plugin.registry import MODELS
+
+#: Name of the reduction of a map to its attention.
+ATTENTION = 'attention'
 
 
 @MODELS.register_module()
@@ -44,4 +47,15 @@ class AttentionTransfer(PairedMethod):
         super().__init__(pairs, loss_weight=loss_weight)
 
     def pair_loss(self, number: int, student: Tensor, teacher: Tensor) -> Tensor:
-        return attention_transfer_loss(student, teacher)
+        return attention_difference(attention_map(student), teacher)
+
+    def reduce(self, number: int, teacher: Tensor) -> Tensor:
+        return teacher_attention(teacher)
+
+    def reduction_name(self, number: int) -> str:
+        return ATTENTION
+
+
+def teacher_attention(feature: Tensor) -> Tensor:
+    """Return the attention map of a teacher's map, without gradient."""
+    return attention_map(feature.detach())

@@ -1,5 +1,6 @@
 """Factors of teachers' maps, from trained paraphrasers or from ones that learn with the peers."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -110,6 +111,15 @@ class FactorTargets(nn.Module):
         learning = None if self.auxiliary is None else self.auxiliary.paraphrasers
         paraphraser = (learning or self.trained)[number]
         return cast(Paraphraser | FrozenParaphraser, paraphraser).encode(feature)
+
+    def name(self, number: int) -> str:
+        """Return a name of the factor of a pair that no other paraphraser has."""
+        if self.auxiliary is not None:
+            return ''
+        digest = hashlib.sha256()
+        for value in self.trained[number].state_dict().values():
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return f'factor {digest.hexdigest()[:16]}'
 
     def _require_peers(self, teachers: Sequence[TeacherProbe]) -> None:
         for number, pair in enumerate(self._pairs):

@@ -80,4 +80,10 @@ class FactorTransfer(PairedMethod):
             self.encoders.append(construct('encoder', FactorEncoder, arguments))
 
     def pair_loss(self, number: int, student: Tensor, teacher: Tensor) -> Tensor:
-        return factor_distance(self.encoders[number](student), self.targets.factor(number, teacher))
+        return factor_distance(self.encoders[number](student), teacher)
+
+    def reduce(self, number: int, teacher: Tensor) -> Tensor:
+        return self.targets.factor(number, teacher)
+
+    def reduction_name(self, number: int) -> str:
+        return self.targets.name(number)

@@ -12,7 +12,7 @@ from mmkd_plugin.models.connectors import HintRegressor
 from mmkd_plugin.models.losses import hint_loss
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.group_mapping import GroupMapping
-from mmkd_plugin.models.methods.paired import check_channels
+from mmkd_plugin.models.methods.tap_checks import check_channels
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import MODELS
 

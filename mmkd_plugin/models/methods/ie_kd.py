@@ -165,12 +165,17 @@ class IEKD(PairedMethod):
             for name, values in found.items()
         }
 
-    def _compare(self, number: int, source: Tensor, target_map: Tensor) -> dict[str, Tensor]:
+    def reduce(self, number: int, teacher: Tensor) -> Tensor:
+        return self.transform.encode_teacher(number, teacher)
+
+    def reduction_name(self, number: int) -> str:
+        return self.transform.name(number)
+
+    def _compare(self, number: int, source: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the losses and metrics of one pair."""
         parts = dict(zip(PARTS, self.splits[number](source), strict=True))
         self._record_gradients(number, parts)
         transform = self.transform
-        target = transform.encode_teacher(number, target_map)
         own = {
             part: transform.encode_student(part, number, parts[part])
             for part in PARTS

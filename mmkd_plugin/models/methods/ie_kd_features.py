@@ -10,7 +10,8 @@ from mmkd_plugin.adapters.probe import TeacherProbe
 from mmkd_plugin.errors import construct, mapping
 from mmkd_plugin.models.connectors import FactorEncoder, OverhaulConnector
 from mmkd_plugin.models.losses import factor_distance, overhaul_loss
-from mmkd_plugin.models.losses.functional import at_least_float32
+from mmkd_plugin.models.losses.attention_transfer import attention_map
+from mmkd_plugin.models.methods.attention_transfer import ATTENTION, teacher_attention
 from mmkd_plugin.models.methods.factor_targets import FactorTargets
 from mmkd_plugin.models.methods.overhaul import Margins, level_divisor
 from mmkd_plugin.models.methods.paired import Pair
@@ -55,6 +56,10 @@ class FeatureTransform(nn.Module, ABC):
         assert isinstance(encoders, nn.ModuleList)
         encoded: Tensor = encoders[number](values)
         return encoded
+
+    def name(self, number: int) -> str:
+        """Return a name of what is read of the teacher's map of a pair; '' if it is all of it."""
+        return ''
 
     @abstractmethod
     def encode_teacher(self, number: int, values: Tensor) -> Tensor:
@@ -103,6 +108,9 @@ class FactorTransform(FeatureTransform):
     def encode_teacher(self, number: int, values: Tensor) -> Tensor:
         return self.targets.factor(number, values)
 
+    def name(self, number: int) -> str:
+        return self.targets.name(number)
+
 
 class AttentionTransform(FeatureTransform):
     """IE-AT: the mean over channels of the squared map.
@@ -121,10 +129,13 @@ class AttentionTransform(FeatureTransform):
         """Attention has no connector."""
 
     def encode_student(self, part: str, number: int, values: Tensor) -> Tensor:
-        return at_least_float32(values).square().mean(dim=1, keepdim=True)
+        return attention_map(values)
 
     def encode_teacher(self, number: int, values: Tensor) -> Tensor:
-        return at_least_float32(values.detach()).square().mean(dim=1, keepdim=True)
+        return teacher_attention(values)
+
+    def name(self, number: int) -> str:
+        return ATTENTION
 
 
 class OverhaulTransform(FeatureTransform):

@@ -1,16 +1,17 @@
 """Methods on feature maps: pairs of taps, one of the student and one of a teacher."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, ClassVar
 
-from mmengine.logging import print_log
 from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
+from mmkd_plugin.adapters.reduction import Reduction
 from mmkd_plugin.errors import ConfigError, config_key
 from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.tap_checks import check_channels, log_strides
 from mmkd_plugin.outputs import NetworkOutput
 
 
@@ -69,6 +70,7 @@ class PairedMethod(Method):
         if not isinstance(pairs, (list, tuple)) or not pairs:
             raise ConfigError('pairs', 'must be a list of dict(student=…, teacher=…)', found=pairs)
         self.pairs = [self._parse(f'pairs[{n}]', pair) for n, pair in enumerate(pairs)]
+        self._reduced = [''] * len(pairs)
 
     def _parse(self, key: str, config: Any) -> Pair:
         if not isinstance(config, Mapping):
@@ -113,6 +115,11 @@ class PairedMethod(Method):
                 channels.append(self._channels(pair, *maps))
             log_strides(student, pair.student, teachers[pair.index], pair.teacher)
         self.build_connectors(channels, teachers)
+        for number, pair in enumerate(self.pairs):
+            name, teacher = self.reduction_name(number), teachers[pair.index]
+            if name and teacher.frozen:
+                reduction = Reduction(pair.teacher, name, partial(self.reduce, number))
+                self._reduced[number] = teacher.reduce(reduction)
 
     def build_connectors(
         self, channels: Sequence[tuple[int, int]], teachers: Sequence[TeacherProbe]
@@ -127,6 +134,25 @@ class PairedMethod(Method):
             ConfigError: If a pair does not fit.
         """
 
+    def reduce(self, number: int, teacher: Tensor) -> Tensor:
+        """Return all that the method reads of a pair's map of the teacher; by default the map.
+
+        Args:
+            number: Index into ``pairs``.
+            teacher: The teacher's map, without gradient.
+        """
+        return teacher
+
+    def reduction_name(self, number: int) -> str:
+        """Return a name of the result of :meth:`reduce`, with all that it depends on.
+
+        A store keeps this result in place of the map. '', the default, keeps the map.
+
+        Args:
+            number: Index into ``pairs``.
+        """
+        return ''
+
     def forward(
         self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
     ) -> dict[str, Tensor]:
@@ -139,16 +165,20 @@ class PairedMethod(Method):
         Args:
             number: Index into ``pairs``.
             student: The student's map, with gradient.
-            teacher: The teacher's map, without gradient.
+            teacher: The teacher's map, or its reduction, without gradient.
         """
         raise NotImplementedError
 
     def maps(
         self, student: NetworkOutput, teachers: Sequence[NetworkOutput]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each pair's maps, of the student and of its teacher."""
-        for pair in self.pairs:
-            yield student.feature(pair.student), teachers[pair.index].feature(pair.teacher)
+        """Yield each pair's maps, of the student and of its teacher, the latter reduced."""
+        for number, pair in enumerate(self.pairs):
+            own, output = student.feature(pair.student), teachers[pair.index]
+            stored = output.features.get(self._reduced[number])
+            if stored is None:
+                stored = self.reduce(number, output.feature(pair.teacher))
+            yield own, stored
 
     def _channels(self, pair: Pair, student: Tensor, teacher: Tensor) -> tuple[int, int]:
         for side, tap, found in (
@@ -171,55 +201,3 @@ class PairedMethod(Method):
             check_channels('student_channels', pair.student_channels, student),
             check_channels('teacher_channels', pair.teacher_channels, teacher),
         )
-
-
-def log_strides(student: Probe, student_tap: str, teacher: Probe, teacher_tap: str) -> None:
-    """Log a warning if two maps that are compared have different strides.
-
-    Args:
-        student: Probe of the student.
-        student_tap: Tap of the student.
-        teacher: Probe of the teacher.
-        teacher_tap: Tap of the teacher.
-    """
-    own, other = student.stride(student_tap), teacher.stride(teacher_tap)
-    if own is not None and other is not None and own != other:
-        print_log(
-            f'{student.key} {student_tap!r} has stride {own:g} and {teacher.key} {teacher_tap!r} '
-            f'has stride {other:g}: one map is resized to the other. Levels of two networks '
-            'correspond by stride, not by index.',
-            logger='current',
-            level=logging.WARNING,
-        )
-
-
-def require_row_per_image(key: str, probe: Probe, tap: str) -> None:
-    """Refuse a tap whose rows are no images, such as windows or regions.
-
-    Raises:
-        ConfigError: If the number of rows is not that of the images; about ``key``.
-    """
-    rows = probe.feature(tap).shape[0]
-    if probe.size is not None and rows != probe.images:
-        raise ConfigError(
-            key,
-            f'must tap one row an image, but {tap!r} returns {rows} rows for {probe.images} images',
-            'Tap a module whose first axis is the image.',
-            found=tap,
-        )
-
-
-def check_channels(key: str, stated: int | None, found: Tensor) -> int:
-    """Return the channels of a map (N, C, H, W) or of features (N, C).
-
-    Raises:
-        ConfigError: If the config states another number, or the tensor has neither form.
-    """
-    if found.ndim not in (2, 4):
-        shape = tuple(found.shape)
-        raise ConfigError(key, 'needs a map (N, C, H, W) or features (N, C)', found=shape)
-    if stated is not None and stated != found.shape[1]:
-        raise ConfigError(
-            key, f'must be {found.shape[1]}, the channels of the tapped tensor', found=stated
-        )
-    return int(found.shape[1])

@@ -11,7 +11,7 @@ from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.losses import RelationLoss
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.feature_method import build_loss
-from mmkd_plugin.models.methods.paired import check_channels, require_row_per_image
+from mmkd_plugin.models.methods.tap_checks import check_channels, require_row_per_image
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import MODELS
 

@@ -14,7 +14,7 @@ from mmkd_plugin.errors import ConfigError, one_of
 from mmkd_plugin.models.losses import presence_loss, soft_target_loss
 from mmkd_plugin.models.methods.base import Requests
 from mmkd_plugin.models.methods.location_weights import LocationWeights
-from mmkd_plugin.models.methods.paired import check_channels
+from mmkd_plugin.models.methods.tap_checks import check_channels
 from mmkd_plugin.models.weightings import TeacherWeighting, WeightRecord
 from mmkd_plugin.outputs import NetworkOutput, ScoreRows, score_rows
 from mmkd_plugin.registry import build_part, class_of
