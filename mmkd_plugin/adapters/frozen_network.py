@@ -151,7 +151,8 @@ class FrozenNetwork(TappedModel):
                 self.find_fast_form(form.shape)
         for pair in (self.fast_form or form).pairs:
             # The trial fused copies on the device: fused weights of an idle network leave it too.
-            outdated = pair.version != sum(tensor._version for tensor in pair.sources)
+            cast = pair.weight.dtype != pair.conv.weight.dtype  # by double() or half(), say
+            outdated = cast or pair.version != sum(tensor._version for tensor in pair.sources)
             if outdated or (moved and self.offload):
                 refresh(pair)
 

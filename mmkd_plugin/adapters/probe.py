@@ -70,7 +70,7 @@ class TeacherProbe(Probe):
         checkpoint: Path or URL of that checkpoint.
 
     Attributes:
-        reductions: What methods compute of its taps before anything else; see :meth:`reduce`.
+        reductions: Functions of its taps that methods read in place of them; see :meth:`reduce`.
     """
 
     model: nn.Module

@@ -12,7 +12,7 @@ class Reduction:
 
     Args:
         tap: Tap of the teacher.
-        name: What is computed, with all that it depends on, such as the hash of its weights.
+        name: Name of the result, with all that it depends on, such as the hash of its weights.
         function: Computes it, without gradient.
 
     Example:

@@ -58,6 +58,7 @@ class ReplayedTeacher(Teacher):
             self.stored = self.store.is_complete()
         self._asked: tuple[Any, ...] = ([],)
         self.shared: SharedLocations | None = None
+        self._asked_boxes = False
         self._whole: set[str] = set()
         self._computes_rows = True
         self._reductions: dict[str, Reduction] = {}
@@ -138,9 +139,11 @@ class ReplayedTeacher(Teacher):
             held = {tap_of(name) for name in row.features}
             with self._keyed():
                 unknown = [tap for tap in wanted if tap not in held]
-                require_holds(row, self.settings.path, unknown, scores)
+                require_holds(row, self.settings.path, unknown, scores, boxes)
             wanted = list(dict.fromkeys([*wanted, *held]))
             scores = scores or row.scores is not None
+            boxes = boxes or row.boxes is not None
+        self._asked_boxes = boxes
         if self.stored:
             self.needs_scores = scores
         else:
@@ -149,7 +152,7 @@ class ReplayedTeacher(Teacher):
     def probe(self, shape: tuple[int, int, int]) -> TeacherProbe:
         size = shape[1:]
         probes = self.store.probes
-        if self.stored and not probes.has(size):
+        if self.stored and not probes.has(size, self._asked_boxes):
             self.load()
         with self._keyed():
             output = probes.output(size, IMAGES) if self.stored else probe_network(self, shape)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mmkd_plugin.boxes import BoxOutputs
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import ClassScores, NetworkOutput
 from mmkd_plugin.replay import files
@@ -41,14 +42,19 @@ class StoredProbes:
                 found=str(folder),
             ) from error
 
-    @property
-    def known(self) -> bool:
-        """Whether any probe is stored."""
-        return bool(self._sizes)
+    def known(self, boxes: bool) -> bool:
+        """Whether any probe is stored, with boxes if they are needed."""
+        return any(self._is_there(name, boxes) for name in self._sizes)
 
-    def has(self, size: tuple[int, int]) -> bool:
-        """Whether the probe of images of this (height, width) is stored."""
-        return _name(size) in self._sizes
+    def has(self, size: tuple[int, int], boxes: bool) -> bool:
+        """Whether the probe of images of this (height, width) is stored, with boxes if needed."""
+        return self._is_there(_name(size), boxes)
+
+    def _is_there(self, name: str, boxes: bool) -> bool:
+        found = self._sizes.get(name)
+        return found is not None and (
+            not boxes or (isinstance(found, dict) and found.get('boxes') is not None)
+        )
 
     def note(
         self,
@@ -59,8 +65,16 @@ class StoredProbes:
     ) -> None:
         """Remember the outputs of a probe; :meth:`write` saves them."""
         self.task, self.classes = task, None if classes is None else tuple(classes)
-        scores = output.scores
+        scores, boxes = output.scores, output.boxes
         self._sizes[_name(size)] = dict(
+            boxes=None
+            if boxes is None
+            else dict(
+                shape=list(boxes.values.shape[1:]),
+                kind=boxes.kind,
+                coding=boxes.coding,
+                priors=[list(one) for one in boxes.priors],
+            ),
             features={tap: list(value.shape[1:]) for tap, value in output.features.items()},
             scores=None
             if scores is None
@@ -104,6 +118,15 @@ class StoredProbes:
                     tuple((int(a), int(b), int(c)) for a, b, c in found['levels']),
                     strides=tuple((float(a), float(b)) for a, b in found['strides']),
                 )
+            kept, boxes = saved.get('boxes'), None  # older files have no boxes
+            if kept is not None and scores is not None:
+                boxes = BoxOutputs(
+                    torch.zeros(images, *map(int, kept['shape'])),
+                    str(kept['kind']),
+                    str(kept['coding']),
+                    tuple(tuple(map(float, one)) for one in kept['priors']),
+                    scores.levels,
+                )
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise ConfigError(
                 'path',
@@ -111,7 +134,7 @@ class StoredProbes:
                 'Delete this file; the next run writes it.',
                 found=str(self.path),
             ) from error
-        return NetworkOutput(scores, features)
+        return NetworkOutput(scores, features, boxes)
 
 
 def _name(size: tuple[int, int]) -> str:

@@ -14,7 +14,9 @@ from mmkd_plugin.replay.rows import RowFormat
 _TOLERANCE = 0.05
 
 
-def require_holds(row: RowFormat, path: str, features: Sequence[str], scores: bool) -> None:
+def require_holds(
+    row: RowFormat, path: str, features: Sequence[str], scores: bool, boxes: bool = False
+) -> None:
     """Refuse requests for outputs that the rows of a store do not have.
 
     Args:
@@ -22,6 +24,7 @@ def require_holds(row: RowFormat, path: str, features: Sequence[str], scores: bo
         path: Path of the store.
         features: The requested features.
         scores: Whether class scores are requested.
+        boxes: Whether boxes are requested.
 
     Raises:
         ConfigError: With the first that is missing, and what is there.
@@ -29,8 +32,11 @@ def require_holds(row: RowFormat, path: str, features: Sequence[str], scores: bo
     missing = [name for name in features if name not in row.features]
     if scores and row.scores is None:
         missing.append('class scores')
+    if boxes and row.boxes is None:
+        missing.append('boxes')
     if missing:
         held = [*row.features, *(['class scores'] if row.scores else [])]
+        held += ['boxes'] if row.boxes else []
         raise ConfigError(
             'path',
             f'is a store without {missing[0]}; it holds {", ".join(held)}',

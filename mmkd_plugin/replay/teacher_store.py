@@ -56,11 +56,12 @@ class TeacherStore:
 
     def is_complete(self) -> bool:
         """Whether the network is not needed: all rows are finished, and a probe is stored."""
-        return self.probes.known and self.is_full()
+        boxes = self.format is not None and self.format.boxes is not None
+        return self.probes.known(boxes) and self.is_full()
 
     def is_full(self) -> bool:
         """Whether all rows are finished."""
-        if self._saved is None or self.format is None or self.format.boxes is not None:
+        if self._saved is None or self.format is None:
             return False
         rows = _count(self._saved, 'length') * _count(self._saved, 'views')
         self._store = ReplayStore.open(self.folder, self._saved, self.format, rows)

@@ -176,6 +176,15 @@ def test_weights_that_are_loaded_later_are_fused_again() -> None:
     assert not torch.allclose(found['last'], before)
 
 
+def test_network_that_is_cast_after_its_trial_runs_in_its_new_type() -> None:
+    fast, plain = pair_of(usual)
+    for one in (fast, plain):
+        one.model.double()
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    assert_equal_within(fast.observe(images).tensors(), plain.observe(images).tensors())
+    assert fast.fast_form.pairs[0].weight.dtype == torch.float64
+
+
 @pytest.mark.parametrize('change', ['hook', 'parametrization', 'training statistics', 'subclass'])
 def test_modules_that_compute_something_else_are_not_fused(change: str) -> None:
     network = frozen(Net(usual), ['last'])

@@ -99,7 +99,7 @@ def _of_parts(seconds: dict[str, list[float]], whole: str, parts: Sequence[str])
 @torch.no_grad()
 def _encoders(distiller: Any, data: dict[str, Any]) -> Callable[[], object]:
     inputs = distiller.data_preprocessor(data, training=True)['inputs']
-    networks = distiller.student, distiller.teachers[0].model
+    networks = distiller.student, distiller.teachers[0].model.to(inputs.device)
     levels = zip(*(network.extract_feat(inputs) for network in networks), strict=True)
     return encoders_step(distiller.methods.method.transform, list(levels)[: len(LEVELS)])
 

@@ -141,7 +141,8 @@ class Distiller(TransparentModel):
                 found=self.task_weight,
             )
         run = self.data_preprocessor
-        self._shared = require_replayable(self.teachers, dict(self.methods.named()), run)
+        methods = dict(self.methods.named())
+        self._shared = require_replayable(self.teachers, methods, self._requests, run)
         others = [run if teacher.stored else teacher.data_preprocessor for teacher in self.teachers]
         self.data_preprocessor, self._input_of = share_inputs(self.data_preprocessor, others)
 

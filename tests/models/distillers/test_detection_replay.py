@@ -17,9 +17,13 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from mmkd_plugin.adapters.tapped_model import TappedModel
+from mmkd_plugin.models.methods import Method, Requests
+from mmkd_plugin.models.methods.location_weights import LocationWeights
+from mmkd_plugin.registry import MODELS
 
 TAP = dict(student='neck[0]', teacher='neck[0]')
 BACKGROUND = 0.02
+SCORES = dict(type='SoftTarget', locations=dict(background=BACKGROUND))
 
 
 def config(folder: Path, replay: Any, family: str = 'gfl', **methods: Any) -> dict[str, Any]:
@@ -168,6 +172,53 @@ def test_stores_of_two_detectors_keep_the_same_locations(change: Any, tmp_path: 
     [(name, value)] = change.items()
     key = f'teachers[1] ({model["teachers"][1]["name"]}).replay.{name}'
     with raises_config_error(key, value, 'teachers[0]'):
+        ROOT_MODELS.build(model)
+
+
+@MODELS.register_module(force=True)
+class BoxDistance(Method):
+    """A method on boxes, at the locations where the teacher teaches, or at all of them."""
+
+    def __init__(self, everywhere: bool = False, loss_weight: float = 1.0) -> None:
+        super().__init__(loss_weight=loss_weight)
+        self.locations = None if everywhere else LocationWeights(background=BACKGROUND)
+
+    def requests(self, num_teachers: int) -> Requests:
+        return Requests(teachers=((),) * num_teachers, boxes=True)
+
+    def forward(self, student: Any, teachers: Any, labels: Tensor | None) -> dict[str, Tensor]:
+        own, other = student.boxes, teachers[0].boxes.on_levels(student.boxes.levels)
+        assert self.locations is not None
+        weights = self.locations(teachers[0].scores.confidence(), own.valid)
+        distance = (own.values - other.values).abs().flatten(2).mean(dim=2)
+        return {'loss_box': (weights * distance).sum()}
+
+
+@pytest.mark.slow
+def test_stored_boxes_teach_as_those_of_the_network(tmp_path: Path) -> None:
+    model = config(tmp_path, replay(), boxes=dict(type='BoxDistance'))
+    alone = copy.deepcopy(model)
+    del alone['teachers'][0]['replay']
+    plain = run(tmp_path, 'plain', alone)
+    assert not tiny.differing(plain, run(tmp_path, 'filled', model))
+    with mock.patch(
+        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('built')
+    ):
+        assert not tiny.differing(plain, run(tmp_path, 'read', model))
+
+
+def test_boxes_that_a_store_lacks_are_refused(tmp_path: Path) -> None:
+    model = config(tmp_path, replay(), kd=dict(SCORES))
+    run(tmp_path, 'scores', model)
+    model['methods'] = dict(boxes=dict(type='BoxDistance'))
+    key = f'teachers[0] ({model["teachers"][0]["name"]}).replay.path'
+    with raises_config_error(key, ANY, 'without boxes', 'class scores'):
+        ROOT_MODELS.build(model)
+
+
+def test_method_that_reads_every_location_is_refused(tmp_path: Path) -> None:
+    model = config(tmp_path, replay(), boxes=dict(type='BoxDistance', everywhere=True))
+    with raises_config_error('methods.boxes.type', 'BoxDistance', 'every location', fix='replay'):
         ROOT_MODELS.build(model)
 
 
