@@ -67,9 +67,9 @@ def dist_loss(
         raise wrong_shapes('dist_loss', f'must be ({len(own)},)', weights=share)
     inter = (share * (1 - _correlation(own, target, dim=1))).sum()
     # Rows count by their weights: a weighted mean, and then products weighted by the same.
-    centred = [value - (share[:, None] * value).sum(dim=0) for value in (own, target)]
-    one, other = (share.sqrt()[:, None] * value for value in centred)
-    intra = (1 - F.cosine_similarity(one, other, dim=0)).mean()
+    centred = [one - (share[:, None] * one).sum(dim=0) for one in (own, target)]
+    scaled = [share.sqrt()[:, None] * one for one in centred]
+    intra = (1 - F.cosine_similarity(*scaled, dim=0)).mean()
     return temperature**2 * (inter_weight * inter + intra_weight * intra)
 
 
@@ -84,5 +84,5 @@ def _probabilities(logits: Tensor, activation: str) -> Tensor:
 
 
 def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
-    one, other = (value - value.mean(dim=dim, keepdim=True) for value in (one, other))
-    return F.cosine_similarity(one, other, dim=dim)
+    centred = [value - value.mean(dim=dim, keepdim=True) for value in (one, other)]
+    return F.cosine_similarity(*centred, dim=dim)

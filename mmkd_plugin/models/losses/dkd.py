@@ -103,5 +103,4 @@ def checked_logits(
         raise wrong_shapes(function, 'must be (N, C) with the same N and C', **shapes)
     if labels.shape != student.shape[:1] or labels.is_floating_point():
         raise wrong_shapes(function, f'must be class indices ({len(student)},)', labels=labels)
-    own, other = at_least_float32(student, teacher)
-    return own, other
+    return at_least_float32(student, teacher)

@@ -9,7 +9,6 @@ from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.errors import positive_integer, positive_number
 from mmkd_plugin.models.methods.angle_transfer import mixture_angle_loss, require_gatherable
 from mmkd_plugin.models.methods.base import Method, Requests
-from mmkd_plugin.models.methods.divergences import build_divergence
 from mmkd_plugin.models.methods.group_hints import GroupHints
 from mmkd_plugin.models.methods.location_weights import LocationWeights
 from mmkd_plugin.models.methods.teacher_mixture import TeacherMixture
@@ -54,10 +53,6 @@ class AMTMLKD(Method):
         locations: Weights of the locations of detectors; see
             :class:`~mmkd_plugin.models.methods.location_weights.LocationWeights`.
         teacher_channels: Channels of the teachers' maps; checked if stated.
-        divergence: What compares the student with the mixture in place of KL:
-            ``dict(type='DIST')``, ``dict(type='DKD', beta=2.0)`` or ``dict(type='NKD')``, with the
-            arguments of these methods.
-        standardize: Whether the logits of all networks are standardised; see ``SoftTarget``.
 
     Raises:
         ConfigError: If a number is out of range, taps of hints are missing, or there are fewer
@@ -105,8 +100,6 @@ class AMTMLKD(Method):
         angle_locations: int = 64,
         locations: Mapping[str, Any] | None = None,
         teacher_channels: Sequence[int] | None = None,
-        divergence: Mapping[str, Any] | None = None,
-        standardize: bool = False,
     ) -> None:
         super().__init__(kd_weight=kd_weight, angle_weight=angle_weight, hint_weight=hint_weight)
         self.gather_angles = bool(gather_angles)
@@ -123,8 +116,6 @@ class AMTMLKD(Method):
             positive_number('temperature', temperature),
             LocationWeights.from_config(locations),
             teaches=self.kd_weight > 0,
-            divergence=build_divergence('divergence', divergence),
-            standardize=bool(standardize),
         )
         mixes = self.kd_weight > 0 or self.angle_weight > 0
         self.mixture = mixture if mixes else None

@@ -74,58 +74,35 @@ class RelationMethod(Method):
         return super().active and getattr(self.loss, 'loss_weight', 1.0) > 0
 
     def requests(self, num_teachers: int) -> Requests:
-        taps = teacher_taps_of(self.teacher_tap, num_teachers)
+        taps = self._teacher_taps(num_teachers)
         return Requests((self.tap,), tuple((tap,) for tap in taps))
 
     def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
-        require_embeddings(
-            student, self.tap, teachers, teacher_taps_of(self.teacher_tap, len(teachers))
-        )
+        check_channels('tap', None, student.feature(self.tap))
+        require_row_per_image('tap', student, self.tap)
+        for teacher, tap in zip(teachers, self._teacher_taps(len(teachers)), strict=True):
+            check_channels('teacher_tap', None, teacher.feature(tap))
+            require_row_per_image('teacher_tap', teacher, tap)
 
     def forward(
         self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
     ) -> dict[str, Tensor]:
-        own = embedding_of(student.feature(self.tap))
-        taps = teacher_taps_of(self.teacher_tap, len(teachers))
-        targets = [embedding_of(one.feature(tap)) for one, tap in zip(teachers, taps, strict=True)]
+        own = _embedding(student.feature(self.tap))
+        taps = self._teacher_taps(len(teachers))
+        targets = [_embedding(one.feature(tap)) for one, tap in zip(teachers, taps, strict=True)]
         losses = torch.stack([self.loss(own, target) for target in targets])
         return {'loss_relation': self.loss_weight * losses.mean()}
 
-
-def teacher_taps_of(taps: str | Sequence[str], count: int) -> tuple[str, ...]:
-    """Return the tap of each of ``count`` teachers.
-
-    Args:
-        taps: One tap for all teachers, or one each.
-        count: Number of teachers.
-
-    Raises:
-        ConfigError: If there is another number of taps.
-    """
-    if isinstance(taps, str):
-        return (taps,) * count
-    if len(taps) != count:
-        raise ConfigError(
-            'teacher_tap', f'must be one tap, or one for each of {count} teachers', found=taps
-        )
-    return cast(tuple[str, ...], tuple(taps))
+    def _teacher_taps(self, count: int) -> tuple[str, ...]:
+        taps = self.teacher_tap
+        if isinstance(taps, str):
+            return (taps,) * count
+        if len(taps) != count:
+            raise ConfigError(
+                'teacher_tap', f'must be one tap, or one for each of {count} teachers', found=taps
+            )
+        return cast(tuple[str, ...], tuple(taps))
 
 
-def require_embeddings(
-    student: Probe, tap: str, teachers: Sequence[Probe], teacher_taps: Sequence[str]
-) -> None:
-    """Refuse taps that record no embedding of each image.
-
-    Raises:
-        ConfigError: About ``tap`` or ``teacher_tap``.
-    """
-    check_channels('tap', None, student.feature(tap))
-    require_row_per_image('tap', student, tap)
-    for teacher, other in zip(teachers, teacher_taps, strict=True):
-        check_channels('teacher_tap', None, teacher.feature(other))
-        require_row_per_image('teacher_tap', teacher, other)
-
-
-def embedding_of(feature: Tensor) -> Tensor:
-    """Return an embedding (N, D); a map (N, C, H, W) is averaged over H and W."""
+def _embedding(feature: Tensor) -> Tensor:
     return feature.mean(dim=(2, 3)) if feature.ndim == 4 else feature

@@ -1,15 +1,25 @@
 """Soft targets of one teacher, of an ensemble, or of teachers that are weighed for each image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmkd_plugin.models.methods.divergences import KL
-from mmkd_plugin.models.methods.score_method import ScoreMethod
+from torch import Tensor
+
+from mmkd_plugin.adapters.probe import Probe, TeacherProbe
+from mmkd_plugin.errors import ConfigError, one_of, positive_number
+from mmkd_plugin.models.losses import soft_target_loss
+from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.location_weights import LocationWeights
+from mmkd_plugin.models.methods.teacher_mixture import (
+    OBJECTIVES,
+    TeacherMixture,
+)
+from mmkd_plugin.outputs import NetworkOutput, ScoreRows, score_rows
 from mmkd_plugin.registry import MODELS
 
 
 @MODELS.register_module()
-class SoftTarget(ScoreMethod):
+class SoftTarget(Method):
     r"""Match the teachers' softened class probabilities.
 
     .. math:: L = w\,\tau^2\,\mathrm{KL}(\bar p \,\|\, \mathrm{softmax}(z_S / \tau))
@@ -30,9 +40,6 @@ class SoftTarget(ScoreMethod):
             ``dict(weighting='foreground', background=0.05)``, see
             :class:`~mmkd_plugin.models.methods.location_weights.LocationWeights`. In heads with a
             sigmoid every class is a distribution of two outcomes.
-        standardize: Whether the logits of both sides are first standardised over the classes, by
-            :func:`~mmkd_plugin.models.losses.standardize_logits`. Its paper has ``temperature=2.0``
-            and ``loss_weight=9.0`` beside ``task_weight=0.1``. For heads with a softmax.
 
     Raises:
         ConfigError: If a number or a word is out of range, or ``ensemble='geometric'`` stands
@@ -40,18 +47,17 @@ class SoftTarget(ScoreMethod):
 
     Example:
         >>> import torch
-        >>> from mmkd_plugin.outputs import ClassScores, NetworkOutput
+        >>> from mmkd_plugin.outputs import ClassScores
         >>> student = NetworkOutput(ClassScores.of_images(torch.zeros(1, 2)))
         >>> teacher = NetworkOutput(ClassScores.of_images(torch.tensor([[9.0, 1.0]]).log()))
         >>> SoftTarget(temperature=2.0)(student, [teacher], None)  # 4 KL((3/4, 1/4) || (1/2, 1/2))
         {'loss_kd': tensor(0.5232)}
 
     Reference:
-        Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, sections 2 and 5;
-        Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024 (``standardize``).
+        Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, sections 2 and 5.
     """
 
-    loss_name = 'loss_kd'
+    loss_weight: float
 
     def __init__(
         self,
@@ -62,16 +68,52 @@ class SoftTarget(ScoreMethod):
         objective: str = 'paper',
         embedding_tap: str | None = None,
         locations: Mapping[str, Any] | None = None,
-        standardize: bool = False,
     ) -> None:
-        super().__init__(
-            KL(),
-            temperature,
-            loss_weight,
-            ensemble,
-            weighting,
-            objective,
-            embedding_tap,
-            locations,
-            standardize,
+        super().__init__(loss_weight=loss_weight)
+        self.temperature = positive_number('temperature', temperature)
+        self.ensemble = one_of('ensemble', ensemble, ('arithmetic', 'geometric'))
+        self.locations = LocationWeights.from_config(locations)
+        one_of('objective', objective, OBJECTIVES)
+        self.mixture: TeacherMixture | None = None
+        if weighting is not None:
+            if ensemble != 'arithmetic':
+                raise ConfigError(
+                    'ensemble',
+                    "must be 'arithmetic' beside a weighting, which mixes probabilities",
+                    found=ensemble,
+                )
+            self.mixture = TeacherMixture(
+                weighting, objective, embedding_tap, self.temperature, self.locations
+            )
+
+    def requests(self, num_teachers: int) -> Requests:
+        if self.mixture is not None:
+            return self.mixture.requests(num_teachers)
+        return Requests(teachers=((),) * num_teachers, scores=True)
+
+    def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
+        if self.mixture is not None:
+            self.mixture.build(student, teachers)
+
+    def forward(
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        if self.mixture is not None:
+            mixed = self.mixture(student, teachers, labels)
+            return {
+                'loss_kd': self.loss_weight * mixed.divergence(),
+                **mixed.learning,
+                **mixed.metrics,
+            }
+        rows = score_rows(student, teachers, self.locations)
+        target = self._mean(rows).detach()
+        divergence = soft_target_loss(
+            rows.student, target, float(self.temperature), rows.activation, rows.weights
         )
+        return {'loss_kd': self.loss_weight * divergence}
+
+    def _mean(self, rows: ScoreRows) -> Tensor:
+        softened = rows.teachers / float(self.temperature)
+        if self.ensemble == 'arithmetic':
+            return rows.probabilities(softened).mean(dim=1)
+        return rows.probabilities(softened.mean(dim=1))

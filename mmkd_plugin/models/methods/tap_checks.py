@@ -1,7 +1,6 @@
-"""Checks of the tensors that methods compare."""
+"""Checks of tapped tensors, for methods that compare them."""
 
 import logging
-from functools import cache
 
 from mmengine.logging import print_log
 from torch import Tensor
@@ -28,27 +27,6 @@ def log_strides(student: Probe, student_tap: str, teacher: Probe, teacher_tap: s
             logger='current',
             level=logging.WARNING,
         )
-
-
-def few_rows(name: str, rows: int, least: int) -> None:
-    """Log once that a loss on relations has too few rows, and is 0.
-
-    Args:
-        name: Name of the loss.
-        rows: Rows of the batch.
-        least: Smallest number of rows with a loss.
-    """
-    if rows < least:
-        _log_few_rows(name, least)
-
-
-@cache
-def _log_few_rows(name: str, least: int) -> None:
-    print_log(
-        f'{name} is 0 in a batch of fewer than {least} images or locations.',
-        logger='current',
-        level=logging.WARNING,
-    )
 
 
 def require_row_per_image(key: str, probe: Probe, tap: str) -> None:

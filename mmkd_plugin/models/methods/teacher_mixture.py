@@ -1,7 +1,7 @@
 """A mixture of several teachers' soft targets, weighed for each image: the core of AMTML-KD."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,14 +10,13 @@ from torch.nn import functional as F
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.adapters.tap_requests import EMBEDDING
-from mmkd_plugin.errors import ConfigError, config_key, one_of
-from mmkd_plugin.models.losses import presence_loss, standardize_logits
+from mmkd_plugin.errors import ConfigError, one_of
+from mmkd_plugin.models.losses import presence_loss, soft_target_loss
 from mmkd_plugin.models.methods.base import Requests
-from mmkd_plugin.models.methods.divergences import KL, Divergence, mixed_logits
 from mmkd_plugin.models.methods.location_weights import LocationWeights
 from mmkd_plugin.models.methods.tap_checks import check_channels
 from mmkd_plugin.models.weightings import TeacherWeighting, WeightRecord
-from mmkd_plugin.outputs import ClassScores, NetworkOutput, ScoreRows, score_rows
+from mmkd_plugin.outputs import NetworkOutput, ScoreRows, score_rows
 from mmkd_plugin.registry import build_part, class_of
 
 OBJECTIVES = ('paper', 'label')
@@ -34,9 +33,6 @@ class Mixture:
         detach: Whether the divergence passes no gradient to the weighting.
         learning: The loss by which the weighting learns from labels, if it does.
         metrics: Mean entropy of the weights, in units of log T.
-        weights: Weights of the teachers of each row, (R, T).
-        labels: Labels of the batch.
-        compare: Compares the student with the mixture.
     """
 
     rows: ScoreRows
@@ -45,17 +41,13 @@ class Mixture:
     detach: bool
     learning: Mapping[str, Tensor]
     metrics: Mapping[str, Tensor]
-    weights: Tensor
-    labels: Tensor | None
-    compare: Divergence
 
     def divergence(self) -> Tensor:
-        """Return the divergence of the student from the mixture."""
-        target = self.target
-        if self.compare.from_logits:
-            target = mixed_logits(self.rows, self.weights, self.temperature)
-        target = target.detach() if self.detach else target
-        return self.compare(self.rows, target, self.temperature, self.labels)
+        """Return the divergence of the student from the mixture, times the squared temperature."""
+        rows, target = self.rows, self.target.detach() if self.detach else self.target
+        return soft_target_loss(
+            rows.student, target, self.temperature, rows.activation, rows.weights
+        )
 
 
 class TeacherMixture(nn.Module):
@@ -83,8 +75,6 @@ class TeacherMixture(nn.Module):
         locations: Weights of the locations of detectors.
         teaches: Whether the divergence is part of the loss. Without it the paper's objective gives
             the weighting no gradient.
-        divergence: Compares the student with the mixture; that of soft targets by default.
-        standardize: Whether the logits of all networks are standardised before they are softened.
 
     Raises:
         ConfigError: If a word is out of range.
@@ -105,8 +95,6 @@ class TeacherMixture(nn.Module):
         temperature: float,
         locations: LocationWeights,
         teaches: bool = True,
-        divergence: Divergence | None = None,
-        standardize: bool = False,
     ) -> None:
         super().__init__()
         self.objective = one_of('objective', objective, OBJECTIVES)
@@ -114,8 +102,6 @@ class TeacherMixture(nn.Module):
         self.temperature = temperature
         self.locations = locations
         self.teaches = teaches
-        self.compare = divergence or KL()
-        self.standardize = standardize
         self._config = weighting
         self._rule = class_of(weighting, TeacherWeighting, 'weighting', 'LatentTeacherWeighting')
 
@@ -127,7 +113,6 @@ class TeacherMixture(nn.Module):
     def requests(self, num_teachers: int) -> Requests:
         """Return what the mixture needs; see :meth:`Method.requests`."""
         by_label = self._rule.learns and self.objective == 'label'
-        by_label = by_label or (self.teaches and self.compare.needs_labels)
         return Requests(
             student=(self.embedding_tap,),
             teachers=((),) * num_teachers,
@@ -139,7 +124,8 @@ class TeacherMixture(nn.Module):
 
     def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
         """Build the rule for the embedding's size; see :meth:`Method.build`."""
-        scores = require_scores(student, self.compare, self.standardize)
+        scores = student.output.scores
+        assert scores is not None
         embed_dims = check_channels('embedding_tap', None, student.feature(self.embedding_tap))
         self.weighting = build_part(
             self._config,
@@ -172,8 +158,6 @@ class TeacherMixture(nn.Module):
         rows = score_rows(student, teachers, self.locations)
         logits = rows.teachers if rows.images is None else None
         weights = self.weighting(embedding, logits, labels)
-        if self.standardize:
-            rows = standardized(rows)
         temperature = float(self.temperature)  # a schedule may change it
         target = rows.mixture(weights, temperature)
         learning = {}
@@ -181,10 +165,7 @@ class TeacherMixture(nn.Module):
             learning['loss_weighting'] = self._learning_loss(rows, weights, target, labels)
         metrics = {'weight_entropy': self.weight_record(weights, labels)}
         detach = self.objective == 'label'
-        of_rows = weights if rows.images is None else weights[rows.images]
-        return Mixture(
-            rows, target, temperature, detach, learning, metrics, of_rows, labels, self.compare
-        )
+        return Mixture(rows, target, temperature, detach, learning, metrics)
 
     def _learning_loss(
         self, rows: ScoreRows, weights: Tensor, target: Tensor, labels: Tensor | None
@@ -204,28 +185,3 @@ class TeacherMixture(nn.Module):
         if labels.ndim == 1:
             return F.nll_loss(log_mixture, labels)
         return -(labels * log_mixture).sum(dim=1).mean()
-
-
-def standardized(rows: ScoreRows) -> ScoreRows:
-    """Return the rows with standardised logits of all networks."""
-    student, teachers = standardize_logits(rows.student), standardize_logits(rows.teachers)
-    return replace(rows, student=student, teachers=teachers)
-
-
-def require_scores(student: Probe, divergence: Divergence, standardize: bool) -> ClassScores:
-    """Return the class scores of a probe.
-
-    Raises:
-        ConfigError: If the divergence cannot compare them, or they cannot be standardised.
-    """
-    scores = student.output.scores
-    assert scores is not None
-    with config_key('type'):
-        divergence.require(scores)
-    if standardize and (scores.activation != 'softmax' or scores.logits.shape[-1] < 2):
-        raise ConfigError(
-            'standardize',
-            f'must be False for {scores}: a sigmoid reads the size of each logit',
-            found=True,
-        )
-    return scores
