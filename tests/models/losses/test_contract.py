@@ -96,10 +96,6 @@ def sigmoid_targets(n: int) -> tuple[Tensor, ...]:
     return normal(n, 5), normal(n, 5).sigmoid()
 
 
-def logits_and_labels(n: int) -> tuple[Tensor, ...]:
-    return normal(n, 5), normal(n, 5), torch.arange(n) % 5
-
-
 def locations(n: int) -> tuple[Tensor, ...]:
     return normal(3 * n, 2).sigmoid(), torch.arange(n).repeat(3), (normal(n, 2) > 0).double()
 
@@ -174,38 +170,6 @@ def cases() -> list[Case]:
             shared=True,
         ),
     ]
-    temperatures = dict(temperature=2.0)
-    shapes = tuple((*wrong, (4,)) for wrong in NOT_LOGITS)
-    weight = (-1.0, math.nan, math.inf, 'one', None, True)
-    of_logits = [
-        Case(
-            losses.dist_loss,
-            vectors,
-            NOT_LOGITS,
-            {**temperatures, **changes},
-            {**temperature, 'inter_weight': weight, 'intra_weight': weight},
-            shared=True,
-            scale=1.0,  # larger logits are one class, and correlations have no gradient
-        )
-        for changes in ({}, dict(inter_weight=0.0), dict(activation='sigmoid'))
-    ] + [
-        Case(
-            losses.dkd_loss,
-            logits_and_labels,
-            shapes,
-            temperatures,
-            {**temperature, 'alpha': weight, 'beta': weight},
-            shared=True,
-        ),
-        Case(
-            losses.nkd_loss,
-            logits_and_labels,
-            shapes,
-            temperatures,
-            {**temperature, 'gamma': weight},
-            shared=True,
-        ),
-    ]
     reconstruction = [
         Case(
             losses.reconstruction_loss,
@@ -225,7 +189,7 @@ def cases() -> list[Case]:
         Case(losses.exploration_loss, maps, NOT_ALIGNED, dict(distance=d), words, 'ExplorationLoss')
         for d in EXPLORATION_DISTANCES
     ]
-    return [*fixed, *of_logits, *reconstruction, *factors, *explorations]
+    return [*fixed, *reconstruction, *factors, *explorations]
 
 
 CASES = cases()
@@ -237,8 +201,7 @@ every_module = pytest.mark.parametrize('case', MODULES, ids=str)
 def test_table_has_every_loss_and_every_module() -> None:
     functions = {case.function.__name__ for case in CASES}
     helpers = {'factor_cosine', 'overhaul_margin', 'relative_error', 'loss_module'}
-    helpers |= {'standardize_logits'}
-    wrappers = {'FeatureLoss', 'RelationLoss', 'soft_target_loss', 'relation_distance_loss'}
+    wrappers = {'FeatureLoss', 'RelationLoss', 'soft_target_loss'}
     assert functions | helpers | wrappers == set(losses.__all__)
     files = {case.function.__module__ for case in CASES}
     modules = {
