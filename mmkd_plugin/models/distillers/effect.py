@@ -100,7 +100,6 @@ def _random(
     output: NetworkOutput, requests: Requests, taps: Sequence[str], gradient: bool
 ) -> NetworkOutput:
     """Return random outputs in the shapes of a probe, with twice its images or more."""
-
     scores = output.scores if requests.scores or requests.boxes else None
     fewest = 4 if scores is None else 0  # angles between images need three
 

@@ -90,8 +90,11 @@ class RKD(Method):
         self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
     ) -> dict[str, Tensor]:
         own = _embedding(student, self.tap)
-        taps = self._teacher_taps(len(teachers))
-        targets = [_embedding(one, tap) for one, tap in zip(teachers, taps, strict=True)]
+        if self.tap is None:
+            targets = [_embedding(one, None) for one in teachers]
+        else:
+            taps = self._teacher_taps(len(teachers))
+            targets = [_embedding(one, tap) for one, tap in zip(teachers, taps, strict=True)]
         if len(own) < 3 and not self._logged:
             self._logged = True
             print_log(
@@ -110,10 +113,11 @@ class RKD(Method):
                 losses[f'loss_{name}'] = weight * torch.stack(each).mean()
         return losses
 
-    def _teacher_taps(self, count: int) -> tuple[str | None, ...]:
+    def _teacher_taps(self, count: int) -> tuple[str, ...]:
         taps = self.teacher_tap
-        if taps is None or isinstance(taps, str):
+        if isinstance(taps, str):
             return (taps,) * count
+        assert taps is not None  # there is a tap of the student
         if len(taps) != count:
             raise ConfigError(
                 'teacher_tap', f'must be one tap, or one for each of {count} teachers', found=taps
