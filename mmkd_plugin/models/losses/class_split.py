@@ -16,7 +16,7 @@ class ClassSplit(NamedTuple):
         label: Log-probability of the label, (R,).
         rest: Log-probability of all other classes together, (R,).
         others: Log-probabilities among the other classes, which add up to 1, (R, K). The entry of
-            the label is minus infinity.
+            the label is 0: minus infinity would make products of 0 NaN.
         is_label: Whether a class is the label, (R, K).
     """
 
@@ -41,12 +41,13 @@ def split_by_label(logits: Tensor, labels: Tensor) -> ClassSplit:
         >>> probabilities = torch.tensor([[0.5, 0.3, 0.2]])
         >>> split = split_by_label(probabilities.log(), torch.tensor([0]))
         >>> split.label.exp(), split.rest.exp(), split.others.exp()
-        (tensor([0.5000]), tensor([0.5000]), tensor([[0.0000, 0.6000, 0.4000]]))
+        (tensor([0.5000]), tensor([0.5000]), tensor([[1.0000, 0.6000, 0.4000]]))
     """
     log_probs = F.log_softmax(logits, dim=1)
     is_label = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
     rest = torch.logsumexp(log_probs.masked_fill(is_label, -torch.inf), dim=1)
     others = F.log_softmax(logits.masked_fill(is_label, -torch.inf), dim=1)
+    others = others.masked_fill(is_label, 0.0)
     label = log_probs.gather(1, labels[:, None]).squeeze(1)
     return ClassSplit(label, rest, others, is_label)
 

@@ -85,7 +85,5 @@ def nkd_rows(
     own, softened = split_by_label(student, labels), split_by_label(student / temperature, labels)
     of_label = split_by_label(target, labels).label.exp() * own.label
     other = split_by_label(softened_target, labels)
-    # Minus infinity at the label would be 0 times infinity.
-    log_student = softened.others.masked_fill(softened.is_label, 0.0)
-    of_others = other.among_others(other.others.exp() * log_student)
+    of_others = other.among_others(other.others.exp() * softened.others)
     return -(of_label + gamma * temperature**2 * of_others)

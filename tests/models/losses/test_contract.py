@@ -115,11 +115,7 @@ NOT_ALIGNED = (
 )
 NOT_ROWS = (((4, 3), (5, 3)), ((4, 3, 1), (4, 3)), ((4, 3), (4, 3, 1)))
 NOT_LOGITS = (((4, 3), (4, 1)), ((2, 3), (2, 4)), ((4,), (4,)))
-NOT_LABELLED = (
-    *((*shapes, (4,)) for shapes in NOT_LOGITS),
-    ((4, 3), (4, 3), (3,)),
-    ((4, 3), (4, 3), (4, 3)),
-)
+NOT_LABELLED = tuple((*shapes, (4,)) for shapes in NOT_LOGITS)
 NO_FEATURES = (((4, 3), (5, 3)), ((4,), (4, 3)), ((4, 3), (4,)))
 NOT_EQUAL = (
     ((4, 3, 2, 2), (4, 1, 2, 2)),  # would broadcast
