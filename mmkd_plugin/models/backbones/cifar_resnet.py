@@ -42,8 +42,8 @@ class CifarResNet(StagedBackbone):
 
     Raises:
         ConfigError: If ``depth`` is not 6n + 2, ``in_channels``, ``base_channels``,
-            ``stem_channels`` or ``stem_stride`` is not a positive integer, ``shortcut`` is unknown, or ``out_indices``
-            is empty or not within 0..2.
+            ``stem_channels`` or ``stem_stride`` is not a positive integer, ``shortcut`` is unknown,
+            or ``out_indices`` is empty or not within 0..2.
 
     Example:
         >>> import torch
