@@ -1,6 +1,6 @@
 # ResNet-x4 without its depth, CIFAR-100, and the schedule of Tian et al. (CRD), which most later
-# papers share: SGD, 64 images a
-# step, 240 epochs, the rate 0.05 divided by 10 after 150, 180 and 210.
+# papers share: SGD, 64 images a step, 240 epochs, the rate 0.05 divided by 10 after 150, 180 and
+# 210.
 _base_ = [
     'models/cifar_classifier.py',
     'datasets/cifar100_bs128.py',
