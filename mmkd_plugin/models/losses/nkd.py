@@ -1,6 +1,7 @@
 """Normalised distillation: cross-entropy of the label and of the others (Yang et al., 2023)."""
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmkd_plugin.errors import non_negative_number, positive_number
 from mmkd_plugin.models.losses.class_split import require_logits, split_by_label
@@ -82,8 +83,15 @@ def nkd_rows(
     gamma = non_negative_number('gamma', gamma)
     if student.shape[1] < 2:
         return ((student + target + softened_target) * 0.0).sum(dim=1)
-    own, softened = split_by_label(student, labels), split_by_label(student / temperature, labels)
-    of_label = split_by_label(target, labels).label.exp() * own.label
+    own = split_by_label(student / temperature, labels)
     other = split_by_label(softened_target, labels)
-    of_others = other.among_others(other.others.exp() * softened.others)
-    return -(of_label + gamma * temperature**2 * of_others)
+    of_others = other.among_others(other.others.exp() * own.others)
+    log_student, log_target = own.label, other.label
+    if temperature != 1.0:
+        log_student = _log_probability(student, labels)
+        log_target = _log_probability(target, labels)
+    return -(log_target.exp() * log_student + gamma * temperature**2 * of_others)
+
+
+def _log_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)
