@@ -12,6 +12,13 @@ METHODS: dict[str, dict[str, Any]] = dict(
     dist=dict(type='DIST'),
     dkd=dict(type='DKD', beta=2.0),
     nkd=dict(type='NKD', temperature=2.0),
+    amtml=dict(
+        type='AMTMLKD',
+        angle_weight=0.0,
+        hint_weight=0.0,
+        weighting=dict(type='UniformTeacherWeighting'),
+        soft_target=dict(type='DKD', temperature=2.0),
+    ),
     standardised=dict(type='SoftTarget', standardize=True),
 )
 
@@ -41,6 +48,6 @@ def uniform(method: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize('name', METHODS)
 def test_detector_with_a_sigmoid_is_refused(name: str, tmp_path: Path) -> None:
-    key = 'standardize' if name == 'standardised' else 'type'
+    key = dict(standardised='standardize', amtml='soft_target.type').get(name, 'type')
     with raises_config_error(f'methods.m.{key}', fix=''):
         small.distiller(tmp_path, small.detector('gfl'), methods=dict(m=METHODS[name]))
