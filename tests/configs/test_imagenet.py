@@ -19,7 +19,7 @@ PARAMETERS = {
     PARAPHRASER: 8_262_144,
     'kd/kd_resnet34_resnet18_8xb32_in1k': 11_689_512,
     'kd/kd-standardized_resnet34_resnet18_8xb32_in1k': 11_689_512,
-    'dist/dist_resnet34_resnet18_8xb32_in1k': 11_689_512,
+    'dist_kd/dist_resnet34_resnet18_8xb32_in1k': 11_689_512,
     'dkd/dkd_resnet34_resnet18_8xb32_in1k': 11_689_512,
     'nkd/nkd_resnet34_resnet18_8xb32_in1k': 11_689_512,
     'rkd/rkd_resnet34_resnet18_8xb32_in1k': 11_689_512,
