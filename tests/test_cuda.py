@@ -20,7 +20,13 @@ MAP = 'backbone.layer3'
 PAIRS = [dict(student=MAP, teacher=MAP)]
 METHODS: dict[str, dict[str, Any]] = {
     'SoftTarget': dict(type='SoftTarget'),
+    'standardised': dict(type='SoftTarget', standardize=True),
     'LogitMimic': dict(type='LogitMimic'),
+    'DIST': dict(type='DIST'),
+    'DKD': dict(type='DKD'),
+    'NKD': dict(type='NKD', temperature=2.0),
+    'RKD': dict(type='RKD'),
+    'AMTMLKD, DKD': tiny.amtml(soft_target=dict(type='DKD')),
     'AMTMLKD': tiny.amtml(objective='label'),
     'AngleTransfer': dict(type='AngleTransfer'),
     'Hint': dict(type='Hint', pairs=PAIRS),

@@ -3,6 +3,7 @@
 The docstrings are written for Sphinx; here its roles and equations become Markdown.
 """
 
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -28,18 +29,23 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Turn links in the repository into links in the site; name files that are not in it."""
-    return re.sub(r'(!?)\[([^\]]+)\]\(([^)\s]+)\)', _link, markdown)
+    folder = posixpath.dirname(page.file.src_uri)
+    return re.sub(r'(!?)\[([^\]]+)\]\(([^)\s]+)\)', lambda match: _link(match, folder), markdown)
 
 
-def _link(match: re.Match[str]) -> str:
+def _link(match: re.Match[str], folder: str) -> str:
     picture, text, target = match.groups()
     path, hash_sign, anchor = target.partition('#')
     if '://' in target or not path:
         return match[0]
     inside = path.removeprefix('../').removeprefix('docs/')
+    up = ''
+    if folder:  # a page in a folder below docs/
+        inside = posixpath.normpath(posixpath.join('docs', folder, path)).removeprefix('docs/')
+        up = '../' * (folder.count('/') + 1)
     inside = {source: name for name, source in OUTER.items()}.get(inside, inside)
     if inside in OUTER or (ROOT / 'docs' / inside).is_file():
-        return f'{picture}[{text}]({inside}{hash_sign}{anchor})'
+        return f'{picture}[{text}]({up}{inside}{hash_sign}{anchor})'
     return text  # a folder of configs or another file of the repository
 
 

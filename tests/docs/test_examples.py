@@ -25,6 +25,7 @@ from mmkd_plugin.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
 IMAGE = (3, 64, 64)
+METHOD_PAGES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'docs/methods').glob('*.md'))
 
 
 def blocks(page: str, kind: str = 'python') -> list[str]:
@@ -61,7 +62,11 @@ def built(files: dict[str, str], clone: Path) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'page', ['README.md', 'docs/tutorial.md', 'docs/coming_from_mmrazor.md', 'docs/detection.md']
+    'page',
+    [
+        *('README.md', 'docs/tutorial.md', 'docs/coming_from_mmrazor.md', 'docs/detection.md'),
+        *METHOD_PAGES,
+    ],
 )
 def test_config_of_a_page_builds(page: str, clone: Path) -> None:
     configs = [block for block in blocks(page) if "type='mmkd_plugin.Distiller'" in block]

@@ -25,7 +25,10 @@ class CifarResNet(StagedBackbone):
     Args:
         depth: 6n + 2: 8, 14, 20, 32, 44, 56, 110, ...
         in_channels: Channels of the image.
-        base_channels: Width of the stem and of the first stage.
+        base_channels: Width of the first stage.
+        stem_channels: Width of the stem; ``base_channels`` if it is None. The networks
+            ResNet-8x4 and ResNet-32x4 have ``base_channels=64``, ``stem_channels=32`` and
+            ``shortcut='conv'``.
         stem_stride: Stride of the stem; 2 makes a network four times cheaper.
         shortcut: ``'pad'`` joins two sizes by subsampling and zero channels (the paper's option A,
             no parameters). ``'conv'`` joins them by a strided 1x1 convolution with batch
@@ -38,9 +41,9 @@ class CifarResNet(StagedBackbone):
         ``out_indices``, in the order of the stages.
 
     Raises:
-        ConfigError: If ``depth`` is not 6n + 2, ``in_channels``, ``base_channels`` or
-            ``stem_stride`` is not a positive integer, ``shortcut`` is unknown, or ``out_indices``
-            is empty or not within 0..2.
+        ConfigError: If ``depth`` is not 6n + 2, ``in_channels``, ``base_channels``,
+            ``stem_channels`` or ``stem_stride`` is not a positive integer, ``shortcut`` is unknown,
+            or ``out_indices`` is empty or not within 0..2.
 
     Example:
         >>> import torch
@@ -61,6 +64,7 @@ class CifarResNet(StagedBackbone):
         shortcut: str = 'pad',
         out_indices: Sequence[int] = (2,),
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        stem_channels: int | None = None,
     ) -> None:
         super().__init__(3, out_indices, init_cfg)
         if positive_integer(self.key('depth'), depth) < 8 or depth % 6 != 2:
@@ -71,9 +75,10 @@ class CifarResNet(StagedBackbone):
         positive_integer(self.key('base_channels'), base_channels)
         positive_integer(self.key('stem_stride'), stem_stride)
         one_of(self.key('shortcut'), shortcut, SHORTCUTS)
-        self.conv1 = nn.Conv2d(in_channels, base_channels, 3, stem_stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(base_channels)
-        channels = base_channels
+        channels = base_channels if stem_channels is None else stem_channels
+        positive_integer(self.key('stem_channels'), channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stem_stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
         for index in range(self.num_built):
             width, stride = base_channels * 2**index, 1 if index == 0 else 2
             blocks = [ResidualBlock(channels, width, stride, shortcut)]

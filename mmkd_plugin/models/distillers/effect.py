@@ -100,16 +100,18 @@ def _is_idle(value: Tensor, leaves: Sequence[Tensor], smallest: float) -> bool:
 def _random(
     output: NetworkOutput, requests: Requests, taps: Sequence[str], gradient: bool
 ) -> NetworkOutput:
-    """Return random outputs in the shapes of a probe, with twice its images."""
+    """Return random outputs in the shapes of a probe, with twice its images or more."""
+    scores = output.scores if requests.scores or requests.boxes else None
+    fewest = 4 if scores is None else 0  # angles between images need three
 
     def random(like: Tensor) -> Tensor:
-        values = torch.randn(2 * like.shape[0], *like.shape[1:], device=like.device)
+        images = max(2 * like.shape[0], fewest)
+        values = torch.randn(images, *like.shape[1:], device=like.device)
         return values.requires_grad_(gradient)
 
     features = {
         name: random(value) for name, value in output.features.items() if tap_of(name) in taps
     }
-    scores = output.scores if requests.scores or requests.boxes else None
     if scores is not None:
         scores = _random_scores(scores, random(scores.logits))
     boxes = output.boxes if requests.boxes else None

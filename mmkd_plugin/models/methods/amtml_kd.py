@@ -6,12 +6,13 @@ from typing import Any
 from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
-from mmkd_plugin.errors import positive_integer, positive_number
+from mmkd_plugin.errors import config_key, positive_integer, positive_number
 from mmkd_plugin.models.methods.angle_transfer import mixture_angle_loss, require_gatherable
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.group_hints import GroupHints
 from mmkd_plugin.models.methods.location_weights import LocationWeights
-from mmkd_plugin.models.methods.teacher_mixture import TeacherMixture
+from mmkd_plugin.models.methods.logit_method import LogitMethod, mixture_part
+from mmkd_plugin.models.methods.teacher_mixture import Mixture, TeacherMixture
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import MODELS
 
@@ -53,6 +54,10 @@ class AMTMLKD(Method):
         locations: Weights of the locations of detectors; see
             :class:`~mmkd_plugin.models.methods.location_weights.LocationWeights`.
         teacher_channels: Channels of the teachers' maps; checked if stated.
+        standardize: Standardise the logits of each network over the classes before they are mixed
+            and compared; see :func:`~mmkd_plugin.models.losses.standardize_logits`.
+        soft_target: The divergence from the mixture in place of KL: ``dict(type='DIST')``,
+            ``'DKD'`` or ``'NKD'``, with their own keys. The temperature above is their default.
 
     Raises:
         ConfigError: If a number is out of range, taps of hints are missing, or there are fewer
@@ -100,6 +105,8 @@ class AMTMLKD(Method):
         angle_locations: int = 64,
         locations: Mapping[str, Any] | None = None,
         teacher_channels: Sequence[int] | None = None,
+        standardize: bool = False,
+        soft_target: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(kd_weight=kd_weight, angle_weight=angle_weight, hint_weight=hint_weight)
         self.gather_angles = bool(gather_angles)
@@ -116,26 +123,34 @@ class AMTMLKD(Method):
             positive_number('temperature', temperature),
             LocationWeights.from_config(locations),
             teaches=self.kd_weight > 0,
+            standardize=bool(standardize),
         )
+        self.soft_target: LogitMethod | None = None
+        if soft_target is not None and self.kd_weight > 0:
+            self.soft_target = mixture_part(soft_target, mixture)
         mixes = self.kd_weight > 0 or self.angle_weight > 0
         self.mixture = mixture if mixes else None
 
     def requests(self, num_teachers: int) -> Requests:
         parts = [part for part in (self.mixture, self.hints) if part is not None]
         requests = [part.requests(num_teachers) for part in parts]
+        labels = self.soft_target is not None and self.soft_target.uses_labels
         hinted = () if self.hints is None else requests[-1].student
         return Requests(
             student=tuple(dict.fromkeys(tap for one in requests for tap in one.student)),
             teachers=requests[-1].teachers if requests else (),
             scores=any(one.scores for one in requests),
             labels=any(one.labels for one in requests),
-            needs_labels=any(one.needs_labels for one in requests),
+            needs_labels=labels or any(one.needs_labels for one in requests),
             read_only=tuple(tap for one in requests for tap in one.read_only if tap not in hinted),
         )
 
     def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
         if self.mixture is not None:
             self.mixture.build(student, teachers)
+            if self.soft_target is not None:
+                with config_key('soft_target'):
+                    self.soft_target.require_distribution(student)
             require_gatherable('gather_angles', self.gather_angles, student)
         if self.hints is not None:
             self.hints.build(student, teachers)
@@ -147,7 +162,7 @@ class AMTMLKD(Method):
         if self.mixture is not None:
             mixed = self.mixture(student, teachers, labels)
             if self.kd_weight > 0:
-                losses['loss_kd'] = self.kd_weight * mixed.divergence()
+                losses['loss_kd'] = self.kd_weight * self._divergence(mixed, labels)
             losses.update(mixed.learning)
             if self.angle_weight > 0:
                 angle = mixture_angle_loss(mixed, self.angle_locations, self.gather_angles)
@@ -156,3 +171,8 @@ class AMTMLKD(Method):
         if self.hints is not None:
             losses.update(self.hints(student, teachers, labels))
         return losses
+
+    def _divergence(self, mixed: Mixture, labels: Tensor | None) -> Tensor:
+        if self.soft_target is None:
+            return mixed.divergence()
+        return self.soft_target.divergence(mixed.rows, mixed.log_target, labels)

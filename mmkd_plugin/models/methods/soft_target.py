@@ -10,10 +10,8 @@ from mmkd_plugin.errors import ConfigError, one_of, positive_number
 from mmkd_plugin.models.losses import soft_target_loss
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.location_weights import LocationWeights
-from mmkd_plugin.models.methods.teacher_mixture import (
-    OBJECTIVES,
-    TeacherMixture,
-)
+from mmkd_plugin.models.methods.log_targets import require_standardizable, standardized
+from mmkd_plugin.models.methods.teacher_mixture import OBJECTIVES, TeacherMixture
 from mmkd_plugin.outputs import NetworkOutput, ScoreRows, score_rows
 from mmkd_plugin.registry import MODELS
 
@@ -40,6 +38,9 @@ class SoftTarget(Method):
             ``dict(weighting='foreground', background=0.05)``, see
             :class:`~mmkd_plugin.models.methods.location_weights.LocationWeights`. In heads with a
             sigmoid every class is a distribution of two outcomes.
+        standardize: Standardise the logits of each network over the classes before they are divided
+            by the temperature; see :func:`~mmkd_plugin.models.losses.standardize_logits`. It needs
+            a softmax over two or more classes.
 
     Raises:
         ConfigError: If a number or a word is out of range, or ``ensemble='geometric'`` stands
@@ -68,11 +69,13 @@ class SoftTarget(Method):
         objective: str = 'paper',
         embedding_tap: str | None = None,
         locations: Mapping[str, Any] | None = None,
+        standardize: bool = False,
     ) -> None:
         super().__init__(loss_weight=loss_weight)
         self.temperature = positive_number('temperature', temperature)
         self.ensemble = one_of('ensemble', ensemble, ('arithmetic', 'geometric'))
         self.locations = LocationWeights.from_config(locations)
+        self.standardize = bool(standardize)
         one_of('objective', objective, OBJECTIVES)
         self.mixture: TeacherMixture | None = None
         if weighting is not None:
@@ -83,7 +86,12 @@ class SoftTarget(Method):
                     found=ensemble,
                 )
             self.mixture = TeacherMixture(
-                weighting, objective, embedding_tap, self.temperature, self.locations
+                weighting,
+                objective,
+                embedding_tap,
+                self.temperature,
+                self.locations,
+                standardize=self.standardize,
             )
 
     def requests(self, num_teachers: int) -> Requests:
@@ -92,6 +100,8 @@ class SoftTarget(Method):
         return Requests(teachers=((),) * num_teachers, scores=True)
 
     def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
+        if self.standardize:
+            require_standardizable(student)
         if self.mixture is not None:
             self.mixture.build(student, teachers)
 
@@ -106,6 +116,8 @@ class SoftTarget(Method):
                 **mixed.metrics,
             }
         rows = score_rows(student, teachers, self.locations)
+        if self.standardize:
+            rows = standardized(rows)
         target = self._mean(rows).detach()
         divergence = soft_target_loss(
             rows.student, target, float(self.temperature), rows.activation, rows.weights

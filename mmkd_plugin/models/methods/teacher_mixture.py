@@ -14,6 +14,11 @@ from mmkd_plugin.errors import ConfigError, one_of
 from mmkd_plugin.models.losses import presence_loss, soft_target_loss
 from mmkd_plugin.models.methods.base import Requests
 from mmkd_plugin.models.methods.location_weights import LocationWeights
+from mmkd_plugin.models.methods.log_targets import (
+    log_targets,
+    require_standardizable,
+    standardized,
+)
 from mmkd_plugin.models.methods.tap_checks import check_channels
 from mmkd_plugin.models.weightings import TeacherWeighting, WeightRecord
 from mmkd_plugin.outputs import NetworkOutput, ScoreRows, score_rows
@@ -31,6 +36,7 @@ class Mixture:
         target: Mixed probabilities (R, C); gradient reaches the weighting through them.
         temperature: Divides the logits.
         detach: Whether the divergence passes no gradient to the weighting.
+        weights: Weights of the teachers for each image, (N, T).
         learning: The loss by which the weighting learns from labels, if it does.
         metrics: Mean entropy of the weights, in units of log T.
     """
@@ -39,6 +45,7 @@ class Mixture:
     target: Tensor
     temperature: float
     detach: bool
+    weights: Tensor
     learning: Mapping[str, Tensor]
     metrics: Mapping[str, Tensor]
 
@@ -48,6 +55,11 @@ class Mixture:
         return soft_target_loss(
             rows.student, target, self.temperature, rows.activation, rows.weights
         )
+
+    def log_target(self, temperature: float) -> Tensor:
+        """Return the logarithm of the mixture at a temperature, (R, C), for other divergences."""
+        weights = self.weights.detach() if self.detach else self.weights
+        return log_targets(self.rows, temperature, weights)
 
 
 class TeacherMixture(nn.Module):
@@ -75,6 +87,8 @@ class TeacherMixture(nn.Module):
         locations: Weights of the locations of detectors.
         teaches: Whether the divergence is part of the loss. Without it the paper's objective gives
             the weighting no gradient.
+        standardize: Standardise the logits of each network over the classes first. A rule that
+            reads the teachers' logits reads them as they are.
 
     Raises:
         ConfigError: If a word is out of range.
@@ -95,6 +109,7 @@ class TeacherMixture(nn.Module):
         temperature: float,
         locations: LocationWeights,
         teaches: bool = True,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         self.objective = one_of('objective', objective, OBJECTIVES)
@@ -102,6 +117,7 @@ class TeacherMixture(nn.Module):
         self.temperature = temperature
         self.locations = locations
         self.teaches = teaches
+        self.standardize = standardize
         self._config = weighting
         self._rule = class_of(weighting, TeacherWeighting, 'weighting', 'LatentTeacherWeighting')
 
@@ -126,6 +142,8 @@ class TeacherMixture(nn.Module):
         """Build the rule for the embedding's size; see :meth:`Method.build`."""
         scores = student.output.scores
         assert scores is not None
+        if self.standardize:
+            require_standardizable(student)
         embed_dims = check_channels('embedding_tap', None, student.feature(self.embedding_tap))
         self.weighting = build_part(
             self._config,
@@ -158,6 +176,8 @@ class TeacherMixture(nn.Module):
         rows = score_rows(student, teachers, self.locations)
         logits = rows.teachers if rows.images is None else None
         weights = self.weighting(embedding, logits, labels)
+        if self.standardize:
+            rows = standardized(rows)
         temperature = float(self.temperature)  # a schedule may change it
         target = rows.mixture(weights, temperature)
         learning = {}
@@ -165,7 +185,7 @@ class TeacherMixture(nn.Module):
             learning['loss_weighting'] = self._learning_loss(rows, weights, target, labels)
         metrics = {'weight_entropy': self.weight_record(weights, labels)}
         detach = self.objective == 'label'
-        return Mixture(rows, target, temperature, detach, learning, metrics)
+        return Mixture(rows, target, temperature, detach, weights, learning, metrics)
 
     def _learning_loss(
         self, rows: ScoreRows, weights: Tensor, target: Tensor, labels: Tensor | None

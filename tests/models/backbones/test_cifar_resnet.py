@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.errors import raises_config_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -94,3 +95,19 @@ def test_resnet_padding_shortcut_keeps_the_image_between_zeros() -> None:
     out = block(x)
     assert torch.equal(out[:, 2:6], x[:, :, ::2, ::2])
     assert not out[:, :2].any() and not out[:, 6:].any()
+
+
+# By hand, for n blocks a stage: the stem of 32; in each stage the first convolution, 2n - 1 others,
+# and a 1x1 shortcut; a head of 256 * 100 + 100. Both are known as 1.23 M and 7.43 M.
+@pytest.mark.parametrize(('depth', 'exact'), [(8, 1_233_540), (32, 7_433_860)])
+def test_resnet_x4_has_a_narrow_stem_and_the_known_parameters(depth: int, exact: int) -> None:
+    n = (depth - 2) // 6
+    derived = convolution(3, 32) + 25_700
+    for before, width in ((32, 64), (64, 128), (128, 256)):
+        derived += convolution(before, width) + (2 * n - 1) * convolution(width, width)
+        derived += convolution(before, width, size=1)
+    net = CifarResNet(depth, base_channels=64, stem_channels=32, shortcut='conv')
+    assert parameters(net) + 25_700 == derived == exact
+    assert net(torch.rand(1, 3, 32, 32))[0].shape == (1, 256, 8, 8)
+    with raises_config_error('CifarResNet.stem_channels', 0):
+        CifarResNet(8, stem_channels=0)

@@ -100,6 +100,10 @@ def locations(n: int) -> tuple[Tensor, ...]:
     return normal(3 * n, 2).sigmoid(), torch.arange(n).repeat(3), (normal(n, 2) > 0).double()
 
 
+def labelled(n: int) -> tuple[Tensor, ...]:
+    return normal(n, 5), normal(n, 5), torch.arange(n) % 5
+
+
 NOT_ALIGNED = (
     ((4, 3, 2, 2), (4, 1, 2, 2)),  # would broadcast
     ((4, 3, 2, 2), (4, 5, 4, 4)),
@@ -111,6 +115,7 @@ NOT_ALIGNED = (
 )
 NOT_ROWS = (((4, 3), (5, 3)), ((4, 3, 1), (4, 3)), ((4, 3), (4, 3, 1)))
 NOT_LOGITS = (((4, 3), (4, 1)), ((2, 3), (2, 4)), ((4,), (4,)))
+NOT_LABELLED = tuple((*shapes, (4,)) for shapes in NOT_LOGITS)
 NO_FEATURES = (((4, 3), (5, 3)), ((4,), (4, 3)), ((4, 3), (4,)))
 NOT_EQUAL = (
     ((4, 3, 2, 2), (4, 1, 2, 2)),  # would broadcast
@@ -119,6 +124,7 @@ NOT_EQUAL = (
     ((4, 3, 2), (4, 3, 2)),
 )
 NO_NUMBER = (0.0, -1.0, math.nan, math.inf, 'one', None, True)
+NO_WEIGHT = (-1.0, math.nan, math.inf, 'one', None, True)
 NO_WORD = ('l3', '', None, 1)
 
 
@@ -135,6 +141,29 @@ def cases() -> list[Case]:
         Case(losses.linear_cka, few_features, NO_FEATURES, shared=True),
         Case(losses.hint_loss, maps, NOT_ALIGNED, module='HintLoss'),
         Case(losses.hint_loss, vectors, NOT_ALIGNED, module='HintLoss'),
+        Case(
+            losses.dist_loss,
+            vectors,
+            NOT_LOGITS,
+            {},
+            dict(temperature=NO_NUMBER, inter_weight=NO_WEIGHT, intra_weight=NO_WEIGHT),
+            'DISTLoss',
+            scale=2.0,  # a softmax of larger logits has no gradient
+        ),
+        Case(
+            losses.dkd_loss,
+            labelled,
+            NOT_LABELLED,
+            {},
+            dict(temperature=NO_NUMBER, alpha=NO_WEIGHT, beta=NO_WEIGHT),
+        ),
+        Case(
+            losses.nkd_loss,
+            labelled,
+            NOT_LABELLED,
+            {},
+            dict(temperature=NO_NUMBER, gamma=NO_WEIGHT),
+        ),
         Case(losses.logit_mimic_loss, vectors, NOT_LOGITS, module='LogitMimicLoss'),
         Case(
             losses.attention_transfer_loss,
@@ -201,6 +230,7 @@ every_module = pytest.mark.parametrize('case', MODULES, ids=str)
 def test_table_has_every_loss_and_every_module() -> None:
     functions = {case.function.__name__ for case in CASES}
     helpers = {'factor_cosine', 'overhaul_margin', 'relative_error', 'loss_module'}
+    helpers |= {'relation_distance_loss', 'standardize_logits'}
     wrappers = {'FeatureLoss', 'RelationLoss', 'soft_target_loss'}
     assert functions | helpers | wrappers == set(losses.__all__)
     files = {case.function.__module__ for case in CASES}

@@ -1,0 +1,98 @@
+"""DIST: correlations between class probabilities, in place of their divergence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmkd_plugin.errors import non_negative_number
+from mmkd_plugin.models.losses.dist import dist_correlation
+from mmkd_plugin.models.methods.logit_method import LogitMethod, Targets
+from mmkd_plugin.outputs import ScoreRows
+from mmkd_plugin.registry import MODELS
+
+
+@MODELS.register_module()
+class DIST(LogitMethod):
+    r"""Match the order of the classes of an image, and of the images of a class.
+
+    .. math:: L = w\,\tau^2 \bigl( \beta\,(1 - \bar\rho_{images}) + \gamma\,(1 - \bar\rho_{classes})
+              \bigr)
+
+    with the mean Pearson correlations of :func:`~mmkd_plugin.models.losses.dist_loss`. For
+    detectors with a softmax the rows are the locations that teach, with their weights. A batch of
+    one image has a loss of 0, which is logged once.
+
+    Args:
+        temperature: :math:`\tau`: 1 on ImageNet, 4 on CIFAR-100.
+        loss_weight: :math:`w`: 2 on ImageNet, beside the labels with weight 1.
+        inter_weight: :math:`\beta`.
+        intra_weight: :math:`\gamma`.
+        standardize, ensemble, weighting, objective, embedding_tap, locations: As in
+            :class:`~mmkd_plugin.models.methods.logit_method.LogitMethod`.
+
+    Raises:
+        ConfigError: If a number is out of range, or the networks have a sigmoid or one class.
+
+    Example:
+        >>> import torch
+        >>> from mmkd_plugin.outputs import ClassScores, NetworkOutput
+        >>> logits = torch.randn(8, 10)
+        >>> student = NetworkOutput(ClassScores.of_images(logits + 3.0))
+        >>> teacher = NetworkOutput(ClassScores.of_images(logits))
+        >>> losses = DIST()(student, [teacher], None)
+        >>> bool(losses['loss_dist'].abs() < 1e-5)
+        True
+
+    Reference:
+        Huang et al., Knowledge Distillation from A Stronger Teacher, NeurIPS 2022.
+    """
+
+    loss_name = 'loss_dist'
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        loss_weight: float = 1.0,
+        inter_weight: float = 1.0,
+        intra_weight: float = 1.0,
+        standardize: bool = False,
+        ensemble: str = 'arithmetic',
+        weighting: Mapping[str, Any] | None = None,
+        objective: str = 'paper',
+        embedding_tap: str | None = None,
+        locations: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            temperature,
+            loss_weight,
+            standardize,
+            ensemble,
+            weighting,
+            objective,
+            embedding_tap,
+            locations,
+        )
+        self.inter_weight = non_negative_number('inter_weight', inter_weight)
+        self.intra_weight = non_negative_number('intra_weight', intra_weight)
+        self._logged = False
+
+    def divergence(self, rows: ScoreRows, targets: Targets, labels: Tensor | None) -> Tensor:
+        if len(rows.student) < 2 and not self._logged:
+            self._logged = True
+            print_log(
+                'DIST: a batch with fewer than two rows has no relations between images, so its '
+                'loss is 0',
+                logger='current',
+                level=30,
+            )
+        temperature = float(self.temperature)  # a schedule may change it
+        loss = dist_correlation(
+            rows.student / temperature,
+            targets(temperature),
+            float(self.inter_weight),
+            float(self.intra_weight),
+            rows.weights,
+        )
+        return temperature**2 * loss

@@ -1,0 +1,215 @@
+"""The base of methods that compare class distributions by a loss of their own."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from mmkd_plugin.adapters.probe import Probe, TeacherProbe
+from mmkd_plugin.errors import ConfigError, one_of, positive_number
+from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.location_weights import LocationWeights
+from mmkd_plugin.models.methods.log_targets import log_targets, require_softmax, standardized
+from mmkd_plugin.models.methods.teacher_mixture import OBJECTIVES, TeacherMixture
+from mmkd_plugin.outputs import NetworkOutput, ScoreRows, score_rows
+from mmkd_plugin.registry import build_part
+
+#: The log-probabilities of the targets at a temperature, (R, C).
+Targets = Callable[[float], Tensor]
+
+
+class LogitMethod(Method):
+    r"""Compare the student's class distribution with that of its teachers.
+
+    A subclass computes the loss in :meth:`divergence`. The targets are those of
+    :class:`~mmkd_plugin.models.methods.soft_target.SoftTarget`: the mean of the teachers'
+    probabilities, or their mixture with weights of each image. It needs a softmax.
+
+    Args:
+        temperature: :math:`\tau`, of both sides.
+        loss_weight: Weight of the loss.
+        standardize: Standardise the logits of each network over the classes first.
+        ensemble: How several teachers become one target: ``'arithmetic'`` or ``'geometric'`` mean.
+        weighting: Rule that weighs the teachers for each image, in place of a mean.
+        objective: How a weighting learns; see
+            :class:`~mmkd_plugin.models.methods.teacher_mixture.TeacherMixture`.
+        embedding_tap: The student's embedding, for a weighting; found by default.
+        locations: Weights of the locations of detectors; see
+            :class:`~mmkd_plugin.models.methods.location_weights.LocationWeights`.
+
+    Raises:
+        ConfigError: If a number or a word is out of range.
+
+    Attributes:
+        loss_name: Name of the loss in logs.
+        uses_labels: Whether the loss needs the class of each image.
+        teaches_weighting: Whether the loss can train a weighting; see ``objective='paper'``.
+    """
+
+    loss_name = 'loss_kd'
+    uses_labels = False
+    teaches_weighting = True
+    loss_weight: float
+
+    def __init__(
+        self,
+        temperature: float,
+        loss_weight: float = 1.0,
+        standardize: bool = False,
+        ensemble: str = 'arithmetic',
+        weighting: Mapping[str, Any] | None = None,
+        objective: str = 'paper',
+        embedding_tap: str | None = None,
+        locations: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(loss_weight=loss_weight)
+        self.temperature = positive_number('temperature', temperature)
+        self.standardize = bool(standardize)
+        self.ensemble = one_of('ensemble', ensemble, ('arithmetic', 'geometric'))
+        self.locations = LocationWeights.from_config(locations)
+        one_of('objective', objective, OBJECTIVES)
+        self.mixture: TeacherMixture | None = None
+        if weighting is not None:
+            if ensemble != 'arithmetic':
+                raise ConfigError(
+                    'ensemble',
+                    "must be 'arithmetic' beside a weighting, which mixes probabilities",
+                    found=ensemble,
+                )
+            self.mixture = TeacherMixture(
+                weighting,
+                objective,
+                embedding_tap,
+                self.temperature,
+                self.locations,
+                standardize=self.standardize,
+            )
+            self.require_objective(self.mixture)
+
+    @abstractmethod
+    def divergence(self, rows: ScoreRows, targets: Targets, labels: Tensor | None) -> Tensor:
+        """Compute the loss without its weight.
+
+        Args:
+            rows: Class scores of the student and the weights of the rows.
+            targets: Returns the targets' log-probabilities at a temperature.
+            labels: Labels of the images; None if the batch has none.
+        """
+
+    def require_objective(self, mixture: TeacherMixture) -> None:
+        """Refuse a weighting that this loss would train to choose the wrong teachers.
+
+        Raises:
+            ConfigError: If the loss is no divergence and the weighting would learn from it.
+        """
+        if mixture.learns and mixture.objective == 'paper' and not self.teaches_weighting:
+            raise ConfigError(
+                'objective',
+                f"must be 'label' for a weighting that learns: {type(self).__name__} is a "
+                'cross-entropy, which prefers the teachers that deny the label',
+                found='paper',
+            )
+
+    def require_distribution(self, student: Probe) -> None:
+        """Refuse heads whose outputs are no distribution over two or more classes.
+
+        Raises:
+            ConfigError: If the head has a sigmoid, or one class.
+        """
+        name = type(self).__name__
+        fix = "Use 'SoftTarget', or for dense detectors 'BCKD': both compare each class alone."
+        require_softmax('type', student, 'needs', fix, name)
+
+    def requests(self, num_teachers: int) -> Requests:
+        if self.mixture is None:
+            labels = self.uses_labels
+            nothing = ((),) * num_teachers
+            return Requests(teachers=nothing, scores=True, labels=labels, needs_labels=labels)
+        one = self.mixture.requests(num_teachers)
+        return Requests(
+            student=one.student,
+            teachers=one.teachers,
+            scores=True,
+            labels=True,
+            needs_labels=one.needs_labels or self.uses_labels,
+            read_only=one.read_only,
+        )
+
+    def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
+        self.require_distribution(student)
+        if self.mixture is not None:
+            self.mixture.build(student, teachers)
+
+    def forward(
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        if self.mixture is not None:
+            mixed = self.mixture(student, teachers, labels)
+            divergence = self.divergence(mixed.rows, mixed.log_target, labels)
+            return {
+                self.loss_name: self.loss_weight * divergence,
+                **mixed.learning,
+                **mixed.metrics,
+            }
+        rows = score_rows(student, teachers, self.locations)
+        if self.standardize:
+            rows = standardized(rows)
+        targets = partial(log_targets, rows, ensemble=self.ensemble)
+        return {self.loss_name: self.loss_weight * self.divergence(rows, targets, labels)}
+
+
+def labels_of(name: str, rows: ScoreRows, targets: Targets, labels: Tensor | None) -> Tensor:
+    """Return the class of each row, (R,).
+
+    A location of a detector has no label without an assigner. The class that the targets find most
+    probable there takes its place; it may be the background.
+
+    Args:
+        name: Name of the method, for the message.
+        rows: Class scores.
+        targets: Returns the targets' log-probabilities at a temperature.
+        labels: Labels of the images.
+
+    Raises:
+        ConfigError: If the images have no labels, or no single class each.
+    """
+    if rows.images is not None:
+        return targets(1.0).detach().argmax(dim=1)
+    if labels is None:
+        raise ConfigError('', f'{name} needs labels, and the batch has none')
+    if labels.ndim != 1:
+        raise ConfigError(
+            '',
+            f'{name} needs one class of each image, and the batch has shares of several, as after '
+            'Mixup and CutMix',
+            "Remove the batch augmentations, or use 'SoftTarget' or 'DIST', which need no label.",
+            found=tuple(labels.shape),
+        )
+    return labels
+
+
+def mixture_part(config: Mapping[str, Any], mixture: TeacherMixture) -> LogitMethod:
+    """Build a method whose loss compares the student with a mixture that another method makes.
+
+    Args:
+        config: Config under the key ``soft_target``.
+        mixture: The mixture, whose temperature is the default.
+
+    Raises:
+        ConfigError: If the type is none of these methods, a key belongs to the other method, or the
+            loss cannot train the weighting of the mixture.
+    """
+    shared = ('loss_weight', 'standardize', 'ensemble', 'weighting', 'objective')
+    for name in (*shared, 'embedding_tap', 'locations'):
+        if name in config:
+            raise ConfigError(
+                f'soft_target.{name}',
+                'must be left out: the method that mixes the teachers has this key',
+                found=config[name],
+            )
+    part = build_part(config, LogitMethod, 'soft_target', temperature=mixture.temperature)
+    part.require_objective(mixture)
+    part.locations = mixture.locations
+    return part
