@@ -68,7 +68,7 @@ def test_dist_with_weights_of_rows() -> None:
     student, teacher, _ = pair()
     weights = [0.3, 0.25, 0.2, 0.15, 0.1, 0.0]
     inter, intra = dist_by_loops(student, teacher, 1.0, weights)
-    found = dist_correlation(student, teacher, 1.0, 1.0, torch.tensor(weights).double())
+    found = dist_correlation(student, teacher, 1.0, 1.0, torch.tensor(weights, dtype=torch.float64))
     assert found.item() == pytest.approx(inter + intra, rel=1e-10)
     doubled = torch.cat([student, student]), torch.cat([teacher, teacher])
     assert dist_loss(*doubled).item() == pytest.approx(dist_loss(student, teacher).item())
