@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mmkd_plugin.adapters.compat import require_comparable, require_same_task
 from mmkd_plugin.adapters.dry_run import Shape, blank_images
 from mmkd_plugin.adapters.embedding import find_embedding
+from mmkd_plugin.adapters.levels import LevelFinder
 from mmkd_plugin.adapters.probe import TeacherProbe, find_shapes, probe_network
 from mmkd_plugin.adapters.replayed_teacher import ReplayedTeacher
 from mmkd_plugin.adapters.tap_requests import EMBEDDING
@@ -107,8 +108,10 @@ def _shapes(
 def _requests(learner: Learner, probe_shape: Sequence[int] | None) -> dict[str, Requests]:
     found = {}
     network = learner.network
+    finders = [LevelFinder(one, probe_shape) for one in (network, *learner.teachers)]
     for name, method in learner.methods.items():
         with config_key(f'methods.{name}'):
+            method.choose_taps(finders[0], finders[1:])
             one = method.requests(len(learner.teachers))
             if EMBEDDING in one.student and network.embedding is None:
                 network.embedding = find_embedding(network, probe_shape)

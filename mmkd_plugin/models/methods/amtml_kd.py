@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mmkd_plugin.adapters.levels import LevelFinder
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.errors import config_key, positive_integer, positive_number
 from mmkd_plugin.models.methods.angle_transfer import mixture_angle_loss, require_gatherable
@@ -41,7 +42,8 @@ class AMTMLKD(Method):
             :class:`~mmkd_plugin.models.methods.teacher_mixture.TeacherMixture`.
         embedding_tap: The student's embedding: a map (N, d, H, W), max-pooled, or (N, d). None: the
             last output of the backbone, or else the input of the head.
-        student_groups: Taps of the student's layer groups, low to high; hints need them.
+        student_groups: Taps of the student's layer groups, low to high, or ``'stages'``; hints need
+            them.
         teacher_taps: The last feature map of every teacher: one tap for all, or one each; hints
             need it.
         mapping: The group of each teacher; see
@@ -130,6 +132,10 @@ class AMTMLKD(Method):
             self.soft_target = mixture_part(soft_target, mixture)
         mixes = self.kd_weight > 0 or self.angle_weight > 0
         self.mixture = mixture if mixes else None
+
+    def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> None:
+        if self.hints is not None:
+            self.hints.choose_taps(student, teachers)
 
     def requests(self, num_teachers: int) -> Requests:
         parts = [part for part in (self.mixture, self.hints) if part is not None]

@@ -43,7 +43,9 @@ class AttentionTransfer(PairedMethod):
 
     loss_name = 'loss_attention'
 
-    def __init__(self, pairs: Sequence[Mapping[str, Any]], loss_weight: float = 1000.0) -> None:
+    def __init__(
+        self, pairs: Sequence[Mapping[str, Any]] | str, loss_weight: float = 1000.0
+    ) -> None:
         super().__init__(pairs, loss_weight=loss_weight)
 
     def pair_loss(self, number: int, student: Tensor, teacher: Tensor) -> Tensor:

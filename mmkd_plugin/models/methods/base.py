@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from mmkd_plugin.adapters.levels import LevelFinder
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.errors import non_negative_number
 from mmkd_plugin.outputs import NetworkOutput
@@ -84,6 +85,17 @@ class Method(nn.Module, ABC):
     def active(self) -> bool:
         """Whether a weight is above 0; an inactive method requests no teacher."""
         return not self._weight_names or any(getattr(self, name) for name in self._weight_names)
+
+    def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> None:
+        """Replace words such as ``'stages'`` by taps; called once, before :meth:`requests`.
+
+        Args:
+            student: Finds levels of the student.
+            teachers: Finds levels of each teacher.
+
+        Raises:
+            ConfigError: If a network has no such levels.
+        """
 
     @abstractmethod
     def requests(self, num_teachers: int) -> Requests:

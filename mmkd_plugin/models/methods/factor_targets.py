@@ -76,7 +76,6 @@ class FactorTargets(nn.Module):
                 'Remove it.',
                 found=paraphraser,
             )
-        self._given = all(given)
         self.trained = nn.ModuleList()
         # No child module: the peer owns it, and another optimizer trains it.
         object.__setattr__(self, 'auxiliary', None)
@@ -93,7 +92,7 @@ class FactorTargets(nn.Module):
         Raises:
             ConfigError: If a checkpoint is missing, or not of a paraphraser for this map.
         """
-        if not self._given:
+        if not all(pair.checkpoint is not None for pair in self._pairs):
             self._require_peers(teachers)
             learning = [
                 construct('paraphraser', Paraphraser, dict(in_channels=count, **self._config))

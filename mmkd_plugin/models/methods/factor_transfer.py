@@ -57,7 +57,7 @@ class FactorTransfer(PairedMethod):
 
     def __init__(
         self,
-        pairs: Sequence[Mapping[str, Any]],
+        pairs: Sequence[Mapping[str, Any]] | str,
         loss_weight: float = 500.0,
         encoder: Mapping[str, Any] | None = None,
         paraphraser: Mapping[str, Any] | None = None,

@@ -51,7 +51,7 @@ class FeatureMethod(PairedMethod):
     def __init__(
         self,
         loss: Mapping[str, Any],
-        pairs: Sequence[Mapping[str, Any]],
+        pairs: Sequence[Mapping[str, Any]] | str,
         connector: Mapping[str, Any] | None = None,
         loss_weight: float = 1.0,
     ) -> None:

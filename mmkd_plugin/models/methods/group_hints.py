@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmkd_plugin.adapters.levels import WORDS, LevelFinder
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
-from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.errors import ConfigError, config_key
 from mmkd_plugin.models.connectors import HintRegressor
 from mmkd_plugin.models.losses import hint_loss
 from mmkd_plugin.models.methods.base import Method, Requests
@@ -27,8 +29,10 @@ class GroupHints(Method):
     over elements for the norm.
 
     Args:
-        student_groups: Taps of the student's layer groups, low to high.
-        teacher_taps: The last feature map of every teacher: one tap for all, or one each.
+        student_groups: Taps of the student's layer groups, low to high; or ``'stages'`` or
+            ``'neck'``, see :class:`~mmkd_plugin.adapters.levels.LevelFinder`.
+        teacher_taps: The last feature map of every teacher: one tap for all, or one each; or
+            ``'last'``, the default where ``student_groups`` is a word.
         loss_weight: :math:`w`.
         mapping: The group of each teacher: ``'best_high'`` (the better the teacher, the higher the
             group), ``'best_low'``, ``'random'`` (by ``seed``), or the index of the group for each
@@ -61,13 +65,16 @@ class GroupHints(Method):
     def __init__(
         self,
         student_groups: str | Sequence[str],
-        teacher_taps: str | Sequence[str],
+        teacher_taps: str | Sequence[str] = (),
         loss_weight: float = 1.0,
         mapping: str | Sequence[int] = 'best_high',
         seed: int = 0,
         teacher_channels: Sequence[int] | None = None,
     ) -> None:
         super().__init__(loss_weight=loss_weight)
+        if isinstance(student_groups, str) and student_groups in WORDS:
+            teacher_taps = teacher_taps or 'last'
+        self._mapping = mapping, seed
         groups = (student_groups,) if isinstance(student_groups, str) else tuple(student_groups)
         for key, taps in (('student_groups', groups), ('teacher_taps', teacher_taps)):
             if not taps:
@@ -78,6 +85,21 @@ class GroupHints(Method):
         self.teacher_channels = teacher_channels
         self.group_mapping = GroupMapping(mapping, len(groups), seed)
         self.regressors = nn.ModuleList()
+
+    def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> None:
+        if len(self.student_groups) == 1 and self.student_groups[0] in WORDS:
+            with config_key('student_groups'):
+                levels = student.levels(self.student_groups[0])
+            self.student_groups = tuple(level.tap for level in levels)
+            self.group_mapping = GroupMapping(self._mapping[0], len(levels), self._mapping[1])
+            shown = ', '.join(map(str, levels))
+            print_log(f'Groups of {student.key} for hints: {shown}.', logger='current')
+        if isinstance(self.teacher_taps, str) and self.teacher_taps in WORDS:
+            with config_key('teacher_taps'):
+                last = [teacher.levels(self.teacher_taps)[-1] for teacher in teachers]
+            self.teacher_taps = tuple(level.tap for level in last)
+            for teacher, level in zip(teachers, last, strict=True):
+                print_log(f'Hints from {level} of {teacher.key}.', logger='current')
 
     def requests(self, num_teachers: int) -> Requests:
         return Requests(self.student_groups, tuple((tap,) for tap in self._taps(num_teachers)))

@@ -49,7 +49,7 @@ class Hint(PairedMethod):
     loss_name = 'loss_hint'
     maps_only = False
 
-    def __init__(self, pairs: Sequence[Mapping[str, Any]], loss_weight: float = 1.0) -> None:
+    def __init__(self, pairs: Sequence[Mapping[str, Any]] | str, loss_weight: float = 1.0) -> None:
         super().__init__(pairs, loss_weight=loss_weight)
         self.regressors = nn.ModuleList()
 

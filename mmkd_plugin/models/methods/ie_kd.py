@@ -102,7 +102,7 @@ class IEKD(PairedMethod):
 
     def __init__(
         self,
-        pairs: Sequence[Mapping[str, Any]],
+        pairs: Sequence[Mapping[str, Any]] | str,
         knowledge: str = 'factor',
         inherit_weight: float = 50.0,
         explore_weight: float = 50.0,
@@ -135,8 +135,7 @@ class IEKD(PairedMethod):
             )
         self._split = mapping('split', split, "dict(ratio=0.5, mode='random', seed=0)")
         self.splits = nn.ModuleList()
-        norms = torch.zeros(len(self.pairs), len(PARTS))
-        self.register_buffer('gradient_norms', norms, persistent=False)
+        self.register_buffer('gradient_norms', torch.zeros(0, len(PARTS)), persistent=False)
 
     @property
     def auxiliary(self) -> nn.Module | None:
@@ -145,6 +144,7 @@ class IEKD(PairedMethod):
     def build_connectors(
         self, channels: Sequence[tuple[int, int]], teachers: Sequence[TeacherProbe]
     ) -> None:
+        self.gradient_norms = self.gradient_norms.new_zeros(len(self.pairs), len(PARTS))
         parts: dict[str, list[int]] = {part: [] for part in PARTS if self.weights[part]}
         for source, _ in channels:
             split = construct('split', ChannelSplit, dict(channels=source, **self._split))

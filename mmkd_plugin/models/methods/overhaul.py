@@ -56,7 +56,7 @@ class Overhaul(PairedMethod):
     loss_name = 'loss_overhaul'
     pair_keys = ('norm',)
 
-    def __init__(self, pairs: Sequence[Mapping[str, Any]], loss_weight: float = 1.0) -> None:
+    def __init__(self, pairs: Sequence[Mapping[str, Any]] | str, loss_weight: float = 1.0) -> None:
         super().__init__(pairs, loss_weight=loss_weight)
         self.connectors = nn.ModuleList()
         self.margins = Margins(self.pairs)
@@ -97,6 +97,12 @@ class Margins(nn.Module):
     def __init__(self, pairs: Sequence[Pair]) -> None:
         super().__init__()
         self._pairs = pairs
+        if not pairs:
+            raise ConfigError(
+                'pairs',
+                'must name the taps before a ReLU, and the norm before it',
+                "Write dict(student=…, teacher=…, norm='backbone.layer3.2.bn2') each.",
+            )
         for number, pair in enumerate(pairs):
             if not isinstance(pair.norm, str):
                 raise ConfigError(

@@ -5,8 +5,10 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ClassVar
 
+from mmengine.logging import print_log
 from torch import Tensor
 
+from mmkd_plugin.adapters.levels import WORDS, LevelFinder, paired_levels
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.adapters.reduction import Reduction
 from mmkd_plugin.errors import ConfigError, config_key
@@ -49,7 +51,8 @@ class PairedMethod(Method):
     Args:
         pairs: ``dict(student='backbone.layer2', teacher='backbone.layer2')`` each; ``index``
             chooses the teacher (0). ``student_channels`` and ``teacher_channels`` are inferred, and
-            checked if they are stated.
+            checked if they are stated. Or one word, which chooses the taps: ``'stages'``,
+            ``'neck'`` or ``'last'``, see :class:`~mmkd_plugin.adapters.levels.LevelFinder`.
         weights: See :class:`~mmkd_plugin.models.methods.Method`.
 
     Raises:
@@ -65,12 +68,17 @@ class PairedMethod(Method):
 
     loss_weight: float
 
-    def __init__(self, pairs: Sequence[Mapping[str, Any]], **weights: float) -> None:
+    def __init__(self, pairs: Sequence[Mapping[str, Any]] | str, **weights: float) -> None:
         super().__init__(**weights)
-        if not isinstance(pairs, (list, tuple)) or not pairs:
-            raise ConfigError('pairs', 'must be a list of dict(student=…, teacher=…)', found=pairs)
-        self.pairs = [self._parse(f'pairs[{n}]', pair) for n, pair in enumerate(pairs)]
-        self._reduced = [''] * len(pairs)
+        #: The word in place of pairs; '' if they were stated, or are chosen.
+        self.word = pairs if isinstance(pairs, str) and pairs in WORDS else ''
+        if not self.word and (not isinstance(pairs, (list, tuple)) or not pairs):
+            words = ', '.join(map(repr, WORDS))
+            problem = f'must be a list of dict(student=…, teacher=…), or one of {words}'
+            raise ConfigError('pairs', problem, found=pairs)
+        given = () if self.word else pairs
+        self.pairs = [self._parse(f'pairs[{n}]', pair) for n, pair in enumerate(given)]
+        self._reduced: list[str] = []
 
     def _parse(self, key: str, config: Any) -> Pair:
         if not isinstance(config, Mapping):
@@ -90,6 +98,21 @@ class PairedMethod(Method):
                     found=value,
                 )
         return Pair(**config)
+
+    def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> None:
+        if not self.word:
+            return
+        for index, teacher in enumerate(teachers):
+            with config_key('pairs'):
+                levels = paired_levels(student, teacher, self.word)
+            for own, other in levels:
+                self.pairs.append(Pair(own.tap, other.tap, index))
+                print_log(
+                    f'{type(self).__name__} pairs {own} of {student.key} with {other} of '
+                    f'{teacher.key}.',
+                    logger='current',
+                )
+        self.word = ''
 
     def requests(self, num_teachers: int) -> Requests:
         for number, pair in enumerate(self.pairs):
@@ -115,6 +138,7 @@ class PairedMethod(Method):
                 channels.append(self._channels(pair, *maps))
             log_strides(student, pair.student, teachers[pair.index], pair.teacher)
         self.build_connectors(channels, teachers)
+        self._reduced = [''] * len(self.pairs)
         for number, pair in enumerate(self.pairs):
             name, teacher = self.reduction_name(number), teachers[pair.index]
             if name and teacher.frozen:
@@ -175,7 +199,7 @@ class PairedMethod(Method):
         """Yield each pair's maps, of the student and of its teacher, the latter reduced."""
         for number, pair in enumerate(self.pairs):
             own, output = student.feature(pair.student), teachers[pair.index]
-            stored = output.features.get(self._reduced[number])
+            stored = output.features.get(self._reduced[number]) if self._reduced else None
             if stored is None:
                 stored = self.reduce(number, output.feature(pair.teacher))
             yield own, stored
