@@ -4,6 +4,7 @@ from mmkd_plugin.models.methods.amtml_kd import AMTMLKD
 from mmkd_plugin.models.methods.angle_transfer import AngleTransfer
 from mmkd_plugin.models.methods.attention_transfer import AttentionTransfer
 from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.bckd import BCKD
 from mmkd_plugin.models.methods.factor_transfer import FactorTransfer
 from mmkd_plugin.models.methods.feature_method import FeatureMethod
 from mmkd_plugin.models.methods.group_hints import GroupHints
@@ -17,6 +18,7 @@ from mmkd_plugin.models.methods.soft_target import SoftTarget
 
 __all__ = [
     'AMTMLKD',
+    'BCKD',
     'IEKD',
     'AngleTransfer',
     'AttentionTransfer',
