@@ -115,7 +115,7 @@ def giou_loss(
 
     Args:
         student_boxes: Corners (x1, y1, x2, y2), (R, 4). Receives the gradient.
-        teacher_boxes: Of the same shape. Receives no gradient.
+        teacher_boxes: The same shape. Receives no gradient.
         weights: The factor of each row instead of 1/R, (R,).
 
     Returns:

@@ -9,6 +9,7 @@ from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.boxes import BoxOutputs, Levels
 from mmkd_plugin.errors import ConfigError, positive_number
 from mmkd_plugin.models.losses import binary_quality_loss, giou_loss
+from mmkd_plugin.models.losses.functional import at_least_float32
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.outputs import ClassScores, NetworkOutput
 from mmkd_plugin.registry import MODELS
@@ -87,13 +88,17 @@ class BCKD(Method):
         own, other = student.scores.on_levels(levels), teacher.scores.on_levels(levels)
         with torch.no_grad():
             weights = _weights(own, other)
-            difference = (other.logits.float().sigmoid() - own.logits.float().sigmoid()).abs()
+            student_logits, teacher_logits = at_least_float32(own.logits, other.logits)
+            difference = (teacher_logits.sigmoid() - student_logits.sigmoid()).abs()
         logits = own.logits.flatten(0, 1), other.logits.flatten(0, 1)
         scores = binary_quality_loss(*logits, float(self.beta), weights)
         losses = {'loss_scores': self.score_weight * scores}
         if student.boxes is not None and teacher.boxes is not None and self._boxes:
-            corners = [_corners(one.on_levels(levels)) for one in (student.boxes, teacher.boxes)]
-            of_boxes = giou_loss(*corners, weights * difference.amax(dim=2).flatten())
+            of_boxes = giou_loss(
+                _corners(student.boxes.on_levels(levels)),
+                _corners(teacher.boxes.on_levels(levels)),
+                weights * difference.amax(dim=2).flatten(),
+            )
             losses['loss_boxes'] = self.box_weight * of_boxes
         return losses
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.classification import built
@@ -66,9 +68,18 @@ def test_boxes_that_cannot_be_decoded_are_refused() -> None:
         built(BCKD(), output, [output])
 
 
-def test_real_detector_learns_from_scores_and_boxes(tmp_path) -> None:
-    model = distiller(tmp_path, detector('gfl'), methods=dict(bckd=dict(type='BCKD')))
-    losses = losses_of(model, batch_for('gfl'))
+@pytest.mark.parametrize('family', ['gfl', 'fcos'])
+def test_real_detector_learns_from_scores_and_boxes(tmp_path: Path, family: str) -> None:
+    model = distiller(tmp_path, detector(family), methods=dict(bckd=dict(type='BCKD')))
+    losses = losses_of(model, batch_for(family))
     assert losses['bckd.loss_scores'] > 0
     assert losses['bckd.loss_boxes'] > 0
     total(model, losses).backward()
+
+
+def test_detector_of_deltas_learns_from_scores_alone(tmp_path: Path) -> None:
+    method = dict(type='BCKD', box_weight=0.0)
+    model = distiller(tmp_path, detector('retinanet'), methods=dict(bckd=method))
+    losses = losses_of(model, batch_for('retinanet'))
+    assert losses['bckd.loss_scores'] > 0
+    assert 'bckd.loss_boxes' not in losses
