@@ -3,6 +3,11 @@
 from mmkd_plugin.models.losses.angle import angle_loss
 from mmkd_plugin.models.losses.attention_transfer import attention_transfer_loss
 from mmkd_plugin.models.losses.cka import cka_loss, linear_cka
+from mmkd_plugin.models.losses.dense_heads import (
+    binary_quality_loss,
+    giou_loss,
+    localization_loss,
+)
 from mmkd_plugin.models.losses.dist import dist_loss
 from mmkd_plugin.models.losses.distance import distance_loss, relation_distance_loss
 from mmkd_plugin.models.losses.dkd import dkd_loss
@@ -27,6 +32,7 @@ __all__ = [
     'RelationLoss',
     'angle_loss',
     'attention_transfer_loss',
+    'binary_quality_loss',
     'binary_soft_target_kl',
     'cka_loss',
     'dist_loss',
@@ -35,8 +41,10 @@ __all__ = [
     'exploration_loss',
     'factor_cosine',
     'factor_distance',
+    'giou_loss',
     'hint_loss',
     'linear_cka',
+    'localization_loss',
     'logit_mimic_loss',
     'loss_module',
     'nkd_loss',

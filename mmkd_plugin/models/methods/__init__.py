@@ -4,6 +4,7 @@ from mmkd_plugin.models.methods.amtml_kd import AMTMLKD
 from mmkd_plugin.models.methods.angle_transfer import AngleTransfer
 from mmkd_plugin.models.methods.attention_transfer import AttentionTransfer
 from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.bckd import BCKD
 from mmkd_plugin.models.methods.dist import DIST
 from mmkd_plugin.models.methods.dkd import DKD
 from mmkd_plugin.models.methods.factor_transfer import FactorTransfer
@@ -22,6 +23,7 @@ from mmkd_plugin.models.methods.soft_target import SoftTarget
 
 __all__ = [
     'AMTMLKD',
+    'BCKD',
     'DIST',
     'DKD',
     'IEKD',

@@ -96,6 +96,12 @@ def sigmoid_targets(n: int) -> tuple[Tensor, ...]:
     return normal(n, 5), normal(n, 5).sigmoid()
 
 
+def boxes(n: int) -> tuple[Tensor, ...]:
+    corners = normal(2, n, 2)
+    sizes = normal(2, n, 2).abs() + 0.5
+    return tuple(torch.cat([corners, corners + sizes], dim=2))
+
+
 def locations(n: int) -> tuple[Tensor, ...]:
     return normal(3 * n, 2).sigmoid(), torch.arange(n).repeat(3), (normal(n, 2) > 0).double()
 
@@ -165,6 +171,9 @@ def cases() -> list[Case]:
             dict(temperature=NO_NUMBER, gamma=NO_WEIGHT),
         ),
         Case(losses.logit_mimic_loss, vectors, NOT_LOGITS, module='LogitMimicLoss'),
+        Case(losses.binary_quality_loss, vectors, NOT_LOGITS, dict(beta=1.5), dict(beta=NO_NUMBER)),
+        Case(losses.localization_loss, vectors, NOT_LOGITS, dict(temperature=2.0), temperature),
+        Case(losses.giou_loss, boxes, (((4, 4), (3, 4)), ((4, 3), (4, 3)), ((4,), (4,)))),
         Case(
             losses.attention_transfer_loss,
             maps_of_other_channels,

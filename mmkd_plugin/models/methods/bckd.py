@@ -1,0 +1,129 @@
+"""BCKD: binary quality of class scores, and GIoU of boxes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmkd_plugin.adapters.probe import Probe, TeacherProbe
+from mmkd_plugin.boxes import BoxOutputs, Levels
+from mmkd_plugin.errors import ConfigError, positive_number
+from mmkd_plugin.models.losses import binary_quality_loss, giou_loss
+from mmkd_plugin.models.losses.functional import at_least_float32
+from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.outputs import ClassScores, NetworkOutput
+from mmkd_plugin.registry import MODELS
+
+_BACKGROUND = 0.05
+
+
+@MODELS.register_module()
+class BCKD(Method):
+    r"""Transfer sigmoid scores as binary tasks, and boxes by their GIoU.
+
+    .. math:: L = \frac{1}{Z} \sum_a \left( w_s \sum_c |p_{ac} - q_{ac}|^\beta
+                  \mathrm{BCE}(q_{ac}, p_{ac}) + w_b \max_c |p_{ac} - q_{ac}|\,
+                  (1 - \mathrm{GIoU}_a) \right)
+
+    The sum runs over the locations of all images, without padding. Several teachers have the mean
+    of their losses. The authors' code divides by the student's number of positives, which
+    a method does not receive. Here :math:`Z` is the sum of the teacher's confidences of at least
+    0.05, and at least 1, so the scale of the loss differs from theirs.
+
+    Args:
+        score_weight: :math:`w_s`.
+        box_weight: :math:`w_b`. Heads must output distances or distributions, as FCOS and GFL do.
+            Set it to 0 for heads that output deltas of anchors, as RetinaNet and ATSS.
+        beta: :math:`\beta`, above 0.
+
+    Raises:
+        ConfigError: If a number is out of range, or in :meth:`build` if the heads do not fit.
+
+    Reference:
+        Yang et al., Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object
+        Detection, ICCV 2023 (arXiv 2308.14286).
+    """
+
+    score_weight: float
+    box_weight: float
+
+    def __init__(
+        self, score_weight: float = 1.0, box_weight: float = 4.0, beta: float = 1.0
+    ) -> None:
+        super().__init__(score_weight=score_weight, box_weight=box_weight)
+        self.beta = positive_number('beta', beta)
+        self._boxes = bool(self.box_weight)
+
+    def requests(self, num_teachers: int) -> Requests:
+        return Requests(teachers=((),) * num_teachers, scores=True, boxes=self._boxes)
+
+    def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
+        scores, boxes = student.output.scores, student.output.boxes
+        assert scores is not None
+        if not scores.levels or scores.activation != 'sigmoid':
+            raise ConfigError(
+                'type',
+                f'BCKD needs a dense head with sigmoid scores, but the student outputs {scores}',
+                'Use SoftTarget.',
+                found='BCKD',
+            )
+        if self._boxes and (boxes is None or boxes.kind == 'delta'):
+            raise ConfigError(
+                'box_weight',
+                f'must be 0, as the boxes of the student cannot be decoded: {boxes}',
+                found=self.box_weight,
+            )
+
+    def forward(
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        found = [self._losses(student, teacher) for teacher in teachers]
+        names = found[0].keys()
+        return {name: torch.stack([one[name] for one in found]).mean() for name in names}
+
+    def _losses(self, student: NetworkOutput, teacher: NetworkOutput) -> dict[str, Tensor]:
+        assert student.scores is not None
+        assert teacher.scores is not None
+        levels = _common(student.scores.levels, teacher.scores.levels)
+        own, other = student.scores.on_levels(levels), teacher.scores.on_levels(levels)
+        with torch.no_grad():
+            weights = _weights(own, other)
+            student_logits, teacher_logits = at_least_float32(own.logits, other.logits)
+            difference = (teacher_logits.sigmoid() - student_logits.sigmoid()).abs()
+        logits = own.logits.flatten(0, 1), other.logits.flatten(0, 1)
+        scores = binary_quality_loss(*logits, float(self.beta), weights)
+        losses = {'loss_scores': self.score_weight * scores}
+        if student.boxes is not None and teacher.boxes is not None and self._boxes:
+            of_boxes = giou_loss(
+                _corners(student.boxes.on_levels(levels)),
+                _corners(teacher.boxes.on_levels(levels)),
+                weights * difference.amax(dim=2).flatten(),
+            )
+            losses['loss_boxes'] = self.box_weight * of_boxes
+        return losses
+
+
+def _common(one: Levels, other: Levels) -> Levels:
+    """Return the rows and columns that two networks share."""
+    pairs = zip(one, other, strict=True)
+    return tuple((min(a[0], b[0]), min(a[1], b[1]), a[2]) for a, b in pairs)
+
+
+def _weights(own: ClassScores, other: ClassScores) -> Tensor:
+    """Return 1/Z for each location outside the padding, (N * A,)."""
+    confidence = other.confidence()
+    valid = torch.ones_like(confidence) if own.valid is None else own.valid.to(confidence)
+    total = (confidence * (confidence >= _BACKGROUND) * valid).sum().clamp_min(1.0)
+    return (valid / total).flatten()
+
+
+def _corners(boxes: BoxOutputs) -> Tensor:
+    """Return corners relative to the point of each location, (N * A, 4).
+
+    GIoU is the same in strides and in pixels, so distributions stay in strides.
+    """
+    values = boxes.values.to(torch.promote_types(boxes.values.dtype, torch.float32))
+    if boxes.kind == 'distribution':
+        steps = torch.arange(boxes.bins, dtype=values.dtype, device=values.device)
+        values = values.softmax(dim=3) @ steps
+    return (values * values.new_tensor([-1.0, -1.0, 1.0, 1.0])).flatten(0, 1)
