@@ -3,13 +3,16 @@
 from mmkd_plugin.models.losses.angle import angle_loss
 from mmkd_plugin.models.losses.attention_transfer import attention_transfer_loss
 from mmkd_plugin.models.losses.cka import cka_loss, linear_cka
+from mmkd_plugin.models.losses.cwd import cwd_loss
 from mmkd_plugin.models.losses.distance import distance_loss
 from mmkd_plugin.models.losses.exploration import exploration_loss
 from mmkd_plugin.models.losses.factor_distance import factor_cosine, factor_distance
 from mmkd_plugin.models.losses.hint import hint_loss
 from mmkd_plugin.models.losses.logit_mimic import logit_mimic_loss
 from mmkd_plugin.models.losses.loss_module import FeatureLoss, RelationLoss, loss_module
+from mmkd_plugin.models.losses.mgd import mgd_loss
 from mmkd_plugin.models.losses.overhaul import overhaul_loss, overhaul_margin
+from mmkd_plugin.models.losses.pkd import pkd_loss
 from mmkd_plugin.models.losses.presence import presence_loss
 from mmkd_plugin.models.losses.reconstruction import reconstruction_loss, relative_error
 from mmkd_plugin.models.losses.soft_target import (
@@ -25,6 +28,7 @@ __all__ = [
     'attention_transfer_loss',
     'binary_soft_target_kl',
     'cka_loss',
+    'cwd_loss',
     'distance_loss',
     'exploration_loss',
     'factor_cosine',
@@ -33,8 +37,10 @@ __all__ = [
     'linear_cka',
     'logit_mimic_loss',
     'loss_module',
+    'mgd_loss',
     'overhaul_loss',
     'overhaul_margin',
+    'pkd_loss',
     'presence_loss',
     'reconstruction_loss',
     'relative_error',
