@@ -33,15 +33,12 @@ class GlobalContext(nn.Module):
         super().__init__()
         middle = max(positive_integer('channels', channels) // 2, 1)
         self.attention = nn.Conv2d(channels, 1, kernel_size=1)
+        last = nn.Linear(middle, channels)
         self.transform = nn.Sequential(
-            nn.Linear(channels, middle),
-            nn.LayerNorm(middle),
-            nn.ReLU(inplace=True),
-            nn.Linear(middle, channels),
+            nn.Linear(channels, middle), nn.LayerNorm(middle), nn.ReLU(inplace=True), last
         )
         nn.init.kaiming_normal_(self.attention.weight, mode='fan_in', nonlinearity='relu')
         nn.init.zeros_(self.attention.bias)  # type: ignore[arg-type]
-        last = self.transform[-1]
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 

@@ -184,7 +184,7 @@ class Distiller(TransparentModel):
         )
         batch = dict(inputs=inputs, data_samples=data_samples, teacher_inputs=teacher_inputs)
         teachers = self.observe_teachers(batch, student.rois, requests)
-        labels = batch_labels(self.tapped.adapter, data_samples, requests)
+        labels = batch_labels(adapter, data_samples, requests)
         if fresh:
             outputs = {one.key: out for one, out in zip(self.teachers, teachers, strict=True)}
             first_batch = Batch(inputs, data_samples, student, outputs)

@@ -53,6 +53,7 @@ class AMTMLKD(Method):
         locations: Weights of the locations of detectors; see
             :class:`~mmkd_plugin.models.methods.location_weights.LocationWeights`.
         teacher_channels: Channels of the teachers' maps; checked if stated.
+        hint_loss: Config of another loss of the hints, such as ``dict(type='CWDLoss')``.
 
     Raises:
         ConfigError: If a number is out of range, taps of hints are missing, or there are fewer
@@ -100,6 +101,7 @@ class AMTMLKD(Method):
         angle_locations: int = 64,
         locations: Mapping[str, Any] | None = None,
         teacher_channels: Sequence[int] | None = None,
+        hint_loss: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(kd_weight=kd_weight, angle_weight=angle_weight, hint_weight=hint_weight)
         self.gather_angles = bool(gather_angles)
@@ -107,7 +109,13 @@ class AMTMLKD(Method):
         self.hints: GroupHints | None = None
         if self.hint_weight > 0:
             self.hints = GroupHints(
-                student_groups, teacher_taps, self.hint_weight, mapping, seed, teacher_channels
+                student_groups,
+                teacher_taps,
+                self.hint_weight,
+                mapping,
+                seed,
+                teacher_channels,
+                hint_loss,
             )
         mixture = TeacherMixture(
             weighting,

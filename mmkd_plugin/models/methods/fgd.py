@@ -53,6 +53,8 @@ class FGD(ConnectedMethod):
         Yang et al., Focal and Global Knowledge Distillation for Detectors, CVPR 2022.
     """
 
+    relation_weight: float
+
     def __init__(
         self,
         pairs: Sequence[Mapping[str, Any]],
@@ -80,7 +82,7 @@ class FGD(ConnectedMethod):
         self, channels: Sequence[tuple[int, int]], teachers: Sequence[TeacherProbe]
     ) -> None:
         super().build_connectors(channels, teachers)
-        if not self.stated_weights[-1]:  # parameters without gradient would stop DDP
+        if not self.relation_weight:  # parameters without gradient would stop DDP
             return
         for _, target in channels:
             self.contexts.append(nn.ModuleList(GlobalContext(target) for _ in range(2)))
