@@ -179,9 +179,8 @@ class Distiller(TransparentModel):
         fresh = requests.keys() - self._seen
         with self.tapped.recording(inputs, data_samples) as recording:
             losses = task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
-        student = with_objects(
-            recording.output, self.tapped.adapter, inputs, data_samples, requests
-        )
+        adapter = self.tapped.adapter
+        student = with_objects(recording.output, adapter, inputs, data_samples, requests)
         batch = dict(inputs=inputs, data_samples=data_samples, teacher_inputs=teacher_inputs)
         teachers = self.observe_teachers(batch, student.rois, requests)
         labels = batch_labels(adapter, data_samples, requests)

@@ -23,15 +23,15 @@ def fgd_attention(x: Tensor, temperature: float = 0.5) -> tuple[Tensor, Tensor]:
         (N, 1, H, W) and (N, C, 1, 1), of mean 1 in each image.
 
     Example:
-        >>> places, channels = fgd_attention(torch.ones(2, 3, 4, 4))
-        >>> places.shape, channels.shape, places.unique(), channels.unique()
+        >>> locations, channels = fgd_attention(torch.ones(2, 3, 4, 4))
+        >>> locations.shape, channels.shape, locations.unique(), channels.unique()
         (torch.Size([2, 1, 4, 4]), torch.Size([2, 3, 1, 1]), tensor([1.]), tensor([1.]))
     """
     size, energy = x.shape, x.abs()
-    of_places = (energy.mean(dim=1) / temperature).flatten(1).softmax(dim=1)
+    of_locations = (energy.mean(dim=1) / temperature).flatten(1).softmax(dim=1)
     of_channels = (energy.mean(dim=(2, 3)) / temperature).softmax(dim=1)
-    places = (size[2] * size[3] * of_places).view(size[0], 1, *size[2:])
-    return places, (size[1] * of_channels)[..., None, None]
+    locations = (size[2] * size[3] * of_locations).view(size[0], 1, *size[2:])
+    return locations, (size[1] * of_channels)[..., None, None]
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from torch import Tensor
 from mmkd_plugin.models.losses.functional import align, wrong_shapes
 from mmkd_plugin.models.losses.loss_module import loss_module
 
-_PLACES = (0, 2, 3)
+_LOCATIONS = (0, 2, 3)
 
 
 @loss_module('PKDLoss')
@@ -52,9 +52,9 @@ def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _standardised(x: Tensor) -> Tensor:
-    mean = x.mean(dim=_PLACES, keepdim=True)
+    mean = x.mean(dim=_LOCATIONS, keepdim=True)
     centred = x - mean
-    variance = centred.square().mean(dim=_PLACES, keepdim=True)
+    variance = centred.square().mean(dim=_LOCATIONS, keepdim=True)
     # The mean of a constant channel is rounded: what is left is no deviation.
     rounding = 16 * torch.finfo(x.dtype).eps * mean.detach().abs()
     constant = variance.detach() <= rounding.square().clamp_min(torch.finfo(x.dtype).tiny)

@@ -30,7 +30,7 @@ class FGD(ConnectedMethod):
 
     Args:
         pairs: See :class:`~mmkd_plugin.models.methods.paired.PairedMethod`: levels of the pyramid.
-        temperature: Of the attention.
+        temperature: Temperature of the attention.
         foreground_weight: :math:`\alpha`.
         background_weight: :math:`\beta`.
         attention_weight: :math:`\gamma`.
