@@ -109,6 +109,7 @@ NOT_ALIGNED = (
     ((4, 3), (2, 3)),
     ((4, 3, 2), (4, 3, 2)),
 )
+NOT_MAPS = (*NOT_ALIGNED, ((4, 3), (4, 3)))
 NOT_ROWS = (((4, 3), (5, 3)), ((4, 3, 1), (4, 3)), ((4, 3), (4, 3, 1)))
 NOT_LOGITS = (((4, 3), (4, 1)), ((2, 3), (2, 4)), ((4,), (4,)))
 NO_FEATURES = (((4, 3), (5, 3)), ((4,), (4, 3)), ((4, 3), (4,)))
@@ -135,6 +136,9 @@ def cases() -> list[Case]:
         Case(losses.linear_cka, few_features, NO_FEATURES, shared=True),
         Case(losses.hint_loss, maps, NOT_ALIGNED, module='HintLoss'),
         Case(losses.hint_loss, vectors, NOT_ALIGNED, module='HintLoss'),
+        Case(losses.pkd_loss, maps, NOT_MAPS, module='PKDLoss'),
+        Case(losses.cwd_loss, maps, NOT_MAPS, dict(temperature=2.0), temperature, 'CWDLoss'),
+        Case(losses.mgd_loss, maps, NOT_MAPS, module='MGDLoss'),
         Case(losses.logit_mimic_loss, vectors, NOT_LOGITS, module='LogitMimicLoss'),
         Case(
             losses.attention_transfer_loss,
