@@ -121,5 +121,5 @@ def test_extreme_maps_are_finite(dtype: torch.dtype, fill: float, size: tuple[in
 def test_wrong_shapes_are_refused() -> None:
     x, mask = torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4)
     for wrong in ((x, x[:, :1], mask, mask), (x, x, mask[0], mask), (x, x, mask, mask[:, :, :1])):
-        with pytest.raises(ValueError, match='^fgd_focal_losses: '):
+        with pytest.raises(ValueError, match=r'^fgd_focal_losses: '):
             fgd_focal_losses(*wrong)

@@ -1,6 +1,5 @@
 """PKD, CWD, MGD and FGD in small distillers of classifiers and detectors, and alone."""
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from helpers.classification import built, output
 from helpers.errors import ANY, raises_config_error
 from mmengine.registry import MODELS as ROOT_MODELS
 
+from mmkd_plugin.engine.optim_wrappers import PeerOptimWrappers
 from mmkd_plugin.models.connectors.global_context import GlobalContext
 from mmkd_plugin.models.losses import cwd_loss, hint_loss, mgd_loss, pkd_loss
 from mmkd_plugin.models.losses.fgd import fgd_focal_losses, object_masks
-from mmkd_plugin.models.methods import CWD, FGD, MGD, PKD, GroupHints
+from mmkd_plugin.models.methods import AMTMLKD, CWD, FGD, MGD, PKD, GroupHints
 from mmkd_plugin.outputs import NetworkOutput, ObjectBoxes
 
 PAIR = [dict(student='a', teacher='a')]
@@ -127,8 +127,8 @@ def test_global_context_equals_loops() -> None:
         scores = [(block.attention.weight[0, :, 0, 0] @ x[n, :, i, j]) for i in range(2)
                   for j in range(3)]  # fmt: skip
         weights = torch.stack(scores).float().softmax(dim=0).double()
-        places = [x[n, :, i, j] for i in range(2) for j in range(3)]
-        context = sum(w * one for w, one in zip(weights, places, strict=True))
+        vectors = [x[n, :, i, j] for i in range(2) for j in range(3)]
+        context = sum(w * one for w, one in zip(weights, vectors, strict=True))
         expected = x[n] + block.transform(context)[:, None, None]
         torch.testing.assert_close(found[n], expected)
 
@@ -211,12 +211,43 @@ def test_boxes_are_those_of_the_padded_images(tmp_path: Path) -> None:
     assert seen[0].size == (96, 96)
 
 
-@pytest.mark.parametrize('name', [*LOSSES])
-def test_peers_learn_from_each_other(name: str) -> None:
-    config = small.detector('gfl')
-    peers = [dict(name=one, model=copy.deepcopy(config)) for one in ('first', 'second')]
-    methods = dict(m=dict(type=name, pairs=PYRAMID))
-    model = ROOT_MODELS.build(dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=methods))
-    for seed, peer in enumerate(model.peers):
-        small.varied(peer.network, seed)
-    from test_peer_steps import step  # noqa: F401
+@pytest.mark.slow
+@pytest.mark.parametrize('order', ['alternating', 'simultaneous'])
+def test_peers_learn_from_each_other(order: str) -> None:
+    peers = [dict(name=name, model=small.detector('gfl')) for name in 'ab']
+    methods = {name.lower(): dict(type=name, pairs=PYRAMID) for name in LOSSES}
+    config = dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=methods, order=order)
+    model = ROOT_MODELS.build(config)
+    for seed, name in enumerate('ab'):
+        small.varied(model.network(name), seed)
+    wrappers = PeerOptimWrappers(dict(optimizer=dict(type='SGD', lr=1e-4)))(model.train())
+    logged = model.train_step(small.batch_for('gfl'), wrappers)
+    for peer in 'ab':
+        for name, parts in LOSSES.items():
+            assert all(logged[f'{peer}.{name.lower()}.{part}'] > 0 for part in parts)
+
+
+def test_group_hints_take_another_loss() -> None:
+    student = output(low=torch.randn(2, 4, 8, 8), high=torch.randn(2, 6, 4, 4))
+    teachers = [output(last=torch.randn(2, 5, 4, 4)) for _ in range(2)]
+    options = dict(mapping=[0, 1], loss_weight=3.0)
+    hints = built(GroupHints(['low', 'high'], 'last', **options), student, teachers)
+    config = dict(type='CWDLoss', temperature=2.0)
+    other = built(GroupHints(['low', 'high'], 'last', loss=config, **options), student, teachers)
+    other.regressors.load_state_dict(hints.regressors.state_dict())
+    maps = [
+        (regressor(student.feature(tap), (4, 4)), teacher.feature('last'))
+        for regressor, tap, teacher in zip(hints.regressors, ('low', 'high'), teachers, strict=True)
+    ]
+    for method, loss in ((hints, hint_loss), (other, lambda s, t: cwd_loss(s, t, 2.0))):
+        expected = 3 * sum(loss(*pair) for pair in maps)
+        torch.testing.assert_close(method(student, teachers, None)['loss_hint'], expected)
+    with raises_config_error('loss.type', 'CKALoss', fix='RelationMethod'):
+        GroupHints(['low'], 'last', loss=dict(type='CKALoss'))
+
+
+def test_amtml_kd_takes_another_loss_of_its_hints() -> None:
+    options = dict(student_groups=['low'], teacher_taps='last', mapping=[0])
+    assert isinstance(AMTMLKD(**options).hints, GroupHints)
+    hints = AMTMLKD(**options, hint_loss=dict(type='CWDLoss', loss_weight=5.0)).hints
+    assert hints is not None and repr(hints.loss) == 'CWDLoss(loss_weight=5.0, temperature=1.0)'
