@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+DOCS = [*(ROOT / 'docs').glob('*.md'), *(ROOT / 'docs/methods').glob('*.md')]
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(DOCS)]
 MODULE = re.compile(r'\bmmkd_plugin(?:\.[a-z_]\w*)+(?:\.[A-Z]\w*)?\b')
 every_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 

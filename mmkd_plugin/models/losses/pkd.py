@@ -52,10 +52,12 @@ def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _standardised(x: Tensor) -> Tensor:
-    mean = x.mean(dim=_LOCATIONS, keepdim=True)
-    centred = x - mean
-    variance = centred.square().mean(dim=_LOCATIONS, keepdim=True)
-    # The mean of a constant channel is rounded: what is left is no deviation.
-    rounding = 16 * torch.finfo(x.dtype).eps * mean.detach().abs()
-    constant = variance.detach() <= rounding.square().clamp_min(torch.finfo(x.dtype).tiny)
-    return centred * variance.masked_fill(constant, torch.inf).rsqrt()
+    with torch.no_grad():
+        variance, mean = torch.var_mean(x, dim=_LOCATIONS, keepdim=True, correction=0)
+        # The mean of a constant channel is rounded: what is left is no deviation.
+        rounding = 16 * torch.finfo(x.dtype).eps * mean.abs()
+        constant = variance <= rounding.square().clamp_min(torch.finfo(x.dtype).tiny)
+    standardised = torch.batch_norm(
+        x, None, None, None, None, True, 0.0, torch.finfo(x.dtype).tiny, False
+    )
+    return standardised.masked_fill(constant, 0.0)
