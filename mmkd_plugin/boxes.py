@@ -87,3 +87,16 @@ def cut(values: Tensor, own: Levels, levels: Levels) -> Tensor:
         for part, size, (rows, columns, _) in zip(parts, own, levels, strict=True)
     ]
     return torch.cat(kept, dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectBoxes:
+    """Boxes of the annotated objects of a batch, in pixels of the padded images.
+
+    Args:
+        boxes: Corners (left, top, right, bottom) of each image's objects, (M, 4) each.
+        size: (height, width) of the padded images.
+    """
+
+    boxes: tuple[Tensor, ...]
+    size: tuple[int, int]

@@ -6,9 +6,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from mmkd_plugin.boxes import BoxOutputs, Levels, cut, show_levels
+from mmkd_plugin.boxes import BoxOutputs, Levels, ObjectBoxes, cut, show_levels
 
-__all__ = ['BoxOutputs', 'ClassScores', 'Levels', 'NetworkOutput', 'ScoreRows', 'score_rows']
+__all__ = [
+    'BoxOutputs',
+    'ClassScores',
+    'Levels',
+    'NetworkOutput',
+    'ObjectBoxes',
+    'ScoreRows',
+    'score_rows',
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +121,7 @@ class NetworkOutput:
         features: Recorded tensors by tap, such as ``{'backbone.layer3': (N, C, H, W)}``, in
             execution order.
         boxes: Boxes at the locations of the class scores; None if no method requested them.
+        objects: Boxes of the annotated objects; None if no method requested them.
 
     Example:
         >>> output = NetworkOutput(features={'neck': torch.zeros(8, 64)})
@@ -123,6 +132,7 @@ class NetworkOutput:
     scores: ClassScores | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     boxes: BoxOutputs | None = None
+    objects: ObjectBoxes | None = None
 
     @property
     def rois(self) -> tuple[Tensor, ...]:
@@ -154,6 +164,7 @@ class NetworkOutput:
             self.scores and replace(self.scores, logits=_upcast(self.scores.logits)),
             {tap: _upcast(value) for tap, value in self.features.items()},
             self.boxes and replace(self.boxes, values=_upcast(self.boxes.values)),
+            self.objects,
         )
 
     def detach(self) -> 'NetworkOutput':
@@ -163,6 +174,7 @@ class NetworkOutput:
             None if self.scores is None else self.scores.detach(),
             features,
             None if self.boxes is None else self.boxes.detach(),
+            self.objects,
         )
 
 

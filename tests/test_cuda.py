@@ -31,6 +31,9 @@ METHODS: dict[str, dict[str, Any]] = {
     'AngleTransfer': dict(type='AngleTransfer'),
     'Hint': dict(type='Hint', pairs=PAIRS),
     'AttentionTransfer': dict(type='AttentionTransfer', pairs=PAIRS),
+    'PKD': dict(type='PKD', pairs=PAIRS),
+    'CWD': dict(type='CWD', pairs=PAIRS),
+    'MGD': dict(type='MGD', pairs=PAIRS, mask_ratio=0.0, loss_weight=1e-3),
     'IEKD': dict(type='IEKD', knowledge='attention', pairs=PAIRS),
     'RelationMethod': dict(type='RelationMethod', loss=dict(type='DistanceLoss'), tap='neck'),
 }

@@ -131,6 +131,10 @@ class Adapter:
         """Return the labels of a batch: (N,) indices or (N, C) probabilities; None if unknown."""
         return None
 
+    def object_boxes(self, data_samples: Sequence[Any] | None) -> list[Tensor] | None:
+        """Return the corners (M, 4) of each image's objects, in pixels; None if unknown."""
+        return None
+
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
         """Whether a batch lacks the labels that the task loss needs; False for unknown models."""
         return False

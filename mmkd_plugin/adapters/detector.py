@@ -136,6 +136,13 @@ class DetectorAdapter(Adapter):
             row[found] = 1.0
         return present
 
+    def object_boxes(self, data_samples: Sequence[Any] | None) -> list[Tensor] | None:
+        if self.missing_labels(data_samples):
+            return None
+        assert data_samples is not None
+        found = [sample.gt_instances.bboxes for sample in data_samples]
+        return [getattr(boxes, 'tensor', boxes) for boxes in found]
+
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
         return not data_samples or any('gt_instances' not in sample for sample in data_samples)
 

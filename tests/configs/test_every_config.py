@@ -33,6 +33,7 @@ from mmkd_plugin.loading.build import build_network, network_config
 
 ALGORITHMS = sorted(path.parent for path in FOLDER.glob('*/metafile.yml'))
 BY_STEM = {Path(name).name: name for name in NAMES}
+UNSTUDIED = ('baselines', 'cwd', 'fgd', 'mgd', 'pkd')
 DEMOS = ('demo', 'digit_scenes')
 #: Folders whose methods are in no study yet.
 UNSTUDIED = ('baselines', 'dist_kd', 'dkd', 'nkd', 'rkd')

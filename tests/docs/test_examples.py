@@ -245,3 +245,12 @@ def test_cosine_loss_trains(tmp_path):
     found = tiny.losses_of(tiny.distiller(tmp_path, methods=model['methods']).train())
     assert found['cosine.loss_feature'] > 0 and found['cosine.loss_feature'].requires_grad
 """
+
+
+@pytest.mark.parametrize('name', ['pkd', 'cwd', 'mgd', 'fgd'])
+def test_methods_on_maps_of_a_page_train(name: str, tmp_path: Path) -> None:
+    found: dict[str, Any] = {}
+    exec(block_with(f'docs/methods/{name}.md', 'methods ='), found)
+    model = small.distiller(tmp_path, small.detector('gfl'), methods=found['methods'])
+    losses = small.losses_of(model, small.batch_for('gfl'))
+    assert sum(value for key, value in losses.items() if key.startswith(f'{name}.loss')) > 0

@@ -115,6 +115,10 @@ def _requests(learner: Learner, probe_shape: Sequence[int] | None) -> dict[str, 
             one = method.requests(len(learner.teachers))
             if EMBEDDING in one.student and network.embedding is None:
                 network.embedding = find_embedding(network, probe_shape)
+            if one.objects and network.adapter.task != 'detection':
+                problem = f'needs boxes of objects, and {network.key} is no detector'
+                fix = "Use a method on maps alone, such as type='PKD'."
+                raise ConfigError('type', problem, fix, found=type(network.model).__name__)
             network.parse(one.student, '')
             for teacher, taps in zip(learner.teachers, one.teachers, strict=bool(one.teachers)):
                 teacher.parse(taps, '')

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from mmkd_plugin.models.distillers.teacher_inputs import share_inputs
 from mmkd_plugin.models.distillers.transparent import TransparentModel
 from mmkd_plugin.models.methods.base import Requests
 from mmkd_plugin.models.methods.group_mapping import GroupMapping
-from mmkd_plugin.outputs import NetworkOutput
+from mmkd_plugin.outputs import NetworkOutput, ObjectBoxes
 from mmkd_plugin.registry import MODELS
 
 
@@ -182,10 +183,11 @@ class Distiller(TransparentModel):
         fresh = requests.keys() - self._seen
         with self.tapped.recording(inputs, data_samples) as recording:
             losses = task_losses(self.student, self.tapped, inputs, data_samples, self.task_weight)
-        student = recording.output
+        adapter = self.tapped.adapter
+        student = with_objects(recording.output, adapter, inputs, data_samples, requests)
         batch = dict(inputs=inputs, data_samples=data_samples, teacher_inputs=teacher_inputs)
         teachers = self.observe_teachers(batch, student.rois, requests)
-        labels = batch_labels(self.tapped.adapter, data_samples, requests)
+        labels = batch_labels(adapter, data_samples, requests)
         if fresh:
             outputs = {one.key: out for one, out in zip(self.teachers, teachers, strict=True)}
             first_batch = Batch(inputs, data_samples, student, outputs)
@@ -309,6 +311,28 @@ def batch_labels(
             if one.needs_labels:
                 raise ConfigError(f'methods.{name}', 'needs labels, and the batch has none')
     return labels
+
+
+def with_objects(
+    output: NetworkOutput,
+    adapter: Adapter,
+    inputs: Any,
+    data_samples: Any,
+    requests: Mapping[str, Requests],
+) -> NetworkOutput:
+    """Add the boxes of the annotated objects to an output if a method uses them.
+
+    Raises:
+        ConfigError: If the batch has none.
+    """
+    names = [name for name, one in requests.items() if one.objects]
+    if not names:
+        return output
+    boxes = adapter.object_boxes(data_samples)
+    if boxes is None or any(one.ndim != 2 or one.shape[1] != 4 for one in boxes):
+        problem = 'needs upright boxes in the training data, and the batch has none'
+        raise ConfigError(f'methods.{names[0]}', problem)
+    return replace(output, objects=ObjectBoxes(tuple(boxes), tuple(inputs.shape[-2:])))
 
 
 def _weighted(name: str, value: Any, weight: float) -> Any:

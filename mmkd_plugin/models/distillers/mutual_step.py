@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
-from mmkd_plugin.models.distillers.distiller import batch_labels, task_losses
+from mmkd_plugin.models.distillers.distiller import batch_labels, task_losses, with_objects
 from mmkd_plugin.models.distillers.first_batch import Batch, check_losses, check_outputs
 from mmkd_plugin.models.distillers.peer import Peer, frozen_bn_statistics
 from mmkd_plugin.outputs import NetworkOutput
@@ -104,7 +104,9 @@ def _learn(
             _update(step, name, auxiliary_losses)
         labels = batch_labels(peer.tapped.adapter, step.data_samples, peer.requests)
         teachers = {other.key: outputs[other] for other in step.others(peer)}
-        batch = Batch(step.input_of(peer), step.data_samples, own, teachers)
+        inputs = step.input_of(peer)
+        own = with_objects(own, peer.tapped.adapter, inputs, step.data_samples, peer.requests)
+        batch = Batch(inputs, step.data_samples, own, teachers)
         if not peer.checked:  # what the first batch shows holds for all of them
             check_outputs(peer.tapped, batch)
         methods = step.parallel.get(peer.methods, peer.methods)

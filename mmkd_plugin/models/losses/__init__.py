@@ -3,6 +3,7 @@
 from mmkd_plugin.models.losses.angle import angle_loss
 from mmkd_plugin.models.losses.attention_transfer import attention_transfer_loss
 from mmkd_plugin.models.losses.cka import cka_loss, linear_cka
+from mmkd_plugin.models.losses.cwd import cwd_loss
 from mmkd_plugin.models.losses.dense_heads import (
     binary_quality_loss,
     giou_loss,
@@ -16,8 +17,10 @@ from mmkd_plugin.models.losses.factor_distance import factor_cosine, factor_dist
 from mmkd_plugin.models.losses.hint import hint_loss
 from mmkd_plugin.models.losses.logit_mimic import logit_mimic_loss
 from mmkd_plugin.models.losses.loss_module import FeatureLoss, RelationLoss, loss_module
+from mmkd_plugin.models.losses.mgd import mgd_loss
 from mmkd_plugin.models.losses.nkd import nkd_loss
 from mmkd_plugin.models.losses.overhaul import overhaul_loss, overhaul_margin
+from mmkd_plugin.models.losses.pkd import pkd_loss
 from mmkd_plugin.models.losses.presence import presence_loss
 from mmkd_plugin.models.losses.reconstruction import reconstruction_loss, relative_error
 from mmkd_plugin.models.losses.soft_target import (
@@ -35,6 +38,7 @@ __all__ = [
     'binary_quality_loss',
     'binary_soft_target_kl',
     'cka_loss',
+    'cwd_loss',
     'dist_loss',
     'distance_loss',
     'dkd_loss',
@@ -47,9 +51,11 @@ __all__ = [
     'localization_loss',
     'logit_mimic_loss',
     'loss_module',
+    'mgd_loss',
     'nkd_loss',
     'overhaul_loss',
     'overhaul_margin',
+    'pkd_loss',
     'presence_loss',
     'reconstruction_loss',
     'relation_distance_loss',

@@ -60,6 +60,7 @@ class AMTMLKD(Method):
             and compared; see :func:`~mmkd_plugin.models.losses.standardize_logits`.
         soft_target: The divergence from the mixture in place of KL: ``dict(type='DIST')``,
             ``'DKD'`` or ``'NKD'``, with their own keys. The temperature above is their default.
+        hint_loss: Config of another loss of the hints, such as ``dict(type='CWDLoss')``.
 
     Raises:
         ConfigError: If a number is out of range, taps of hints are missing, or there are fewer
@@ -109,6 +110,7 @@ class AMTMLKD(Method):
         teacher_channels: Sequence[int] | None = None,
         standardize: bool = False,
         soft_target: Mapping[str, Any] | None = None,
+        hint_loss: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(kd_weight=kd_weight, angle_weight=angle_weight, hint_weight=hint_weight)
         self.gather_angles = bool(gather_angles)
@@ -116,7 +118,13 @@ class AMTMLKD(Method):
         self.hints: GroupHints | None = None
         if self.hint_weight > 0:
             self.hints = GroupHints(
-                student_groups, teacher_taps, self.hint_weight, mapping, seed, teacher_channels
+                student_groups,
+                teacher_taps,
+                self.hint_weight,
+                mapping,
+                seed,
+                teacher_channels,
+                hint_loss,
             )
         mixture = TeacherMixture(
             weighting,

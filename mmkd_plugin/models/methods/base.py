@@ -24,6 +24,7 @@ class Requests:
             which are then there as well.
         labels: Whether the method uses labels where a batch has them.
         needs_labels: Whether a batch without labels is an error.
+        objects: Whether the boxes of the annotated objects are needed: ``student.objects``.
         read_only: Taps of the student that need no gradient, such as the input of a weighting.
     """
 
@@ -34,6 +35,7 @@ class Requests:
     needs_labels: bool = False
     read_only: tuple[str, ...] = ()
     boxes: bool = False
+    objects: bool = False
 
 
 class Method(nn.Module, ABC):

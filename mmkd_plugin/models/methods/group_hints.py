@@ -1,7 +1,7 @@
 """Hints from every teacher to its own group of student layers."""
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from mmengine.logging import print_log
@@ -11,8 +11,9 @@ from mmkd_plugin.adapters.levels import WORDS, LevelFinder
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.errors import ConfigError, config_key
 from mmkd_plugin.models.connectors import HintRegressor
-from mmkd_plugin.models.losses import hint_loss
+from mmkd_plugin.models.losses import FeatureLoss, hint_loss
 from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.feature_method import build_loss
 from mmkd_plugin.models.methods.group_mapping import GroupMapping
 from mmkd_plugin.models.methods.tap_checks import check_channels
 from mmkd_plugin.outputs import NetworkOutput
@@ -39,6 +40,7 @@ class GroupHints(Method):
             teacher. The first two need the hook ``EvaluateTeachers``.
         seed: Seed of ``mapping='random'``.
         teacher_channels: Channels of the teachers' maps; checked if stated.
+        loss: Config of another loss of image by image, such as ``dict(type='CWDLoss')``.
 
     Raises:
         ConfigError: If taps are missing, or there are fewer groups than teachers.
@@ -70,6 +72,7 @@ class GroupHints(Method):
         mapping: str | Sequence[int] = 'best_high',
         seed: int = 0,
         teacher_channels: Sequence[int] | None = None,
+        loss: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(loss_weight=loss_weight)
         if isinstance(student_groups, str) and student_groups in WORDS:
@@ -85,6 +88,7 @@ class GroupHints(Method):
         self.teacher_channels = teacher_channels
         self.group_mapping = GroupMapping(mapping, len(groups), seed)
         self.regressors = nn.ModuleList()
+        self.loss = hint_loss if loss is None else build_loss(loss, FeatureLoss)
 
     def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> None:
         if len(self.student_groups) == 1 and self.student_groups[0] in WORDS:
@@ -138,7 +142,7 @@ class GroupHints(Method):
         for index, tap in enumerate(self._taps(len(teachers))):
             target = teachers[index].feature(tap)
             source = student.feature(self.student_groups[groups[index]])
-            total = total + hint_loss(self.regressors[index](source, target.shape[2:]), target)
+            total = total + self.loss(self.regressors[index](source, target.shape[2:]), target)
         return {'loss_hint': self.loss_weight * total}
 
     def _taps(self, count: int) -> tuple[str, ...]:

@@ -83,6 +83,22 @@ def test_dense_detector_learns_from_a_store_as_from_its_teacher(tmp_path: Path) 
     assert not tiny.differing(plain, read)
 
 
+@pytest.mark.slow
+def test_methods_on_maps_learn_from_a_store_as_from_a_teacher(tmp_path: Path) -> None:
+    methods = {name.lower(): dict(type=name, pairs=[TAP]) for name in ('PKD', 'CWD', 'MGD', 'FGD')}
+    base = config(tmp_path, None, **methods)
+    plain = run(tmp_path, 'plain', base)
+    stored = copy.deepcopy(base)
+    stored['teachers'][0]['replay'] = dict(path=str(tmp_path / 'store'), dtype='float32')
+    filled = run(tmp_path, 'filled', stored)
+    assert not tiny.differing(plain, filled)
+    with mock.patch(
+        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('built')
+    ):
+        read = run(tmp_path, 'read', stored)
+    assert not tiny.differing(plain, read)
+
+
 @pytest.mark.parametrize(
     'locations', [dict(), dict(weighting='uniform'), dict(background=0.01)], ids=str
 )

@@ -119,6 +119,7 @@ NOT_ALIGNED = (
     ((4, 3), (2, 3)),
     ((4, 3, 2), (4, 3, 2)),
 )
+NOT_MAPS = (*NOT_ALIGNED, ((4, 3), (4, 3)))
 NOT_ROWS = (((4, 3), (5, 3)), ((4, 3, 1), (4, 3)), ((4, 3), (4, 3, 1)))
 NOT_LOGITS = (((4, 3), (4, 1)), ((2, 3), (2, 4)), ((4,), (4,)))
 NOT_LABELLED = tuple((*shapes, (4,)) for shapes in NOT_LOGITS)
@@ -170,6 +171,9 @@ def cases() -> list[Case]:
             {},
             dict(temperature=NO_NUMBER, gamma=NO_WEIGHT),
         ),
+        Case(losses.pkd_loss, maps, NOT_MAPS, module='PKDLoss'),
+        Case(losses.cwd_loss, maps, NOT_MAPS, dict(temperature=2.0), temperature, 'CWDLoss'),
+        Case(losses.mgd_loss, maps, NOT_MAPS, module='MGDLoss'),
         Case(losses.logit_mimic_loss, vectors, NOT_LOGITS, module='LogitMimicLoss'),
         Case(losses.binary_quality_loss, vectors, NOT_LOGITS, dict(beta=1.5), dict(beta=NO_NUMBER)),
         Case(losses.localization_loss, vectors, NOT_LOGITS, dict(temperature=2.0), temperature),
