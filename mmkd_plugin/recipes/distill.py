@@ -1,0 +1,255 @@
+"""One call from a student's config and teachers' files to a config that distils."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.loading.build import read_config
+from mmkd_plugin.recipes.networks import Networks
+from mmkd_plugin.recipes.stages import paraphraser_stage, paraphraser_stem
+from mmkd_plugin.recipes.table import Recipe, recipe_of
+from mmkd_plugin.recipes.text import Code, to_text
+
+#: A teacher: (config, checkpoint), or the dict of a distillation config.
+TeacherLike = Sequence[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Configs of all stages, in the order of training.
+
+    Args:
+        texts: Text of each stage, by the name of its file.
+        taps: Chosen taps with their shapes, in words.
+    """
+
+    texts: Mapping[str, str]
+    taps: Sequence[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Name of the file of the last stage, which trains the student."""
+        return list(self.texts)[-1]
+
+    def write(self, folder: str | Path, force: bool = False) -> list[Path]:
+        """Write the files; return their paths.
+
+        Args:
+            folder: The folder; it is made.
+            force: Whether files of these names are overwritten.
+
+        Raises:
+            ConfigError: If a file is there.
+        """
+        paths = [Path(folder) / name for name in self.texts]
+        for path in paths:
+            if path.exists() and not force:
+                raise ConfigError(
+                    'out',
+                    'has a file of this name',
+                    'Choose another folder, or add --force.',
+                    found=str(path),
+                )
+        for path, text in zip(paths, self.texts.values(), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return paths
+
+
+def distill(
+    student: str,
+    teachers: Sequence[TeacherLike] = (),
+    method: str = 'kd',
+    *,
+    peers: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Config:
+    """Return a config that distils teachers into a student.
+
+    Data, schedule, hooks and evaluator are those of the student's config. The taps of the method
+    are chosen, and stated as paths. Methods that need paraphrasers (``'ie'``, ``'ft'``) refer to
+    their checkpoints; :func:`plan` also returns the configs of their stages.
+
+    Args:
+        student: A config of MMPretrain, MMDet or another host: a path or ``'pkg::path'``.
+        teachers: ``(config, checkpoint)`` of each teacher, or its dict.
+        method: A short name: ``'kd'``, ``'amtml'``, ``'ie'`` and others; see
+            :data:`~mmkd_plugin.recipes.table.RECIPES`.
+        peers: Configs of the other networks of mutual learning.
+        options: Other changes to the config, ``{'train_cfg.max_epochs': 1}``.
+        **settings: Arguments of the method, such as ``temperature=2.0``.
+
+    Raises:
+        ConfigError: If the method is unknown, a network cannot be built, a checkpoint does not fit,
+            or a setting is wrong.
+
+    Example:
+        ::
+
+            config = mmkd_plugin.distill(
+                'mmpretrain::resnet/resnet18_8xb16_cifar10.py',
+                [('mmpretrain::resnet/resnet50_8xb16_cifar10.py', 'resnet50.pth')],
+                'kd',
+                temperature=2.0,
+            )
+    """
+    found = plan(student, teachers, method, peers, settings, options)
+    return Config.fromstring(found.texts[found.name], '.py')
+
+
+def plan(
+    student: str,
+    teachers: Sequence[TeacherLike],
+    method: str,
+    peers: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    work_dir: str | None = None,
+) -> Plan:
+    """Return the configs of all stages; nothing is written.
+
+    Args:
+        student: See :func:`distill`.
+        teachers: See :func:`distill`.
+        method: See :func:`distill`.
+        peers: See :func:`distill`.
+        settings: Arguments of the method.
+        options: See :func:`distill`.
+        folder: Folder for the files, to which the path of the student becomes relative; None keeps
+            it absolute.
+        work_dir: Root of the folders of the runs; ``work_dirs`` by default.
+
+    Raises:
+        ConfigError: See :func:`distill`.
+    """
+    recipe = recipe_of(method)
+    _require_partners(method, recipe, teachers, peers)
+    base = read_config(student, 'student')
+    entries = [_entry(index, teacher) for index, teacher in enumerate(teachers)]
+    _require_own_names(entries)
+    networks = Networks(student, entries, peers)
+    config = {**recipe.config, **_defaults(recipe, networks), **(settings or {})}
+    taps: list[str] = []
+    if recipe.taps and isinstance(config.get(recipe.taps), str):
+        config, taps = networks.with_taps(recipe, config)
+    stem = '_'.join([method, *(entry['name'] for entry in entries), Path(student).stem])
+    root = work_dir or os.environ.get('MMKD_WORK_DIR', 'work_dirs')
+    relative = _relative(student, folder)
+    texts: dict[str, str] = {}
+    if recipe.paraphraser:
+        for number, pair in enumerate(config['pairs']):
+            if 'checkpoint' not in pair:
+                name = paraphraser_stem(stem, number, len(config['pairs']))
+                teacher = entries[pair.get('index', 0)]
+                texts[f'{name}.py'], checkpoint = paraphraser_stage(
+                    relative, base, teacher, pair['teacher'], f'{root}/{name}'
+                )
+                pair['checkpoint'] = checkpoint
+    model = networks.model(method, config)
+    changes = _changes(base, recipe, config, networks)
+    texts[f'{stem}.py'] = _text(relative, model, changes, options or {})
+    if len(texts) == 1:  # no checkpoint is missing: a fault is found before anything is written
+        networks.require_builds(_text(_relative(student, None), model, changes, options or {}))
+    return Plan(texts, taps)
+
+
+def _require_partners(
+    method: str, recipe: Recipe, teachers: Sequence[TeacherLike], peers: Sequence[str]
+) -> None:
+    if recipe.mutual and (not peers or teachers):
+        raise ConfigError(
+            'peer',
+            f'must name the other networks of {method!r}, which has no teacher',
+            'Write --peer CONFIG, and no --teacher.',
+            found=len(peers),
+        )
+    if not recipe.mutual and (not teachers or peers):
+        raise ConfigError(
+            'teacher',
+            f'must name a config and a checkpoint for {method!r}, which has no peers',
+            'Write --teacher CONFIG CHECKPOINT, and no --peer.',
+            found=len(teachers),
+        )
+
+
+def _entry(index: int, teacher: TeacherLike) -> dict[str, Any]:
+    if isinstance(teacher, Mapping):
+        entry = dict(teacher)
+        entry.setdefault('name', f'teacher{index}')
+        return entry
+    if isinstance(teacher, str) or len(teacher) != 2:
+        raise ConfigError(
+            f'teachers[{index}]', 'must be (config, checkpoint) or a dict', found=teacher
+        )
+    model, checkpoint = map(str, teacher)
+    return dict(name=Path(model).stem.split('_')[0], model=model, checkpoint=checkpoint)
+
+
+def _require_own_names(entries: Sequence[dict[str, Any]]) -> None:
+    """Number the teachers whose configs have one name."""
+    names = [entry['name'] for entry in entries]
+    for index, entry in enumerate(entries):
+        if names.count(entry['name']) > 1:
+            entry['name'] = f'{entry["name"]}-{index}'
+
+
+def _defaults(recipe: Recipe, networks: Networks) -> dict[str, Any]:
+    detector = networks.is_detector
+    found = dict(recipe.on_detectors if detector else recipe.on_classifiers)
+    if recipe.taps:
+        found[recipe.taps] = recipe.detector if detector else recipe.classifier
+    return found
+
+
+def _relative(student: str, folder: str | Path | None) -> str:
+    if '::' in student:
+        return student
+    path = Path(student).resolve()
+    return str(path) if folder is None else os.path.relpath(path, Path(folder).resolve())
+
+
+def _changes(
+    base: Config, recipe: Recipe, config: Mapping[str, Any], networks: Networks
+) -> dict[str, Any]:
+    """Return the top-level keys beside the model."""
+    hooks: list[Any] = []
+    learns = config['type'] == 'AMTMLKD' or config.get('weighting') is not None
+    if not recipe.mutual and base.get('val_cfg') is not None:
+        hooks.append(dict(type='mmkd_plugin.EvaluateTeachers'))
+    if learns:
+        hooks.append(dict(type='mmkd_plugin.LogTeacherWeights'))
+    hooks.append(dict(type='mmkd_plugin.SaveStudent'))
+    given = [Code('*_base_.custom_hooks')] if base.get('custom_hooks') else []
+    changes: dict[str, Any] = dict(custom_hooks=[*given, *hooks])
+    if learns:  # weight decay would make all teachers' weights equal
+        keys = {'weighting': dict(decay_mult=0.0)}
+        changes['optim_wrapper'] = dict(paramwise_cfg=dict(custom_keys=keys))
+    if recipe.mutual:
+        changes['optim_wrapper'] = dict(constructor='mmkd_plugin.PeerOptimWrappers')
+        changes['model_wrapper_cfg'] = dict(type='mmkd_plugin.PeerDataParallel')
+        if base.get('val_cfg') is not None:
+            changes['val_cfg'] = dict(type='mmkd_plugin.PeerValLoop')
+        if base.get('test_cfg') is not None:
+            changes['test_cfg'] = dict(type='mmkd_plugin.PeerTestLoop')
+    return changes
+
+
+def _text(
+    base: str, model: Mapping[str, Any], changes: Mapping[str, Any], options: Mapping[str, Any]
+) -> str:
+    lines = [f'_base_ = {base!r}', '', f'model = {to_text(model, used=8)}']
+    merged = Config(dict(changes))
+    if options:
+        merged.merge_from_dict(dict(options))
+    for key in [*changes, *(key for key in merged if key not in changes)]:
+        value = changes[key] if key == 'custom_hooks' else merged[key]
+        value = value.to_dict() if hasattr(value, 'to_dict') else value
+        lines.append(f'{key} = {to_text(value, used=len(key) + 3)}')
+    return '\n'.join(lines) + '\n'

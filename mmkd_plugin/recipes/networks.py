@@ -1,0 +1,127 @@
+"""The networks of a distillation that is planned: built once, for their taps and their faults."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS as ROOT_MODELS
+
+from mmkd_plugin.adapters.levels import LevelFinder, paired_levels
+from mmkd_plugin.adapters.tapped_model import TappedModel
+from mmkd_plugin.errors import config_key
+from mmkd_plugin.loading.build import build_network, network_config
+from mmkd_plugin.recipes.table import Recipe
+from mmkd_plugin.recipes.text import Code
+
+
+class Networks:
+    """A student with its teachers or peers.
+
+    Args:
+        student: Path of the student's config.
+        teachers: Entries of the teachers.
+        peers: Paths of the peers' configs.
+    """
+
+    def __init__(
+        self, student: str, teachers: Sequence[Mapping[str, Any]], peers: Sequence[str]
+    ) -> None:
+        self.teachers = teachers
+        self.peers = peers
+        self.student = student
+
+    @cached_property
+    def own(self) -> LevelFinder:
+        """Finder of levels of the student."""
+        return _finder('student', self.student)
+
+    @cached_property
+    def others(self) -> list[LevelFinder]:
+        """Finders of levels of the teachers or peers."""
+        found = [
+            _finder(f'teachers[{index}]', one['model'], one.get('cfg_options'))
+            for index, one in enumerate(self.teachers)
+        ]
+        return found + [_finder(f'peers[{index}]', one) for index, one in enumerate(self.peers)]
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether the student is a detector."""
+        return self.own.is_detector
+
+    def with_taps(
+        self, recipe: Recipe, config: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return the config with paths in place of words, and the choice in words.
+
+        Args:
+            recipe: Recipe of the method.
+            config: Config of the method, whose key ``recipe.taps`` is a word.
+
+        Raises:
+            ConfigError: If a network has no such levels.
+        """
+        word, own, others = config[recipe.taps], self.own, self.others
+        found, shown = dict(config), []
+        with config_key(recipe.taps):
+            if recipe.taps == 'student_groups':
+                levels = own.levels(word)
+                last = [other.levels('last')[-1] for other in others]
+                found['student_groups'] = [level.tap for level in levels]
+                found.setdefault('teacher_taps', [level.tap for level in last])
+                shown += [f'student {level}' for level in levels]
+                shown += [f'{other.key} {level}' for other, level in zip(others, last, strict=True)]
+                return found, shown
+            pairs = []
+            for index, other in enumerate(others[:1] if recipe.mutual else others):
+                for level, target in paired_levels(own, other, word):
+                    pair: dict[str, Any] = dict(student=level.tap, teacher=target.tap)
+                    pairs.append(pair if index == 0 else {**pair, 'index': index})
+                    shown.append(f'student {level} from {other.key} {target}')
+        found['pairs'] = pairs
+        return found, shown
+
+    def model(self, method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the model of the distillation, with the student's as ``_base_.model``."""
+        name = method.replace('-', '_')
+        if self.peers:
+            peers = [dict(name=_name(self.student), model=Code('_base_.model'))]
+            peers += [dict(name=_name(one), model=one) for one in self.peers]
+            names = [peer['name'] for peer in peers]
+            for index, peer in enumerate(peers):
+                if names.count(peer['name']) > 1:
+                    peer['name'] = f'{peer["name"]}_{index}'
+            kind: dict[str, Any] = dict(type='mmkd_plugin.MutualDistiller', peers=peers)
+        else:
+            kind = dict(
+                type='mmkd_plugin.Distiller',
+                student=Code('_base_.model'),
+                teachers=[dict(one) for one in self.teachers],
+            )
+        return dict(_delete_=True, **kind, methods={name: dict(config)})
+
+    def require_builds(self, text: str) -> None:
+        """Build the model of a config, as the Runner will.
+
+        Raises:
+            ConfigError: If it cannot be built.
+        """
+        config = Config.fromstring(text, '.py')
+        model = config.model
+        preprocessor = config.get('data_preprocessor')
+        if preprocessor is not None:
+            model.setdefault('data_preprocessor', preprocessor)
+        ROOT_MODELS.build(model)
+
+
+def _finder(key: str, model: Any, options: Mapping[str, Any] | None = None) -> LevelFinder:
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(network_config(model, key, options), key)
+    return LevelFinder(TappedModel(network, key))
+
+
+def _name(path: str) -> str:
+    return Path(path).stem.split('_')[0].replace('.', '_')

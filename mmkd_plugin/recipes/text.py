@@ -1,0 +1,54 @@
+"""Configs as Python text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_WIDTH = 100
+
+
+class Code(str):
+    """A text that stands in the config as it is, such as ``_base_.model``."""
+
+    __slots__ = ()
+
+
+def to_text(value: Any, indent: int = 0, used: int = 0) -> str:
+    """Return a value as OpenMMLab's configs write it: ``dict(type='SoftTarget')``.
+
+    Args:
+        value: Dicts, lists, tuples, numbers, texts, None and :class:`Code`.
+        indent: Columns before the line in which it stands.
+        used: Columns that stand before it and after it in its line.
+
+    Example:
+        >>> print(to_text(dict(type='Hint', pairs=Code('_base_.pairs'))))
+        dict(type='Hint', pairs=_base_.pairs)
+    """
+    short = _one_line(value)
+    if indent + used + len(short) <= _WIDTH or not isinstance(value, (Mapping, list, tuple)):
+        return short
+    inner = ' ' * (indent + 4)
+    if isinstance(value, Mapping):
+        named = all(str(key).isidentifier() for key in value)
+        opened, closed = ('dict(', ')') if named else ('{', '}')
+        heads = [f'{key}=' if named else f'{key!r}: ' for key in value]
+        parts = [*zip(heads, value.values(), strict=True)]
+    else:
+        opened, closed = '[]' if isinstance(value, list) else '()'
+        parts = [('', one) for one in value]
+    lines = [f'{inner}{head}{to_text(one, indent + 4, len(head) + 1)},' for head, one in parts]
+    return '\n'.join([opened, *lines, ' ' * indent + closed])
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, Code):
+        return str(value)
+    if isinstance(value, Mapping):
+        if all(str(key).isidentifier() for key in value):
+            return f'dict({", ".join(f"{key}={_one_line(one)}" for key, one in value.items())})'
+        return f'{{{", ".join(f"{key!r}: {_one_line(one)}" for key, one in value.items())}}}'
+    if isinstance(value, list):
+        return f'[{", ".join(map(_one_line, value))}]'
+    if isinstance(value, tuple):
+        return f'({", ".join(map(_one_line, value))}{"," if len(value) == 1 else ""})'
+    return repr(value)
