@@ -33,10 +33,9 @@ from mmkd_plugin.loading.build import build_network, network_config
 
 ALGORITHMS = sorted(path.parent for path in FOLDER.glob('*/metafile.yml'))
 BY_STEM = {Path(name).name: name for name in NAMES}
-UNSTUDIED = ('baselines', 'cwd', 'fgd', 'mgd', 'pkd')
 DEMOS = ('demo', 'digit_scenes')
 #: Folders whose methods are in no study yet.
-UNSTUDIED = ('baselines', 'dist_kd', 'dkd', 'nkd', 'rkd')
+UNSTUDIED = ('baselines', 'cwd', 'dist_kd', 'dkd', 'fgd', 'mgd', 'nkd', 'pkd', 'rkd')
 CONVENTION = re.compile(
     r'[a-z0-9-]+(_[a-z0-9-]+)*'  # the algorithm, the teachers, the student
     r'_(?P<gpus>\d)xb(?P<batch>\d+)(-(?P<length>\d+)(?P<unit>[ex]))?'

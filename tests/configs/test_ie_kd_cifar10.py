@@ -63,6 +63,7 @@ def cell(method: str, pair: tuple[str, str]) -> str:
 PLAIN = sorted({alone(network) for pair in PAIRS for network in pair})
 PARAPHRASERS = [paraphraser(teacher) for teacher, _ in PAIRS]
 DISTILLED = [cell(method, pair) for pair in PAIRS for method in METHODS]
+DISTILLED.append('cwd/cwd_resnet56_resnet20_1xb128-160e_cifar10')  # of another table
 CONFIGS = [*PLAIN, *PARAPHRASERS, *DISTILLED]
 
 
