@@ -66,8 +66,13 @@ class LevelFinder:
         """Whether levels correspond by stride."""
         return self.network.adapter.task == 'detection'
 
-    def levels(self, word: str) -> list[Level]:
+    def levels(self, word: str, trained: bool = False) -> list[Level]:
         """Return the levels for a word of :data:`WORDS`, from the shallowest to the deepest.
+
+        Args:
+            word: The word.
+            trained: Whether levels are left out behind which nothing is trained, such as those of
+                ``frozen_stages``.
 
         - ``'stages'``: the last map of each resolution of the backbone, of at most the last four.
           A backbone of one resolution is cut into four parts of equally many blocks.
@@ -78,6 +83,8 @@ class LevelFinder:
             ConfigError: If the network has no such map; its key is '', that of the word.
         """
         found = self._neck() if word == 'neck' else self._stages()
+        if trained:
+            found = [level for level in found if level.tap in self._trained]
         if not found:
             part = 'neck with maps' if word == 'neck' else 'backbone whose stages return maps'
             raise ConfigError(
@@ -105,6 +112,17 @@ class LevelFinder:
     @cached_property
     def _points(self) -> list[TapPoint]:
         return tap_points(self._model, self._shape)
+
+    @cached_property
+    def _trained(self) -> set[str]:
+        """Taps whose module, or one that ran before it, has a parameter that is trained."""
+        modules = dict(self.network.model.named_modules())
+        known: dict[str, bool] = {}
+        for point in self._points:  # in the order in which modules end
+            path = point.tap.partition('[')[0]
+            own = any(one.requires_grad for one in modules[path].parameters())
+            known[point.tap] = own or any(known.values())
+        return {tap for tap, is_trained in known.items() if is_trained}
 
     def _neck(self) -> list[Level]:
         taps = [
@@ -177,7 +195,7 @@ def paired_levels(
     Raises:
         ConfigError: If a network has no such level, or if no two levels correspond.
     """
-    own, others = student.levels(word), teacher.levels(word)
+    own, others = student.levels(word, trained=True), teacher.levels(word)
     if not student.is_detector or word == 'last':
         count = min(len(own), len(others))
         return list(zip(own[-count:], others[-count:], strict=True))

@@ -141,22 +141,24 @@ def plan(
         config, taps = networks.with_taps(recipe, config)
     stem = '_'.join([method, *(entry['name'] for entry in entries), Path(student).stem])
     root = work_dir or os.environ.get('MMKD_WORK_DIR', 'work_dirs')
-    relative = _relative(student, folder)
+    relative, absolute = _relative(student, folder), _relative(student, None)
     texts: dict[str, str] = {}
     if recipe.paraphraser:
         for number, pair in enumerate(config['pairs']):
             if 'checkpoint' not in pair:
                 name = paraphraser_stem(stem, number, len(config['pairs']))
                 teacher = entries[pair.get('index', 0)]
-                texts[f'{name}.py'], checkpoint = paraphraser_stage(
-                    relative, base, teacher, pair['teacher'], f'{root}/{name}'
-                )
-                pair['checkpoint'] = checkpoint
+                for path in (absolute, relative):
+                    texts[f'{name}.py'], pair['checkpoint'] = paraphraser_stage(
+                        path, base, teacher, pair['teacher'], f'{root}/{name}'
+                    )
+                    if path is absolute:  # a fault is found before anything is written
+                        networks.require_builds(texts[f'{name}.py'])
     model = networks.model(method, config)
     changes = _changes(base, recipe, config, networks)
     texts[f'{stem}.py'] = _text(relative, model, changes, options or {})
-    if len(texts) == 1:  # no checkpoint is missing: a fault is found before anything is written
-        networks.require_builds(_text(_relative(student, None), model, changes, options or {}))
+    if len(texts) == 1:  # or its checkpoints are still missing
+        networks.require_builds(_text(absolute, model, changes, options or {}))
     return Plan(texts, taps)
 
 

@@ -68,7 +68,7 @@ class Networks:
         found, shown = dict(config), []
         with config_key(recipe.taps):
             if recipe.taps == 'student_groups':
-                levels = own.levels(word)
+                levels = own.levels(word, trained=True)
                 last = [other.levels('last')[-1] for other in others]
                 found['student_groups'] = [level.tap for level in levels]
                 found.setdefault('teacher_taps', [level.tap for level in last])

@@ -93,7 +93,7 @@ class GroupHints(Method):
     def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> None:
         if len(self.student_groups) == 1 and self.student_groups[0] in WORDS:
             with config_key('student_groups'):
-                levels = student.levels(self.student_groups[0])
+                levels = student.levels(self.student_groups[0], trained=True)
             self.student_groups = tuple(level.tap for level in levels)
             self.group_mapping = GroupMapping(self._mapping[0], len(levels), self._mapping[1])
             shown = ', '.join(map(str, levels))

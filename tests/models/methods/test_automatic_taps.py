@@ -165,3 +165,13 @@ def test_word_that_finds_nothing_is_refused(
 ) -> None:
     with raises_config_error(key, found):
         tiny.distiller(tmp_path, methods=dict(m=method))
+
+
+def test_stages_that_are_frozen_are_left_out_of_the_student(tmp_path: Path) -> None:
+    init_default_scope('mmdet')
+    network = small.network(small.detector('gfl'))
+    found = LevelFinder(TappedModel(network, 'student'))
+    assert network.backbone.frozen_stages == 1
+    every = [level.tap for level in found.levels('stages')]
+    trained = [level.tap for level in found.levels('stages', trained=True)]
+    assert every == [f'backbone.layer{n}' for n in (1, 2, 3, 4)] and trained == every[1:]
