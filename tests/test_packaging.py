@@ -131,6 +131,7 @@ def test_wheel_tools_are_those_for_users(wheel: set[str]) -> None:
             'analyze.py',
             'cache_teachers.py',
             'compare_detections.py',
+            'distill.py',
             'export_student.py',
             'inspect_taps.py',
         ),

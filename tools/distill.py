@@ -1,7 +1,6 @@
-r"""Write a config that distils teachers into a student.
+"""Write a config that distils teachers into a student.
 
-    python tools/distill.py mmpretrain::resnet/resnet18_8xb16_cifar10.py \
-        --teacher mmpretrain::resnet/resnet50_8xb16_cifar10.py resnet50.pth --method kd
+    python tools/distill.py STUDENT.py --teacher TEACHER.py CHECKPOINT --method kd
 
 Then train it with tools/train.py. An installed package has the same as the command `mmkd distill`.
 """

@@ -12,8 +12,7 @@ from mmkd_plugin.recipes.table import RECIPES
 
 DESCRIPTION = """Write a config that distils teachers into a student.
 
-    python tools/distill.py mmpretrain::resnet/resnet18_8xb16_cifar10.py \\
-        --teacher mmpretrain::resnet/resnet50_8xb16_cifar10.py resnet50.pth --method kd
+    python tools/distill.py STUDENT.py --teacher TEACHER.py CHECKPOINT --method kd
 
 Train it with tools/train.py. Data, schedule, hooks and evaluator are those of the student's config.
 Taps are chosen and stated.

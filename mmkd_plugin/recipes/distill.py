@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.build import read_config
-from mmkd_plugin.recipes.networks import Networks
+from mmkd_plugin.recipes.networks import Networks, name_of
 from mmkd_plugin.recipes.stages import paraphraser_stage, paraphraser_stem
 from mmkd_plugin.recipes.table import Recipe, recipe_of
 from mmkd_plugin.recipes.text import Code, to_text
@@ -191,7 +191,7 @@ def _entry(index: int, teacher: TeacherLike) -> dict[str, Any]:
             f'teachers[{index}]', 'must be (config, checkpoint) or a dict', found=teacher
         )
     model, checkpoint = map(str, teacher)
-    return dict(name=Path(model).stem.split('_')[0], model=model, checkpoint=checkpoint)
+    return dict(name=name_of(model), model=model, checkpoint=checkpoint)
 
 
 def _require_own_names(entries: Sequence[dict[str, Any]]) -> None:

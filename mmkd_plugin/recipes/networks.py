@@ -1,5 +1,6 @@
 """The networks of a distillation that is planned: built once, for their taps and their faults."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -88,8 +89,8 @@ class Networks:
         """Return the model of the distillation, with the student's as ``_base_.model``."""
         name = method.replace('-', '_')
         if self.peers:
-            peers = [dict(name=_name(self.student), model=Code('_base_.model'))]
-            peers += [dict(name=_name(one), model=one) for one in self.peers]
+            peers = [dict(name=name_of(self.student), model=Code('_base_.model'))]
+            peers += [dict(name=name_of(one), model=one) for one in self.peers]
             names = [peer['name'] for peer in peers]
             for index, peer in enumerate(peers):
                 if names.count(peer['name']) > 1:
@@ -123,5 +124,13 @@ def _finder(key: str, model: Any, options: Mapping[str, Any] | None = None) -> L
     return LevelFinder(TappedModel(network, key))
 
 
-def _name(path: str) -> str:
-    return Path(path).stem.split('_')[0].replace('.', '_')
+def name_of(path: str) -> str:
+    """Return a name for the network of a config: its first words.
+
+    Example:
+        >>> name_of('mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py'), name_of('resnet50_8xb16_cifar10.py')
+        ('gfl_r101', 'resnet50')
+    """
+    first, *rest = Path(path).stem.replace('.', '_').split('_')
+    depth = rest and re.fullmatch(r'(r|x|swin|pvt)[\w-]*', rest[0])
+    return f'{first}_{rest[0]}' if depth else first
