@@ -72,6 +72,7 @@ class ReplayedTeacher(Teacher):
         self.sha256 = hash_file(self.checkpoint, f'{key}.checkpoint')
         TappedModel.__init__(self, nn.Identity(), key)
         self.name = options.get('name', 'teacher')
+        self.view, self.standardize = options.get('view'), options.get('standardize')
         self.classes = self.store.probes.classes
         self.class_map = ClassMap(options.get('class_map'), f'{key}.class_map')
         scores = row is not None and row.scores is not None
@@ -84,6 +85,8 @@ class ReplayedTeacher(Teacher):
         )
         if (precision := self._options.get('precision')) is not None:
             config = dict(config, precision=precision)  # it changes what is stored
+        if (view := self._options.get('view')) is not None:
+            config = dict(config, view=dict(pipeline=view.pipeline, size=view.size))
         own = self._options.get('data_preprocessor') or config.get('data_preprocessor')
         return str(self.sha256), config, dict(teacher=own, run=run)
 
