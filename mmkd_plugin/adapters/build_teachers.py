@@ -51,7 +51,9 @@ def build_teacher(
     name = str(config.get('name', default_name))
     options = {option: value for option, value in config.items() if option != 'name'}
     options |= dict(name=name, run_preprocessor=run_preprocessor, key=f'{key} ({name})')
-    options |= dict(view=_view(config, options['key']), standardize=_batches(config, options['key']))
+    options |= dict(
+        view=_view(config, options['key']), standardize=_batches(config, options['key'])
+    )
     if options.pop('replay', None) is None:
         return Teacher(**options)
     return ReplayedTeacher(config['replay'], **options)

@@ -72,9 +72,7 @@ class ViewPipelines:
         finally:
             _set_states(after)
         if not isinstance(sample, dict):
-            raise ConfigError(
-                'dataset.pipeline', 'must return a dict', found=type(sample).__name__
-            )
+            raise ConfigError('dataset.pipeline', 'must return a dict', found=type(sample).__name__)
         return {**sample, VIEWS: found}
 
     def _student(self, data: Any) -> tuple[Any, list[_Draw]]:

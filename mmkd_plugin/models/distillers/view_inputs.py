@@ -107,9 +107,7 @@ def inputs_of_views(teachers: Sequence[Teacher]) -> list[ViewInputs | None]:
         }
     )
     return [
-        None
-        if view is None
-        else ViewInputs(view, one.name, one.key, _compares_locations(one))
+        None if view is None else ViewInputs(view, one.name, one.key, _compares_locations(one))
         for one, view in zip(teachers, found, strict=True)
     ]
 
