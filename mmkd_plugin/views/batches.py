@@ -106,8 +106,10 @@ def in_area_of_student(
     whole = tuple(images.shape[2:])
     if all(one == padded for one in own_sizes) and all(one == whole for one in sizes):
         return images  # each image fills its batch
-    largest = max(range(len(sizes)), key=lambda n: own_sizes[n][0] * own_sizes[n][1])
-    factors = [two / one for one, two in zip(own_sizes[largest], sizes[largest], strict=True)]
+    factors = []
+    for axis in (0, 1):  # the longest side has the least error of rounding
+        longest = max(range(len(sizes)), key=lambda n: own_sizes[n][axis])
+        factors.append(sizes[longest][axis] / own_sizes[longest][axis])
     for own, other in zip(own_sizes, sizes, strict=True):
         for factor, one, two in zip(factors, own, other, strict=True):
             if abs(two - factor * one) > 1 + factor:

@@ -14,16 +14,18 @@ from mmkd_plugin.models.methods import Method
 from mmkd_plugin.models.methods.paired import PairedMethod
 from mmkd_plugin.outputs import NetworkOutput
 
-#: Added to the variance: a channel that is constant becomes 0.
+#: Share of the mean variance that is added to each: a constant channel becomes 0.
 _EPS = 1e-6
+#: The same where all channels are constant.
+_LEAST = 1e-20
 
 
 class ChannelScale(nn.Module):
     r"""Mean and variance of each channel over the first batches of a run.
 
-    .. math:: y = (x - \mu) / \sqrt{\sigma^2 + 10^{-6}}
+    .. math:: y = (x - \mu) / \sqrt{\sigma^2 + 10^{-6} \, \overline{\sigma^2}}
 
-    In training batch b of the first ``batches`` both are those of batches 1 to b, over all images,
+    with the mean of :math:`\sigma^2` over the channels under the bar. In training batch b of the first ``batches`` both are those of batches 1 to b, over all images,
     places and processes; afterwards they stay. They are float64 buffers, so a resumed run goes on
     with them.
 
@@ -36,7 +38,7 @@ class ChannelScale(nn.Module):
         >>> scale(torch.tensor([[1.0], [3.0]])).flatten()
         tensor([-1.0000,  1.0000])
         >>> scale(torch.tensor([[5.0]])).item()  # a second batch is not measured
-        2.999998...
+        2.99999...
     """
 
     mean: Tensor
@@ -60,7 +62,8 @@ class ChannelScale(nn.Module):
         if not self.measured:  # evaluated before the first step
             return values
         shape = (1, -1, *[1] * (values.ndim - 2))
-        scale = (self.squares / self.count + _EPS).rsqrt()
+        variance = self.squares / self.count
+        scale = (variance + _EPS * variance.mean() + _LEAST).rsqrt()
         return ((values.double() - self.mean.view(shape)) * scale.view(shape)).to(values.dtype)
 
     @torch.compiler.disable
