@@ -25,9 +25,9 @@ class ChannelScale(nn.Module):
 
     .. math:: y = (x - \mu) / \sqrt{\sigma^2 + 10^{-6} \, \overline{\sigma^2}}
 
-    with the mean of :math:`\sigma^2` over the channels under the bar. In training batch b of the first ``batches`` both are those of batches 1 to b, over all images,
-    places and processes; afterwards they stay. They are float64 buffers, so a resumed run goes on
-    with them.
+    with the mean of :math:`\sigma^2` over the channels under the bar. In training batch b of the
+    first ``batches`` both are those of batches 1 to b, over all images, places and processes;
+    afterwards they stay. They are float64 buffers, so a resumed run goes on with them.
 
     Args:
         channels: Number of channels.
