@@ -41,7 +41,7 @@ DATASETS = Registry(
     'dataset',
     parent=ROOT_DATASETS,
     scope=SCOPE,
-    locations=['mmkd_plugin.datasets', 'mmkd_plugin.replay'],
+    locations=['mmkd_plugin.datasets', 'mmkd_plugin.replay', 'mmkd_plugin.views'],
 )
 DATA_SAMPLERS = Registry(
     'data sampler', parent=ROOT_DATA_SAMPLERS, scope=SCOPE, locations=['mmkd_plugin.replay']

@@ -181,6 +181,19 @@ def find_shape(network: TappedModel, stated: Sequence[int] | None) -> Shape:
     return find_shapes([network], stated)[network]
 
 
+def find_shape_near(network: TappedModel, size: tuple[int, int]) -> Shape:
+    """Return an input shape of a network: of this size if it accepts it, or else of its own.
+
+    Args:
+        network: The network.
+        size: (height, width).
+
+    Raises:
+        ConfigError: If the network accepts no usual size.
+    """
+    return _accepted(network, size, None, {}) or find_shapes([network], None)[network]
+
+
 def find_shapes(
     networks: Sequence[TappedModel], stated: Sequence[int] | None
 ) -> dict[TappedModel, Shape]:

@@ -82,6 +82,7 @@ class ReplayedTeacher(Teacher):
         self.sha256 = hash_file(self.checkpoint, f'{key}.checkpoint')
         TappedModel.__init__(self, nn.Identity(), key)
         self.name = options.get('name', 'teacher')
+        self.view, self.standardize = options.get('view'), options.get('standardize')
         self.classes = self.store.probes.classes
         self.class_map = ClassMap(options.get('class_map'), f'{key}.class_map')
         scores = row is not None and row.scores is not None
@@ -94,6 +95,8 @@ class ReplayedTeacher(Teacher):
         )
         if (precision := self._options.get('precision')) is not None:
             config = dict(config, precision=precision)  # it changes what is stored
+        if (view := self._options.get('view')) is not None:
+            config = dict(config, view=dict(pipeline=view.pipeline, size=view.size))
         own = self._options.get('data_preprocessor') or config.get('data_preprocessor')
         return str(self.sha256), config, dict(teacher=own, run=run)
 
@@ -171,6 +174,8 @@ class ReplayedTeacher(Teacher):
             ConfigError: If an existing store holds neither a reduction nor its tap, or if it has
                 missing rows and a reduction that is unknown here.
         """
+        if self.standardize is not None:  # whole maps are measured and scaled
+            taps, reductions = [*taps, *(one.tap for one in reductions)], []
         row = self.store.format
         stored = set() if row is None else set(row.features)
         self._whole = set(taps) | {one for one in stored if one == tap_of(one)}

@@ -15,6 +15,8 @@ from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.build import build_network, network_config
 from mmkd_plugin.loading.checkpoint import load_weights
 from mmkd_plugin.outputs import NetworkOutput
+from mmkd_plugin.views.batches import resized, view_of
+from mmkd_plugin.views.settings import View
 
 
 class Teacher(FrozenNetwork):
@@ -37,6 +39,9 @@ class Teacher(FrozenNetwork):
         checkpoint_key: Place of its weights in a file that holds several, such as ``'ema'``.
         checkpoint_prefix: Prefix of its keys in a file of several networks, such as
             ``'architecture.'``.
+        view: The view of the sample that it receives, if that is not the student's.
+        standardize: Number of batches over which its tapped tensors are measured, to have mean 0
+            and variance 1 a channel; None leaves them as they are.
         cost: How it runs: the other arguments of
             :class:`~mmkd_plugin.adapters.frozen_network.FrozenNetwork`.
 
@@ -47,6 +52,8 @@ class Teacher(FrozenNetwork):
     marks_padding = False  # it is read from the student's scores
     #: Whether all outputs come from a store, and there is no network.
     stored = False
+    view: View | None
+    standardize: int | None
 
     def __init__(
         self,
@@ -60,6 +67,8 @@ class Teacher(FrozenNetwork):
         key: str = 'teacher',
         checkpoint_key: str | None = None,
         checkpoint_prefix: str | None = None,
+        view: View | None = None,
+        standardize: int | None = None,
         **cost: Any,
     ) -> None:
         if not isinstance(checkpoint, str) or not checkpoint:
@@ -80,6 +89,7 @@ class Teacher(FrozenNetwork):
         network.eval()  # a host's own train() may return nothing
         super().__init__(network, key, name, ClassMap(class_map, f'{key}.class_map'), **cost)
         self.checkpoint = checkpoint
+        self.view, self.standardize = view, standardize
 
     def __deepcopy__(self, memo: dict[int, Any]) -> 'Teacher':
         return self  # EMA copies the distiller: a frozen network need not exist twice
@@ -112,6 +122,8 @@ class Teacher(FrozenNetwork):
         """Predict a raw batch, as the evaluator of a plain run of this model would see it."""
         self._follow(device)
         with self.placed(device):
+            if self.view is not None:
+                return self._in_classes(self._predict_view(data, self.view))
             return self._in_classes(self.model.val_step(data))  # type: ignore[operator]
 
     @torch.no_grad()
@@ -120,6 +132,22 @@ class Teacher(FrozenNetwork):
         self._follow(inputs.device)
         with self.placed(inputs.device):
             return self._in_classes(self.model(inputs, data_samples, mode='predict'))
+
+    def _predict_view(self, data: Any, view: View) -> Any:
+        if view.size is None:
+            raw = view_of(data, self.name, self.key, 'val_dataloader')
+            return self.model.val_step(raw)  # type: ignore[operator]
+        if self.adapter.task == 'detection':
+            raise ConfigError(
+                f'{self.key}.view.size',
+                'must not resize the images of a detector that is evaluated: its boxes would be '
+                'those of other images',
+                'Leave EvaluateTeachers out, or give a view with a pipeline.',
+                found=view.size,
+            )
+        batch = self.data_preprocessor(data, False)
+        images = resized(batch['inputs'], view.size)
+        return self.model(images, batch.get('data_samples'), mode='predict')
 
     def _in_classes(self, predictions: Any) -> Any:
         indices = self.class_map.indices

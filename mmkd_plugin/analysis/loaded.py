@@ -136,6 +136,13 @@ def _trained(name: str, config: ConfigDict, checkpoint: str, peer: str | None) -
 
 def _teacher(index: int, entry: Any, preprocessing: Any) -> LoadedNetwork:
     teacher = build_teacher(entry, preprocessing, f'teachers[{index}]', f'teacher{index}')
+    if teacher.view is not None:
+        raise ConfigError(
+            f'{teacher.key}.view',
+            "is not supported here: the teacher would be analysed on the student's images",
+            'Leave it out of the analysed config, and give images that the teacher accepts.',
+            found=teacher.view.size or 'a pipeline',
+        )
     indices = teacher.class_map.indices
     return LoadedNetwork(teacher.name, teacher.model, teacher.classes, indices, teacher.sha256)
 

@@ -7,7 +7,12 @@ from mmkd_plugin.adapters.compat import require_comparable, require_same_task
 from mmkd_plugin.adapters.dry_run import Shape, blank_images
 from mmkd_plugin.adapters.embedding import find_embedding
 from mmkd_plugin.adapters.levels import LevelFinder
-from mmkd_plugin.adapters.probe import TeacherProbe, find_shapes, probe_network
+from mmkd_plugin.adapters.probe import (
+    TeacherProbe,
+    find_shape_near,
+    find_shapes,
+    probe_network,
+)
 from mmkd_plugin.adapters.replayed_teacher import ReplayedTeacher
 from mmkd_plugin.adapters.tap_requests import EMBEDDING
 from mmkd_plugin.adapters.tapped_model import TappedModel
@@ -98,10 +103,20 @@ def bind(
 def _shapes(
     networks: Sequence[TappedModel], probe_shape: Sequence[int] | None
 ) -> dict[TappedModel, Shape]:
-    """Return the input shape of each network; a teacher in a store has those of its probes."""
-    stored = [one for one in networks if isinstance(one, Teacher) and one.stored]
-    shapes = find_shapes([one for one in networks if one not in stored], probe_shape)
+    """Return the input shape of each network.
+
+    A teacher in a store has those of its probes. One with another view has the size of the others
+    where it accepts that, or else one of its own.
+    """
+    teachers = [one for one in networks if isinstance(one, Teacher)]
+    stored = [one for one in teachers if one.stored]
+    viewing = [one for one in teachers if one.view is not None and not one.stored]
+    apart = [*stored, *viewing]
+    shapes = find_shapes([one for one in networks if one not in apart], probe_shape)
     first = next(iter(shapes.values()))
+    for one in viewing:
+        size = one.view.size if one.view is not None else None
+        shapes[one] = find_shape_near(one, size or first[1:])
     return {**shapes, **dict.fromkeys(stored, first)}
 
 

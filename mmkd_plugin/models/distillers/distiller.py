@@ -30,13 +30,16 @@ from mmkd_plugin.models.distillers.first_batch import (
 from mmkd_plugin.models.distillers.gradient_norms import gradient_norms
 from mmkd_plugin.models.distillers.method_set import MethodSet
 from mmkd_plugin.models.distillers.replay_check import require_replayable
+from mmkd_plugin.models.distillers.standardize import TeacherScales, require_scalable
 from mmkd_plugin.models.distillers.student_state import hold_network
 from mmkd_plugin.models.distillers.teacher_inputs import share_inputs
 from mmkd_plugin.models.distillers.transparent import TransparentModel
+from mmkd_plugin.models.distillers.view_inputs import inputs_of_views
 from mmkd_plugin.models.methods.base import Requests
 from mmkd_plugin.models.methods.group_mapping import GroupMapping
 from mmkd_plugin.outputs import NetworkOutput, ObjectBoxes
 from mmkd_plugin.registry import MODELS
+from mmkd_plugin.views.settings import publish_views
 
 
 @MODELS.register_module()
@@ -93,6 +96,7 @@ class Distiller(TransparentModel):
         self.task_weight = task_weight
         self.tapped = TappedModel(network, 'student')
         self.teachers: list[Teacher] = []
+        publish_views({})  # those of an earlier model in this process are none of this run's
         self._requests: dict[str, Requests] = {}
         self._input_of: list[int | None] = []
         self._shared: SharedLocations | None = None
@@ -114,8 +118,14 @@ class Distiller(TransparentModel):
                 'must be a number > 0 where every method may rest: nothing would be trained',
                 found=task_weight,
             )
+        self.teacher_scales = TeacherScales(self.teachers)
         self.record = RunRecord(
-            {'teachers': [dict(name=one.name, sha256=one.sha256) for one in self.teachers]},
+            {
+                'teachers': [
+                    dict(name=one.name, sha256=one.sha256, **self.teacher_scales.record(index))
+                    for index, one in enumerate(self.teachers)
+                ]
+            },
             'Put the files of the first run back, or start a new run from the exported student.',
             may_differ=['name'],
         )
@@ -144,8 +154,10 @@ class Distiller(TransparentModel):
         run = self.data_preprocessor
         methods = dict(self.methods.named())
         self._shared = require_replayable(self.teachers, methods, self._requests, run)
+        require_scalable(self.teachers, methods)
         others = [run if teacher.stored else teacher.data_preprocessor for teacher in self.teachers]
-        self.data_preprocessor, self._input_of = share_inputs(self.data_preprocessor, others)
+        views = inputs_of_views(self.teachers)
+        self.data_preprocessor, self._input_of = share_inputs(run, others, views)
 
     def forward(
         self,
@@ -232,9 +244,11 @@ class Distiller(TransparentModel):
                     outputs.append(NetworkOutput())
                     continue
                 try:
-                    outputs.append(teacher.observe(own, rois, samples))
+                    output = teacher.observe(own, rois, samples)
                 except REFUSALS as error:
                     raise refusal(teacher, own, error) from error
+                scaled = teacher.standardize is not None
+                outputs.append(self.teacher_scales(index, output) if scaled else output)
         return outputs
 
     def set_teacher_scores(self, scores: Sequence[float], greater_is_better: bool = True) -> None:

@@ -72,6 +72,14 @@ class ParaphraserTrainer(BaseModel):
                 'Leave it out: the paraphraser trains on features of new images.',
                 found=teacher['replay'],
             )
+        for name in ('view', 'standardize'):
+            if isinstance(teacher, Mapping) and teacher.get(name) is not None:
+                raise ConfigError(
+                    f'teacher.{name}',
+                    'is for the teachers of a Distiller',
+                    'Leave it out: the paraphraser trains on the images of its data set.',
+                    found=teacher[name],
+                )
         frozen = build_teacher(teacher, data_preprocessor, 'teacher')
         super().__init__(frozen.data_preprocessor, init_cfg)
         self.teacher = frozen

@@ -13,6 +13,8 @@ from torch import nn
 
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.distillers.image_area import SAME_PADDING, in_area_of_run
+from mmkd_plugin.models.distillers.view_inputs import ViewInputs
+from mmkd_plugin.views.batches import without_views
 
 #: Attributes that decide how labels are written or where tensors live, not what images become.
 _NOT_OF_IMAGES = {
@@ -36,12 +38,19 @@ class TeacherInputs(BaseDataPreprocessor):
     Args:
         student: The student's preprocessor.
         others: One preprocessor for each distinct preprocessing that differs from the student's.
+        views: The view of each of them; None for the student's own.
     """
 
-    def __init__(self, student: nn.Module, others: list[nn.Module]) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        others: list[nn.Module],
+        views: Sequence[ViewInputs | None] = (),
+    ) -> None:
         super().__init__()
         self.student = student
         self.others = nn.ModuleList(others)
+        self.views = list(views) or [None] * len(others)
 
     @property
     def batch_augments(self) -> Any:
@@ -59,10 +68,11 @@ class TeacherInputs(BaseDataPreprocessor):
             ConfigError: If an augmentation that cuts boxes (CutMix), or that resizes, meets images
                 that another preprocessing pads to another size.
         """
+        every, data = data, without_views(data)
         if not training:
             return self.student(data, training)
         state = _random_state()
-        copies = [copy.deepcopy(data) for _ in self.others]
+        copies = [copy.deepcopy(data if v is None else v.raw(every)) for v in self.views]
         # A copy for each: some augmentations remember the size that they drew last.
         augments = [
             copy.deepcopy(getattr(self.student, 'batch_augments', None)) for _ in self.others
@@ -71,7 +81,9 @@ class TeacherInputs(BaseDataPreprocessor):
         if isinstance(batch['inputs'], (list, tuple)):
             raise several_views('teachers', batch['inputs'])
         teacher_inputs = []
-        for preprocess, raw, own_augments in zip(self.others, copies, augments, strict=True):
+        for preprocess, raw, own_augments, view in zip(
+            self.others, copies, augments, self.views, strict=True
+        ):
             for shared in ('to_onehot', 'num_classes'):
                 if hasattr(self.student, shared):
                     setattr(preprocess, shared, getattr(self.student, shared))
@@ -84,40 +96,53 @@ class TeacherInputs(BaseDataPreprocessor):
                 raise _no_batch(preprocess, other['inputs'])
             if other['inputs'].shape != batch['inputs'].shape:
                 _require_same_mixture(batch, other)
+            if view is not None:
+                shown = view.images(preprocess, other, raw, batch, data, self.batch_augments)
+                teacher_inputs.append(shown)
+                continue
             _require_same_sizes(batch, other)
             teacher_inputs.append(in_area_of_run(other, batch, data))
         return {**batch, 'teacher_inputs': teacher_inputs}
 
 
 def share_inputs(
-    run: nn.Module, preprocessors: Sequence[nn.Module]
+    run: nn.Module,
+    preprocessors: Sequence[nn.Module],
+    views: Sequence[ViewInputs | None] = (),
 ) -> tuple[nn.Module, list[int | None]]:
     """Let networks of equal preprocessing share one batch.
 
     Args:
         run: The student's preprocessor.
         preprocessors: Each network's.
+        views: Each network's view; None for the student's.
 
     Returns:
         The preprocessor of the run, and for each network the index of its batch in
         ``teacher_inputs``; None for the student's batch.
     """
     distinct: list[nn.Module] = []
+    of_distinct: list[ViewInputs | None] = []
     numbers: list[int | None] = []
-    for own in preprocessors:
+    for own, view in zip(preprocessors, views or [None] * len(preprocessors), strict=True):
         one = copy.deepcopy(own)  # the network is evaluated with its own padding
         for name in _PADDING:
             if hasattr(one, name) and hasattr(run, name):
                 setattr(one, name, getattr(run, name))
-        if same_preprocessing(one, run):
+        if view is None and same_preprocessing(one, run):
             numbers.append(None)
             continue
-        equal = (n for n, other in enumerate(distinct) if same_preprocessing(other, one))
+        equal = (
+            n
+            for n, (other, its_view) in enumerate(zip(distinct, of_distinct, strict=True))
+            if view is its_view is None and same_preprocessing(other, one)
+        )
         known = next(equal, len(distinct))
         if known == len(distinct):
             distinct.append(one)
+            of_distinct.append(view)
         numbers.append(known)
-    return (TeacherInputs(run, distinct) if distinct else run), numbers
+    return (TeacherInputs(run, distinct, of_distinct) if distinct else run), numbers
 
 
 def same_preprocessing(one: nn.Module, other: nn.Module) -> bool:
