@@ -24,7 +24,7 @@ from mmkd_plugin.outputs import ClassScores
 _EXTRA_TOKENS = (
     *('cls_token', 'dist_token', 'distillation_token', 'reg_token', 'register_tokens'),
 )
-#: Modules that change the order of the tokens (Hiera): no layout shows their places.
+#: Modules that change the order of the tokens (Hiera): no layout shows their positions.
 _REORDERING = ('Unroll', 'Reroll')
 #: Classes of the trial by which the activation is measured, where their number is unknown.
 _CLASSES = 5
