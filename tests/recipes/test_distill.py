@@ -181,7 +181,7 @@ def test_function_of_the_package_returns_the_config(house: House) -> None:
     [
         ('kdd', {}, 'method', ('nearest are', 'kd')),
         ('ld2', {}, 'method', ('All are',)),
-        ('kd', dict(settings=dict(temprature=2.0)), 'methods.kd.temprature', ('temperature',)),
+        ('kd', dict(settings=dict(tau=2.0)), 'methods.kd.tau', ('temperature',)),
         ('kd', dict(settings=dict(temperature=-1.0)), 'methods.kd.temperature', ()),
         ('hint', dict(settings=dict(pairs='neck')), 'pairs', ('neck',)),
         ('kd', dict(teachers=0), 'teacher', ('--teacher',)),
