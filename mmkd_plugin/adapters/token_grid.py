@@ -10,7 +10,7 @@ from mmkd_plugin.adapters.layout import Layout
 _EXTRA_TOKENS = (
     *('cls_token', 'dist_token', 'distillation_token', 'reg_token', 'register_tokens'),
 )
-#: Modules that change the order of the tokens (Hiera): no layout shows their places.
+#: Modules that change the order of the tokens (Hiera): no layout shows their positions.
 _REORDERING = ('Unroll', 'Reroll')
 #: Strides of the stages of hierarchical backbones.
 _STRIDES = (4, 8, 16, 32, 64)

@@ -177,7 +177,7 @@ def test_a_readme_lists_the_configs_of_its_folder(folder: Path) -> None:
 def test_a_readmes_figures_are_those_of_the_studies(folder: Path) -> None:
     readme, results = ((folder / 'README.md').read_text(), (ROOT / 'docs/results.md').read_text())
     figures = re.findall(r'\d+\.\d+ ± \d+\.\d+|[−+]\d+\.\d+ \[[^\]]+\]', readme)
-    assert figures or folder.name == 'baselines'
+    assert figures or folder.name in ('baselines', 'cross_modal')
     assert not [figure for figure in figures if figure not in results]
 
 

@@ -26,7 +26,7 @@ class ChannelScale(nn.Module):
     .. math:: y = (x - \mu) / \sqrt{\sigma^2 + 10^{-6} \, \overline{\sigma^2}}
 
     with the mean of :math:`\sigma^2` over the channels under the bar. In training batch b of the
-    first ``batches`` both are those of batches 1 to b, over all images, places and processes;
+    first ``batches`` both are those of batches 1 to b, over all images, locations and processes;
     afterwards they stay. They are float64 buffers, so a resumed run goes on with them.
 
     Args:
@@ -72,7 +72,7 @@ class ChannelScale(nn.Module):
         """Add a batch, unless enough of them are measured."""
         if int(self.measured) >= self.batches:
             return
-        flat = values.detach().double().transpose(0, 1).flatten(1)  # (C, places)
+        flat = values.detach().double().transpose(0, 1).flatten(1)  # (C, locations)
         sums = torch.cat([flat.sum(dim=1), flat.new_tensor([flat.shape[1]])])
         _add_up(sums)
         count = sums[-1]
@@ -138,7 +138,7 @@ class TeacherScales(nn.Module):
 
         Args:
             index: Index of the teacher.
-            output: What it output for a batch.
+            output: Its outputs for a batch.
         """
         taps = self.taps.get(str(index))
         if taps is None or not output.features:
