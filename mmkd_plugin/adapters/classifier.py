@@ -17,15 +17,10 @@ from mmkd_plugin.adapters.classifier_heads import (
 )
 from mmkd_plugin.adapters.layout import Layout
 from mmkd_plugin.adapters.score_readers import Read, find_score_reader
+from mmkd_plugin.adapters.token_grid import token_layout
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import ClassScores
 
-#: Parameters (1, tokens, C) that backbones put before the tokens of the patches.
-_EXTRA_TOKENS = (
-    *('cls_token', 'dist_token', 'distillation_token', 'reg_token', 'register_tokens'),
-)
-#: Modules that change the order of the tokens (Hiera): no layout shows their positions.
-_REORDERING = ('Unroll', 'Reroll')
 #: Classes of the trial by which the activation is measured, where their number is unknown.
 _CLASSES = 5
 
@@ -114,27 +109,7 @@ class ClassifierAdapter(Adapter):
     def known_layout(
         self, model: nn.Module, tap: str, shape: Sequence[int], size: Sequence[int]
     ) -> Layout | None:
-        """Read the grid of patches that a backbone of one size states, or that a stride leaves.
-
-        The axis with as many entries as patches, and leading extra tokens, is that of the tokens.
-        A hierarchical backbone states the grid of its first stage alone: the others have a quarter
-        of it each. None if no axis fits, or two do.
-        """
-        if len(shape) != 3 or any(type(one).__name__ in _REORDERING for one in model.modules()):
-            return None
-        counts, extras = _token_counts(model)
-        strides = [(size[0] // 2**n) * (size[1] // 2**n) for n in range(2, 7)]
-        for possible in (counts, {count for count in strides if count > 1}):
-            found = {
-                Layout((axis,), extra)
-                for count in possible
-                for extra in extras
-                for axis in (1, 2)
-                if shape[axis] == count + extra
-            }
-            if found:
-                return found.pop() if len(found) == 1 else None
-        return None
+        return token_layout(model, shape, size)
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
         """Return the labels of a batch.
@@ -239,23 +214,3 @@ def _is_labelled(sample: Any) -> bool:
 def _has_tasks(sample: Any) -> bool:
     """Whether a sample holds the labels of several tasks, each in a sample of its own."""
     return any(_is_labelled(one) for one in sample.values() if hasattr(one, 'metainfo'))
-
-
-def _token_counts(model: nn.Module) -> tuple[set[int], set[int]]:
-    """Return numbers of patches and of extra tokens as the modules of a network state them."""
-    counts = set()
-    extras = {0}
-    for module in model.modules():
-        for name in ('num_extra_tokens', 'num_prefix_tokens'):
-            extra = getattr(module, name, None)
-            extras |= {extra} if isinstance(extra, int) else set()
-        tokens = [getattr(module, name, None) for name in _EXTRA_TOKENS]
-        lengths = [one.shape[1] for one in tokens if isinstance(one, Tensor) and one.ndim == 3]
-        extras |= {sum(lengths), *lengths}
-        for name in ('init_out_size', 'patch_resolution', 'patches_resolution', 'grid_size'):
-            grid = getattr(module, name, None)
-            if isinstance(grid, (tuple, list)) and len(grid) == 2:
-                counts.add(int(grid[0]) * int(grid[1]))
-        patches = getattr(module, 'num_patches', None)
-        counts |= {patches} if isinstance(patches, int) else set()
-    return counts, extras
