@@ -25,6 +25,8 @@ class BoxOutputs:
         priors: Anchors, or points, of the first cell of each level, in pixels.
         levels: (rows, columns, anchors) of each level.
         valid: Mask of the locations that count, (N, A), as that of the class scores.
+        assigned: Class of the object that the network's own assigner gave to a location, (N, A);
+            -1 where it gave none. None unless a method requested it of a network that learns.
 
     Example:
         >>> boxes = BoxOutputs(torch.zeros(2, 12, 4, 17), 'distribution', levels=((3, 4, 1),))
@@ -40,6 +42,7 @@ class BoxOutputs:
     priors: tuple[tuple[float, ...], ...] = ()
     levels: Levels = ()
     valid: Tensor | None = None
+    assigned: Tensor | None = None
 
     @property
     def bins(self) -> int:
@@ -59,9 +62,12 @@ class BoxOutputs:
         """Cut each level to the given rows and columns, as the class scores are."""
         if levels == self.levels:
             return self
-        valid = None if self.valid is None else cut(self.valid, self.levels, levels)
-        return replace(self, values=cut(self.values, self.levels, levels), levels=levels,
-                       valid=valid)  # fmt: skip
+        valid, assigned = (
+            None if one is None else cut(one, self.levels, levels)
+            for one in (self.valid, self.assigned)
+        )
+        values = cut(self.values, self.levels, levels)
+        return replace(self, values=values, levels=levels, valid=valid, assigned=assigned)
 
     def __str__(self) -> str:
         coding = f' ({self.coding})' if self.coding else ''

@@ -40,6 +40,7 @@ class DenseDetectorAdapter(DetectorAdapter):
         self._form_checked = False
         self._strides: dict[Any, tuple[Strides, bool]] = {}
         self._priors: dict[str, tuple[tuple[float, ...], ...]] = {}
+        self._assigned: Tensor | None = None
         self.no_scores = self._reason(model, head)
         if self.no_scores:
             return
@@ -87,6 +88,27 @@ class DenseDetectorAdapter(DetectorAdapter):
             return
         with _in_form_of_training(head):
             head(features)
+
+    @contextmanager
+    def watch(self, model: nn.Module) -> Iterator[None]:
+        """Note the objects that the head's assigner gives to its locations, for its own losses."""
+        head: Any = getattr(model, self._tap)
+        assign = getattr(head, 'get_targets', None)
+        self._assigned = None
+        if assign is None:
+            yield
+            return
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            targets = assign(*args, **kwargs)
+            self._assigned = _assigned_classes(targets, int(head.num_classes))
+            return targets
+
+        head.get_targets = noted
+        try:
+            yield
+        finally:
+            vars(head).pop('get_targets', None)
 
     def class_scores(
         self,
@@ -139,6 +161,7 @@ class DenseDetectorAdapter(DetectorAdapter):
             self._priors[name],
             scores.levels,
             scores.valid,
+            self._assigned,
         )
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
@@ -190,6 +213,20 @@ def _inside(
 def _channels(head: Any) -> int:
     """Return the number of channels that score one anchor."""
     return int(getattr(head, 'cls_out_channels', head.num_classes))
+
+
+def _assigned_classes(targets: Sequence[Any], classes: int) -> Tensor | None:
+    """Return the class at each location, (N, A), or -1, from the targets of MMDet's heads.
+
+    They have a list of labels (N, A_level) by level, among other lists. None if there is no such.
+    """
+    for found in targets:
+        if isinstance(found, (list, tuple)) and all(
+            isinstance(one, Tensor) and one.dtype == torch.int64 and one.ndim == 2 for one in found
+        ):
+            labels = torch.cat(list(found), dim=1)
+            return torch.where((labels >= 0) & (labels < classes), labels, -1)
+    return None
 
 
 @contextmanager

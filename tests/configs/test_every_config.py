@@ -35,7 +35,20 @@ ALGORITHMS = sorted(path.parent for path in FOLDER.glob('*/metafile.yml'))
 BY_STEM = {Path(name).name: name for name in NAMES}
 DEMOS = ('demo', 'digit_scenes')
 #: Folders whose methods are in no study yet.
-UNSTUDIED = ('baselines', 'cwd', 'dist_kd', 'dkd', 'fgd', 'mgd', 'nkd', 'pkd', 'rkd')
+UNSTUDIED = (
+    'baselines',
+    'bckd',
+    'cross_modal',
+    'cwd',
+    'dist_kd',
+    'dkd',
+    'fgd',
+    'ld',
+    'mgd',
+    'nkd',
+    'pkd',
+    'rkd',
+)
 CONVENTION = re.compile(
     r'[a-z0-9-]+(_[a-z0-9-]+)*'  # the algorithm, the teachers, the student
     r'_(?P<gpus>\d)xb(?P<batch>\d+)(-(?P<length>\d+)(?P<unit>[ex]))?'

@@ -26,8 +26,21 @@ from mmkd_plugin.registry import MODELS
 
 REGISTERED = [name for name, one in RECIPES.items() if MODELS.get(one.config['type'])]
 #: Methods that a classifier cannot have, or that need taps of the user.
-NOT_ON_CLASSIFIERS = ('fgd', 'bckd', 'od', 'crosskd', 'ld')
-ON_DETECTORS = ('kd', 'hint', 'at', 'pkd', 'cwd', 'mgd', 'fgd', 'ie-at', 'amtml', 'logit')
+NOT_ON_CLASSIFIERS = ('fgd', 'bckd', 'od', 'ld')
+ON_DETECTORS = (
+    'kd',
+    'hint',
+    'at',
+    'pkd',
+    'cwd',
+    'mgd',
+    'fgd',
+    'ie-at',
+    'amtml',
+    'logit',
+    'bckd',
+    'ld',
+)
 
 
 class House:

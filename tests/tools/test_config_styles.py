@@ -20,6 +20,7 @@ from mmkd_plugin.engine.stages import WORK_ROOT_VARIABLE, load_stages, train_sta
 from mmkd_plugin.loading.build import build_network, network_config
 from mmkd_plugin.loading.export import export_student
 from mmkd_plugin.loading.student import network_of
+from mmkd_plugin.recipes.train import edit
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 
@@ -125,7 +126,6 @@ def test_new_style_config_works_in_every_tool(
 
 
 def test_new_style_optimizer_wrapper_becomes_one_of_mixed_precision(new_style: Path) -> None:
-    edit = runpy.run_path(str(TOOLS / 'train.py'))['edit']
     cfg = Config.fromfile(new_style)
     flags = dict(amp=True, auto_scale_lr=False, no_validate=False, cfg_options={})
     edit(cfg, SimpleNamespace(**flags))

@@ -58,6 +58,8 @@ def bind(
     boxes = any(one.boxes for one in every)
     scores = boxes or any(one.scores for one in every)
     networks = list(dict.fromkeys(n for one in learners for n in (one.network, *one.teachers)))
+    for network, own in requests.items():
+        network.adapter.watches |= any(one.assigned for one in own.values())
     first = networks[0]
     for network in networks[1:]:
         require_same_task(network.key, network.adapter, first.key, first.adapter)

@@ -15,6 +15,7 @@ from mmkd_plugin.models.methods.fgd import FGD
 from mmkd_plugin.models.methods.group_hints import GroupHints
 from mmkd_plugin.models.methods.hint import Hint
 from mmkd_plugin.models.methods.ie_kd import IEKD
+from mmkd_plugin.models.methods.ld import LD
 from mmkd_plugin.models.methods.logit_method import LogitMethod
 from mmkd_plugin.models.methods.logit_mimic import LogitMimic
 from mmkd_plugin.models.methods.mgd import MGD
@@ -34,6 +35,7 @@ __all__ = [
     'DKD',
     'FGD',
     'IEKD',
+    'LD',
     'MGD',
     'NKD',
     'PKD',

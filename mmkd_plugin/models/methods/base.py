@@ -25,6 +25,8 @@ class Requests:
         labels: Whether the method uses labels where a batch has them.
         needs_labels: Whether a batch without labels is an error.
         objects: Whether the boxes of the annotated objects are needed: ``student.objects``.
+        assigned: Whether the boxes of the student need the objects that its assigner gave to their
+            locations.
         read_only: Taps of the student that need no gradient, such as the input of a weighting.
     """
 
@@ -36,6 +38,7 @@ class Requests:
     read_only: tuple[str, ...] = ()
     boxes: bool = False
     objects: bool = False
+    assigned: bool = False
 
 
 class Method(nn.Module, ABC):
