@@ -90,7 +90,10 @@ def batch(count: int = 4) -> dict[str, Any]:
 
 def test_the_table_is_complete() -> None:
     assert sorted(CONFIGS) == sorted(
-        name for name in NAMES if '_1xb128-160e_' in name or '_1xb128-30e_' in name
+        name
+        for name in NAMES
+        if ('_1xb128-160e_' in name or '_1xb128-30e_' in name)
+        and not name.startswith('cross_modal/')  # it has a test of its own
     )
 
 
