@@ -83,6 +83,17 @@ def show_levels(levels: Levels) -> str:
     return f'{len(levels)} levels of (rows x columns x anchors) {sizes}'
 
 
+def common_levels(*levels: Levels) -> Levels:
+    """Return the rows and columns of each level that all networks share.
+
+    Example:
+        >>> common_levels(((8, 8, 1), (4, 4, 1)), ((8, 6, 1), (4, 3, 1)))
+        ((8, 6, 1), (4, 3, 1))
+    """
+    same = zip(*levels, strict=True)
+    return tuple((min(one[0] for one in of), min(one[1] for one in of), of[0][2]) for of in same)
+
+
 def cut(values: Tensor, own: Levels, levels: Levels) -> Tensor:
     """Cut each level of values (N, A, …) to the given rows and columns, from the top left."""
     parts: Sequence[Tensor] = values.split(

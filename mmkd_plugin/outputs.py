@@ -6,7 +6,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from mmkd_plugin.boxes import BoxOutputs, Levels, ObjectBoxes, cut, show_levels
+from mmkd_plugin.boxes import (
+    BoxOutputs,
+    Levels,
+    ObjectBoxes,
+    common_levels,
+    cut,
+    show_levels,
+)
 
 __all__ = [
     'BoxOutputs',
@@ -257,12 +264,9 @@ def _scores(output: NetworkOutput) -> ClassScores:
 
 
 def _on_common_levels(scores: Sequence[ClassScores]) -> list[ClassScores]:
-    levels = tuple(
-        (min(rows), min(columns), anchors[0])
-        for rows, columns, anchors in (
-            zip(*same, strict=True) for same in zip(*(one.levels for one in scores), strict=True)
-        )
-    )
+    if all(one.levels == scores[0].levels for one in scores):
+        return list(scores)
+    levels = common_levels(*(one.levels for one in scores))
     return [one.on_levels(levels) for one in scores]
 
 

@@ -82,7 +82,7 @@ class LevelFinder:
         Raises:
             ConfigError: If the network has no such map; its key is '', that of the word.
         """
-        found = self._neck() if word == 'neck' else self._stages()
+        found = self._neck if word == 'neck' else self._stages
         if trained:
             found = [level for level in found if level.tap in self._trained]
         if not found:
@@ -95,35 +95,38 @@ class LevelFinder:
             )
         return found[-1:] if word == 'last' else found
 
-    @property
+    @cached_property
     def _model(self) -> nn.Module:
-        """The network's module; one whose outputs are stored is built."""
+        """The network's module; one whose outputs are stored is built, and then has an adapter."""
         load = getattr(self.network, 'load', None)
         return self.network.model if load is None else load()
 
     @cached_property
-    def _shape(self) -> Shape:
-        self._model  # noqa: B018 (its adapter is known once it is built)
-        if self._stated is None and self.is_detector:
-            with suppress(ConfigError):
-                return find_shape(self.network, (3, _SIDE, _SIDE))
-        return find_shape(self.network, self._stated)
+    def _modules(self) -> dict[str, nn.Module]:
+        return dict(self._model.named_modules())
 
     @cached_property
     def _points(self) -> list[TapPoint]:
         return tap_points(self._model, self._shape)
 
     @cached_property
+    def _shape(self) -> Shape:
+        if self._stated is None and self.is_detector:
+            with suppress(ConfigError):
+                return find_shape(self.network, (3, _SIDE, _SIDE))
+        return find_shape(self.network, self._stated)
+
+    @cached_property
     def _trained(self) -> set[str]:
         """Taps whose module, or one that ran before it, has a parameter that is trained."""
-        modules = dict(self.network.model.named_modules())
-        known: dict[str, bool] = {}
+        found: set[str] = set()
         for point in self._points:  # in the order in which modules end
-            path = point.tap.partition('[')[0]
-            own = any(one.requires_grad for one in modules[path].parameters())
-            known[point.tap] = own or any(known.values())
-        return {tap for tap, is_trained in known.items() if is_trained}
+            module = self._modules[point.tap.partition('[')[0]]
+            if found or any(one.requires_grad for one in module.parameters()):
+                found.add(point.tap)
+        return found
 
+    @cached_property
     def _neck(self) -> list[Level]:
         taps = [
             one.tap
@@ -132,14 +135,14 @@ class LevelFinder:
         ]
         return self._maps(taps)
 
+    @cached_property
     def _stages(self) -> list[Level]:
-        modules = dict(self.network.model.named_modules())
         taps = [
             one.tap
             for one in self._points
             if _STAGE.match(one.tap)
             and not one.obstacle
-            and _is_block(modules[one.tap.partition('[')[0]])
+            and _is_block(self._modules[one.tap.partition('[')[0]])
         ]
         levels = self._maps(taps)
         ends: dict[tuple[int, int], Level] = {}
@@ -162,7 +165,7 @@ class LevelFinder:
         """Return those of the taps that record maps, also maps of tokens."""
         if not taps:
             return []
-        bare = TappedModel(self.network.model, self.key)
+        bare = TappedModel(self._model, self.key)
         bare.adapter = self.network.adapter
         bare.request(taps)
         features = dry_run(bare, self._shape).features

@@ -31,6 +31,7 @@ class SharedLocations:
         self._inputs: dict[Teacher, Any] = {}
         self._samples: Any = None
         self._outputs: dict[Teacher, NetworkOutput] = {}
+        self._priority: Tensor | None = None
 
     def others(self, teacher: Teacher) -> list[str]:
         """Return the SHA-256 of the other teachers' files, sorted."""
@@ -52,7 +53,7 @@ class SharedLocations:
         try:
             yield
         finally:
-            self._inputs, self._samples, self._outputs = {}, None, {}
+            self._inputs, self._samples, self._outputs, self._priority = {}, None, {}, None
 
     def output(self, teacher: Teacher) -> NetworkOutput:
         """Return the outputs of a teacher in its own classes, computed once a batch."""
@@ -72,6 +73,8 @@ class SharedLocations:
         Raises:
             ConfigError: If the teachers have other locations.
         """
+        if self._priority is not None:
+            return self._priority
         found: list[Tensor] = []
         for teacher in sorted(self.teachers, key=lambda one: one.stored):  # networks come first
             scores = self.output(teacher).scores
@@ -84,7 +87,9 @@ class SharedLocations:
                     f'{self.teachers[0].key} has {found[0].shape[1]}',
                     'Give all teachers the padding of the run, or leave replay out.',
                 )
-        return torch.stack([one.to(found[0].device) for one in found]).amax(dim=0)
+        every = [one.to(found[0].device) for one in found]
+        self._priority = torch.stack(every).amax(dim=0)
+        return self._priority
 
     def _of_one(self, scores: ClassScores, stored: bool) -> Tensor:
         confidence = scores.confidence()

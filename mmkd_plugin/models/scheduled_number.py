@@ -81,8 +81,17 @@ class ScheduledNumber:
     def __bool__(self) -> bool:
         return self._value != 0
 
-    def __gt__(self, other: float) -> bool:
+    def __lt__(self, other: Any) -> Any:
+        return self._value < other
+
+    def __le__(self, other: Any) -> Any:
+        return self._value <= other
+
+    def __gt__(self, other: Any) -> Any:
         return self._value > other
+
+    def __ge__(self, other: Any) -> Any:
+        return self._value >= other
 
     def __eq__(self, other: object) -> bool:
         return self._value == other
@@ -93,6 +102,15 @@ class ScheduledNumber:
         return self._value * other
 
     __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._value / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / self._value
+
+    def __pow__(self, other: Any) -> Any:
+        return self._value**other
 
     def __repr__(self) -> str:
         return f'{self._value:g}'

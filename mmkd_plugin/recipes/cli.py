@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.recipes.distill import plan
@@ -58,29 +58,23 @@ def distill_parser() -> argparse.ArgumentParser:
 def run_distill(arguments: Sequence[str] | None = None) -> None:
     """Write the configs, and print the taps and the command that trains."""
     args = distill_parser().parse_args(arguments)
-    nested: dict[str, object] = {}
-    options: dict[str, object] = {}
-    for key, value in args.set.items():
-        if key.startswith('cfg.'):
-            options[key.removeprefix('cfg.')] = value
-            continue
-        *outer, last = key.split('.')
-        place = nested
-        for name in outer:
-            place = place.setdefault(name, {})  # type: ignore[assignment]
-        place[last] = value
+    settings = Config()
+    settings.merge_from_dict({k: v for k, v in args.set.items() if not k.startswith('cfg.')})
+    options = {
+        key.removeprefix('cfg.'): value for key, value in args.set.items() if key.startswith('cfg.')
+    }
     found = plan(
         args.student,
         args.teacher,
         args.method,
         args.peer,
-        nested,
+        settings.to_dict(),
         options,
         args.out,
         args.work_dir,
     )
-    for line in found.taps:
-        print(f'tap: {line}')
+    for sentence in found.taps:
+        print(sentence)
     if args.dry_run:
         for name, text in found.texts.items():
             print(f'\n# {name}\n{text}', end='')

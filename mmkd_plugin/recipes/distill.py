@@ -136,29 +136,31 @@ def plan(
     _require_own_names(entries)
     networks = Networks(student, entries, peers)
     config = {**recipe.config, **_defaults(recipe, networks), **(settings or {})}
+    name = method.replace('-', '_')
     taps: list[str] = []
     if recipe.taps and isinstance(config.get(recipe.taps), str):
-        config, taps = networks.with_taps(recipe, config)
+        config, taps = networks.with_taps(name, recipe, config)
     stem = '_'.join([method, *(entry['name'] for entry in entries), Path(student).stem])
     root = work_dir or os.environ.get('MMKD_WORK_DIR', 'work_dirs')
     relative, absolute = _relative(student, folder), _relative(student, None)
     texts: dict[str, str] = {}
-    if recipe.paraphraser:
-        for number, pair in enumerate(config['pairs']):
-            if 'checkpoint' not in pair:
-                name = paraphraser_stem(stem, number, len(config['pairs']))
-                teacher = entries[pair.get('index', 0)]
-                for path in (absolute, relative):
-                    texts[f'{name}.py'], pair['checkpoint'] = paraphraser_stage(
-                        path, base, teacher, pair['teacher'], f'{root}/{name}'
-                    )
-                    if path is absolute:  # a fault is found before anything is written
-                        networks.require_builds(texts[f'{name}.py'])
-    model = networks.model(method, config)
-    changes = _changes(base, recipe, config, networks)
-    texts[f'{stem}.py'] = _text(relative, model, changes, options or {})
-    if len(texts) == 1:  # or its checkpoints are still missing
-        networks.require_builds(_text(absolute, model, changes, options or {}))
+    checks: list[str] = []  # with paths that do not depend on a folder
+    for number, pair in enumerate(config['pairs'] if recipe.paraphraser else ()):
+        if 'checkpoint' in pair:
+            continue
+        stage = paraphraser_stem(stem, number, len(config['pairs']))
+        of_stage = base, entries[pair.get('index', 0)], pair['teacher'], f'{root}/{stage}'
+        checks.append(paraphraser_stage(absolute, *of_stage)[0])
+        texts[f'{stage}.py'], pair['checkpoint'] = paraphraser_stage(relative, *of_stage)
+    content = {
+        'model': networks.model(name, config),
+        **_changes(base, recipe, config, options or {}),
+    }
+    texts[f'{stem}.py'] = _text(relative, content, options or {})
+    if not checks:  # or checkpoints of paraphrasers are still missing
+        checks.append(_text(absolute, content, options or {}))
+    for text in checks:  # a fault is found before anything is written
+        networks.require_builds(text)
     return Plan(texts, taps)
 
 
@@ -218,7 +220,7 @@ def _relative(student: str, folder: str | Path | None) -> str:
 
 
 def _changes(
-    base: Config, recipe: Recipe, config: Mapping[str, Any], networks: Networks
+    base: Config, recipe: Recipe, config: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the top-level keys beside the model."""
     hooks: list[Any] = []
@@ -229,7 +231,9 @@ def _changes(
         hooks.append(dict(type='mmkd_plugin.LogTeacherWeights'))
     hooks.append(dict(type='mmkd_plugin.SaveStudent'))
     given = [Code('*_base_.custom_hooks')] if base.get('custom_hooks') else []
-    changes: dict[str, Any] = dict(custom_hooks=[*given, *hooks])
+    changes: dict[str, Any] = {}
+    if 'custom_hooks' not in options:
+        changes['custom_hooks'] = [*given, *hooks]
     if learns:  # weight decay would make all teachers' weights equal
         keys = {'weighting': dict(decay_mult=0.0)}
         changes['optim_wrapper'] = dict(paramwise_cfg=dict(custom_keys=keys))
@@ -243,15 +247,17 @@ def _changes(
     return changes
 
 
-def _text(
-    base: str, model: Mapping[str, Any], changes: Mapping[str, Any], options: Mapping[str, Any]
-) -> str:
-    lines = [f'_base_ = {base!r}', '', f'model = {to_text(model, used=8)}']
-    merged = Config(dict(changes))
-    if options:
-        merged.merge_from_dict(dict(options))
-    for key in [*changes, *(key for key in merged if key not in changes)]:
-        value = changes[key] if key == 'custom_hooks' else merged[key]
-        value = value.to_dict() if hasattr(value, 'to_dict') else value
+def _text(base: str, content: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Return the text of a config over a base.
+
+    Args:
+        base: Path of the base.
+        content: Its top-level keys.
+        options: Changes to them, and to those of the base.
+    """
+    merged = Config(dict(content))
+    merged.merge_from_dict(dict(options))
+    lines = [f'_base_ = {base!r}', '']
+    for key, value in merged.to_dict().items():
         lines.append(f'{key} = {to_text(value, used=len(key) + 3)}')
     return '\n'.join(lines) + '\n'

@@ -10,12 +10,15 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS as ROOT_MODELS
 
-from mmkd_plugin.adapters.levels import LevelFinder, paired_levels
+from mmkd_plugin.adapters.dry_run import first_line
+from mmkd_plugin.adapters.levels import LevelFinder
 from mmkd_plugin.adapters.tapped_model import TappedModel
-from mmkd_plugin.errors import config_key
+from mmkd_plugin.errors import ConfigError, config_key
 from mmkd_plugin.loading.build import build_network, network_config
+from mmkd_plugin.models.methods import Method
 from mmkd_plugin.recipes.table import Recipe
 from mmkd_plugin.recipes.text import Code
+from mmkd_plugin.registry import build_part
 
 
 class Networks:
@@ -54,40 +57,43 @@ class Networks:
         return self.own.is_detector
 
     def with_taps(
-        self, recipe: Recipe, config: Mapping[str, Any]
+        self, name: str, recipe: Recipe, config: Mapping[str, Any]
     ) -> tuple[dict[str, Any], list[str]]:
-        """Return the config with paths in place of words, and the choice in words.
+        """Return the config of a method with paths in place of words, and the choice in sentences.
+
+        Between peers the words stay: each network has taps of its own.
 
         Args:
-            recipe: Recipe of the method.
-            config: Config of the method, whose key ``recipe.taps`` is a word.
+            name: Name of the method.
+            recipe: Its recipe.
+            config: Its config, whose key ``recipe.taps`` is a word.
 
         Raises:
-            ConfigError: If a network has no such levels.
+            ConfigError: If an argument is wrong, or a network has no such levels.
         """
-        word, own, others = config[recipe.taps], self.own, self.others
-        found, shown = dict(config), []
-        with config_key(recipe.taps):
-            if recipe.taps == 'student_groups':
-                levels = own.levels(word, trained=True)
-                last = [other.levels('last')[-1] for other in others]
-                found['student_groups'] = [level.tap for level in levels]
-                found.setdefault('teacher_taps', [level.tap for level in last])
-                shown += [f'student {level}' for level in levels]
-                shown += [f'{other.key} {level}' for other, level in zip(others, last, strict=True)]
-                return found, shown
-            pairs = []
-            for index, other in enumerate(others[:1] if recipe.mutual else others):
-                for level, target in paired_levels(own, other, word):
-                    pair: dict[str, Any] = dict(student=level.tap, teacher=target.tap)
-                    pairs.append(pair if index == 0 else {**pair, 'index': index})
-                    shown.append(f'student {level} from {other.key} {target}')
-        found['pairs'] = pairs
-        return found, shown
+        method: Any = build_part(config, Method, f'methods.{name}')
+        with config_key(f'methods.{name}'):
+            chosen = method.choose_taps(self.own, self.others)
+        found = dict(config)
+        if recipe.taps == 'pairs' and not recipe.mutual:
+            found['pairs'] = [
+                dict(student=pair.student, teacher=pair.teacher, index=pair.index)
+                if len(self.others) > 1
+                else dict(student=pair.student, teacher=pair.teacher)
+                for pair in method.pairs
+            ]
+        elif not recipe.mutual and method.hints is not None:
+            found['student_groups'] = list(method.hints.student_groups)
+            found['teacher_taps'] = list(method.hints.teacher_taps)
+        return found, chosen
 
-    def model(self, method: str, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the model of the distillation, with the student's as ``_base_.model``."""
-        name = method.replace('-', '_')
+    def model(self, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the model of the distillation, with the student's as ``_base_.model``.
+
+        Args:
+            name: Name of the method.
+            config: Its config.
+        """
         if self.peers:
             peers = [dict(name=name_of(self.student), model=Code('_base_.model'))]
             peers += [dict(name=name_of(one), model=one) for one in self.peers]
@@ -115,7 +121,10 @@ class Networks:
         preprocessor = config.get('data_preprocessor')
         if preprocessor is not None:
             model.setdefault('data_preprocessor', preprocessor)
-        ROOT_MODELS.build(model)
+        try:
+            ROOT_MODELS.build(model)
+        except TypeError as error:  # of the signature of a model
+            raise ConfigError('cfg.model', f'cannot be built: {first_line(error)}') from error
 
 
 def _finder(key: str, model: Any, options: Mapping[str, Any] | None = None) -> LevelFinder:

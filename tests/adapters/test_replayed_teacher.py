@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import classification as tiny
 from helpers.errors import ANY, raises_config_error
-from helpers.replayed import HINT, METHODS, VIEWS, Case, Noisy
+from helpers.replayed import HINT, METHODS, VIEWS, Case, Noisy, no_network
 from mmengine.config import Config
 from mmengine.registry import MODELS as ROOT_MODELS
 
@@ -25,13 +25,6 @@ from mmkd_plugin.errors import ConfigError
 @pytest.fixture
 def case(tmp_path: Path) -> Case:
     return Case(tmp_path)
-
-
-def no_network() -> Any:
-    """Fail if a teacher's network is built."""
-    return mock.patch(
-        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('it was built')
-    )
 
 
 @pytest.mark.parametrize('name', METHODS)

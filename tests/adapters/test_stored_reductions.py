@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 from helpers import classification as tiny
 from helpers.errors import ANY, raises_config_error
-from helpers.replayed import EXACT, HINT, Case
+from helpers.replayed import EXACT, HINT, Case, no_network
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS as ROOT_MODELS
 
@@ -56,12 +55,6 @@ def features_of(case: Case) -> dict[str, list[int]]:
     """Return the shapes in the rows of the store, by feature."""
     row = json.loads((case.folder / 'store0' / 'manifest.json').read_text())['format']
     return row['features']
-
-
-def no_network() -> Any:
-    return mock.patch(
-        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('it was built')
-    )
 
 
 @pytest.mark.parametrize('name', ['FactorTransfer', 'IEKD'])

@@ -6,6 +6,7 @@ import random
 import signal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -104,6 +105,13 @@ class Case:
         run = tiny.runner(ROOT_MODELS.build(model), self.folder / name, **settings)
         run.train()
         return tiny.weights_of(run.model), run.model
+
+
+def no_network() -> Any:
+    """Fail if a teacher's network is built."""
+    return mock.patch(
+        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('it was built')
+    )
 
 
 class Steps(Hook):

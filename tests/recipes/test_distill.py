@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from helpers import classification as tiny
 from helpers import detection as small
+from helpers.checkpoints import state_of
 from helpers.errors import ANY, raises_config_error
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
 
 import mmkd_plugin
+from mmkd_plugin.engine import PeerOptimWrappers
 from mmkd_plugin.engine.stages import load_stages, train_stages
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.recipes import cli
@@ -135,9 +136,10 @@ def test_written_config_is_short_and_trains_to_the_end(house: House) -> None:
     text = path.read_text()
     assert text.startswith("_base_ = '../student.py'\n") and len(text.splitlines()) < 25
     train_stages(load_stages([str(path)], str(house.folder / 'run')))
-    last = torch.load(house.folder / 'run' / 'epoch_2.pth', weights_only=False)
-    assert any(key.startswith('student.') or 'backbone' in key for key in last['state_dict'])
-    assert list((house.folder / 'run').glob('*student*'))  # SaveStudent
+    state = state_of(house.folder / 'run' / 'epoch_2.pth')
+    own = {key.removeprefix('student.') for key in state if key.startswith('student.')}
+    exported = state_of(house.folder / 'run' / 'epoch_2_student.pth')
+    assert exported.keys() == own == tiny.network(tiny.classifier()).state_dict().keys()
 
 
 @pytest.mark.slow
@@ -150,15 +152,36 @@ def test_stages_of_ie_kd_train_one_after_the_other(house: House) -> None:
     assert (root / paths[1].stem / 'epoch_1.pth').exists()
 
 
-def test_peers_learn_from_each_other(house: House) -> None:
-    for method, loss in (('mutual', 'loss_kd'), ('ie-dml', 'loss_inherit')):
-        found = plan(house.student, [], method, [house.teachers[0][0]])
-        config = Config.fromstring(found.texts[found.name], '.py')
-        assert config.optim_wrapper.constructor == 'mmkd_plugin.PeerOptimWrappers'
-        assert config.val_cfg.type == 'mmkd_plugin.PeerValLoop'
-        model = ROOT_MODELS.build(config.model)
-        assert [*model.peers] == ['student', 'teacher0']
-        assert loss in str(model) or model.peers
+@pytest.mark.parametrize(
+    ('method', 'loss'), [('mutual', 'mutual.loss_kd'), ('ie-dml', 'ie_dml.loss_inherit')]
+)
+def test_peers_learn_from_each_other(method: str, loss: str, house: House) -> None:
+    other = house.write('other', dict(model=tiny.classifier(depth=14), default_scope='mmpretrain'))
+    found = plan(house.student, [], method, [house.teachers[0][0], other])
+    config = Config.fromstring(found.texts[found.name], '.py')
+    assert config.val_cfg.type == 'mmkd_plugin.PeerValLoop'
+    model = ROOT_MODELS.build(dict(config.model, data_preprocessor=tiny.preprocessor())).train()
+    assert [*model.peers] == ['student', 'teacher0', 'other']
+    wrappers = PeerOptimWrappers(dict(optimizer=config.optim_wrapper.optimizer))(model)
+    assert config.optim_wrapper.constructor == 'mmkd_plugin.PeerOptimWrappers'
+    logged = model.train_step(tiny.batch_of(), wrappers)
+    for name in model.peers:
+        assert logged[f'{name}.{loss}'] > 0
+
+
+def test_peers_of_other_families_have_taps_of_their_own(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    convnext = dict(
+        type='ImageClassifier',
+        backbone=dict(type='ConvNeXt', arch='atto'),
+        head=dict(type='LinearClsHead', num_classes=tiny.CLASSES, in_channels=320),
+    )
+    other = house.write('convnext', dict(model=convnext, default_scope='mmpretrain'))
+    found = plan(house.student, [], 'ie-dml', [other], settings=dict(knowledge='attention'))
+    assert "pairs='last'" in found.texts[found.name] and len(found.taps) == 1
+    model = built(found)
+    taps = {name: peer.methods.ie_dml.pairs[0].student for name, peer in model.peers.items()}
+    assert taps == dict(student='backbone.layer3', convnext='backbone.stages.3')
 
 
 def test_hooks_of_the_student_stay_and_ours_are_added(tmp_path: Path) -> None:
@@ -175,6 +198,23 @@ def test_hooks_of_the_student_stay_and_ours_are_added(tmp_path: Path) -> None:
 def test_config_without_validation_evaluates_no_teacher(tmp_path: Path) -> None:
     house = House(tmp_path, val_cfg=None, val_dataloader=None, val_evaluator=None)
     assert 'EvaluateTeachers' not in next(iter(house.plan('kd').texts.values()))
+
+
+def test_options_change_any_key_of_the_config(house: House) -> None:
+    options = {'model.task_weight': 0.5, 'custom_hooks': [], 'optim_wrapper.optimizer.lr': 0.3}
+    found = house.plan('amtml', 2, options=options)
+    text = found.texts[found.name]
+    assert text.count('model = ') == 1 and text.count('custom_hooks') == 1
+    config = Config.fromstring(text, '.py')
+    assert config.model.type == 'mmkd_plugin.Distiller' and config.model.task_weight == 0.5
+    assert config.custom_hooks == []
+    assert config.optim_wrapper.optimizer == dict(type='SGD', lr=0.3)
+    assert 'weighting' in config.optim_wrapper.paramwise_cfg.custom_keys
+
+
+def test_unknown_option_of_the_model_is_one_error(house: House) -> None:
+    with raises_config_error('cfg.model', ANY, 'tsak_weight'):
+        house.plan('kd', options={'model.tsak_weight': 0.5})
 
 
 def test_function_of_the_package_returns_the_config(house: House) -> None:
@@ -196,7 +236,7 @@ def test_function_of_the_package_returns_the_config(house: House) -> None:
         ('ld2', {}, 'method', ('All are',)),
         ('kd', dict(settings=dict(tau=2.0)), 'methods.kd.tau', ('temperature',)),
         ('kd', dict(settings=dict(temperature=-1.0)), 'methods.kd.temperature', ()),
-        ('hint', dict(settings=dict(pairs='neck')), 'pairs', ('neck',)),
+        ('hint', dict(settings=dict(pairs='neck')), 'methods.hint.pairs', ('neck',)),
         ('kd', dict(teachers=0), 'teacher', ('--teacher',)),
         ('mutual', {}, 'peer', ('--peer',)),
         ('kd', dict(peers=['x.py']), 'teacher', ('--peer',)),
@@ -250,7 +290,8 @@ def test_command_prints_and_writes(
     base = [house.student, '--teacher', config, checkpoint, '--method', 'at']
     cli.run_distill([*base, '--set', 'loss_weight=5.0', 'cfg.train_cfg.max_epochs=3', '--dry-run'])
     shown = capsys.readouterr().out
-    assert "tap: student 'backbone.layer1'" in shown and 'loss_weight=5.0' in shown
+    assert "pairs 'backbone.layer1' (4, 64, 64) of student with" in shown
+    assert 'loss_weight=5.0' in shown
     assert 'max_epochs=3' in shown and not list(house.folder.glob('at_*'))
     cli.run_distill([*base, '--work-dir', 'runs'])
     shown = capsys.readouterr().out

@@ -5,14 +5,13 @@ import os
 import signal
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 from helpers import classification as tiny
 from helpers import processes, replayed
 from helpers.errors import ANY, raises_config_error
-from helpers.replayed import EXACT, Case
+from helpers.replayed import EXACT, Case, no_network
 from torch import multiprocessing
 
 from mmkd_plugin.replay import store as module
@@ -23,13 +22,6 @@ SPAWN = multiprocessing.get_context('spawn')
 @pytest.fixture
 def case(tmp_path: Path) -> Case:
     return Case(tmp_path)
-
-
-def no_network() -> Any:
-    """Fail if a teacher's network is built."""
-    return mock.patch(
-        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('it was built')
-    )
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mmengine.logging import print_log
+
 from mmkd_plugin.adapters.compat import require_comparable, require_same_task
 from mmkd_plugin.adapters.dry_run import Shape, blank_images
 from mmkd_plugin.adapters.embedding import find_embedding
@@ -128,7 +130,8 @@ def _requests(learner: Learner, probe_shape: Sequence[int] | None) -> dict[str, 
     finders = [LevelFinder(one, probe_shape) for one in (network, *learner.teachers)]
     for name, method in learner.methods.items():
         with config_key(f'methods.{name}'):
-            method.choose_taps(finders[0], finders[1:])
+            for sentence in method.choose_taps(finders[0], finders[1:]):
+                print_log(f'methods.{name}: {sentence}.', logger='current')
             one = method.requests(len(learner.teachers))
             if EMBEDDING in one.student and network.embedding is None:
                 network.embedding = find_embedding(network, probe_shape)

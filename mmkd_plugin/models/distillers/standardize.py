@@ -53,13 +53,18 @@ class ChannelScale(nn.Module):
         self.register_buffer('squares', torch.zeros(channels, dtype=torch.float64))
         self.register_buffer('count', torch.zeros((), dtype=torch.float64))
         self.register_buffer('measured', torch.zeros((), dtype=torch.int64))
+        self._finished = False  # spares a device-to-host copy every step
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._finished = False
 
     @torch.no_grad()
     def forward(self, values: Tensor) -> Tensor:
         """Return values (N, C) or (N, C, …) at mean 0 and variance 1, in their own precision."""
         if self.training:
             self.measure(values)
-        if not self.measured:  # evaluated before the first step
+        if not self._finished and not self.measured:  # evaluated before the first step
             return values
         shape = (1, -1, *[1] * (values.ndim - 2))
         variance = self.squares / self.count
@@ -70,7 +75,8 @@ class ChannelScale(nn.Module):
     @torch.no_grad()
     def measure(self, values: Tensor) -> None:
         """Add a batch, unless enough of them are measured."""
-        if int(self.measured) >= self.batches:
+        self._finished = self._finished or int(self.measured) >= self.batches
+        if self._finished:
             return
         flat = values.detach().double().transpose(0, 1).flatten(1)  # (C, locations)
         sums = torch.cat([flat.sum(dim=1), flat.new_tensor([flat.shape[1]])])

@@ -141,9 +141,8 @@ class AMTMLKD(Method):
         mixes = self.kd_weight > 0 or self.angle_weight > 0
         self.mixture = mixture if mixes else None
 
-    def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> None:
-        if self.hints is not None:
-            self.hints.choose_taps(student, teachers)
+    def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> list[str]:
+        return [] if self.hints is None else self.hints.choose_taps(student, teachers)
 
     def requests(self, num_teachers: int) -> Requests:
         parts = [part for part in (self.mixture, self.hints) if part is not None]

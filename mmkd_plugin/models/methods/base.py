@@ -91,16 +91,20 @@ class Method(nn.Module, ABC):
         """Whether a weight is above 0; an inactive method requests no teacher."""
         return not self._weight_names or any(getattr(self, name) for name in self._weight_names)
 
-    def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> None:
+    def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> list[str]:
         """Replace words such as ``'stages'`` by taps; called once, before :meth:`requests`.
 
         Args:
             student: Finds levels of the student.
             teachers: Finds levels of each teacher.
 
+        Returns:
+            The chosen taps with their shapes, in sentences.
+
         Raises:
             ConfigError: If a network has no such levels.
         """
+        return []
 
     @abstractmethod
     def requests(self, num_teachers: int) -> Requests:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
-from mmkd_plugin.boxes import BoxOutputs, Levels
+from mmkd_plugin.boxes import BoxOutputs, common_levels
 from mmkd_plugin.errors import ConfigError, positive_number
 from mmkd_plugin.models.losses import binary_quality_loss, giou_loss
 from mmkd_plugin.models.losses.functional import at_least_float32
@@ -84,7 +84,7 @@ class BCKD(Method):
     def _losses(self, student: NetworkOutput, teacher: NetworkOutput) -> dict[str, Tensor]:
         assert student.scores is not None
         assert teacher.scores is not None
-        levels = _common(student.scores.levels, teacher.scores.levels)
+        levels = common_levels(student.scores.levels, teacher.scores.levels)
         own, other = student.scores.on_levels(levels), teacher.scores.on_levels(levels)
         with torch.no_grad():
             weights = _weights(own, other)
@@ -101,12 +101,6 @@ class BCKD(Method):
             )
             losses['loss_boxes'] = self.box_weight * of_boxes
         return losses
-
-
-def _common(one: Levels, other: Levels) -> Levels:
-    """Return the rows and columns that two networks share."""
-    pairs = zip(one, other, strict=True)
-    return tuple((min(a[0], b[0]), min(a[1], b[1]), a[2]) for a, b in pairs)
 
 
 def _weights(own: ClassScores, other: ClassScores) -> Tensor:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.levels import WORDS, LevelFinder
@@ -90,20 +89,21 @@ class GroupHints(Method):
         self.regressors = nn.ModuleList()
         self.loss = hint_loss if loss is None else build_loss(loss, FeatureLoss)
 
-    def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> None:
+    def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> list[str]:
+        chosen: list[str] = []
         if len(self.student_groups) == 1 and self.student_groups[0] in WORDS:
             with config_key('student_groups'):
                 levels = student.levels(self.student_groups[0], trained=True)
             self.student_groups = tuple(level.tap for level in levels)
             self.group_mapping = GroupMapping(self._mapping[0], len(levels), self._mapping[1])
-            shown = ', '.join(map(str, levels))
-            print_log(f'Groups of {student.key} for hints: {shown}.', logger='current')
+            chosen.append(f'groups of {student.key}: {", ".join(map(str, levels))}')
         if isinstance(self.teacher_taps, str) and self.teacher_taps in WORDS:
             with config_key('teacher_taps'):
                 last = [teacher.levels(self.teacher_taps)[-1] for teacher in teachers]
             self.teacher_taps = tuple(level.tap for level in last)
-            for teacher, level in zip(teachers, last, strict=True):
-                print_log(f'Hints from {level} of {teacher.key}.', logger='current')
+            pairs = zip(teachers, last, strict=True)
+            chosen += [f'hints from {level} of {teacher.key}' for teacher, level in pairs]
+        return chosen
 
     def requests(self, num_teachers: int) -> Requests:
         return Requests(self.student_groups, tuple((tap,) for tap in self._taps(num_teachers)))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
+from mmkd_plugin.boxes import common_levels
 from mmkd_plugin.errors import ConfigError, positive_number
 from mmkd_plugin.models.losses import localization_loss
 from mmkd_plugin.models.methods.base import Method, Requests
@@ -71,8 +72,7 @@ class LD(Method):
         assert student.scores is not None
         assert student.boxes is not None
         assert teacher.boxes is not None
-        pairs = zip(student.boxes.levels, teacher.boxes.levels, strict=True)
-        levels = tuple((min(a[0], b[0]), min(a[1], b[1]), a[2]) for a, b in pairs)
+        levels = common_levels(student.boxes.levels, teacher.boxes.levels)
         scores, boxes = student.scores.on_levels(levels), student.boxes.on_levels(levels)
         if boxes.assigned is None:
             raise ConfigError(

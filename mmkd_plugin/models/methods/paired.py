@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ClassVar
 
-from mmengine.logging import print_log
 from torch import Tensor
 
 from mmkd_plugin.adapters.levels import WORDS, LevelFinder, paired_levels
@@ -99,20 +98,16 @@ class PairedMethod(Method):
                 )
         return Pair(**config)
 
-    def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> None:
-        if not self.word:
-            return
-        for index, teacher in enumerate(teachers):
+    def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> list[str]:
+        chosen: list[str] = []
+        for index, teacher in enumerate(teachers if self.word else ()):
             with config_key('pairs'):
                 levels = paired_levels(student, teacher, self.word)
             for own, other in levels:
                 self.pairs.append(Pair(own.tap, other.tap, index))
-                print_log(
-                    f'{type(self).__name__} pairs {own} of {student.key} with {other} of '
-                    f'{teacher.key}.',
-                    logger='current',
-                )
+                chosen.append(f'pairs {own} of {student.key} with {other} of {teacher.key}')
         self.word = ''
+        return chosen
 
     def requests(self, num_teachers: int) -> Requests:
         for number, pair in enumerate(self.pairs):

@@ -1,7 +1,7 @@
 """Any registered loss on relations between the images of a batch, as a method."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,35 +74,63 @@ class RelationMethod(Method):
         return super().active and getattr(self.loss, 'loss_weight', 1.0) > 0
 
     def requests(self, num_teachers: int) -> Requests:
-        taps = self._teacher_taps(num_teachers)
+        taps = teacher_taps_of(self.teacher_tap, num_teachers)
         return Requests((self.tap,), tuple((tap,) for tap in taps))
 
     def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
-        check_channels('tap', None, student.feature(self.tap))
-        require_row_per_image('tap', student, self.tap)
-        for teacher, tap in zip(teachers, self._teacher_taps(len(teachers)), strict=True):
-            check_channels('teacher_tap', None, teacher.feature(tap))
-            require_row_per_image('teacher_tap', teacher, tap)
+        require_embeddings(student, self.tap, teachers, self.teacher_tap)
 
     def forward(
         self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
     ) -> dict[str, Tensor]:
-        own = _embedding(student.feature(self.tap))
-        taps = self._teacher_taps(len(teachers))
-        targets = [_embedding(one.feature(tap)) for one, tap in zip(teachers, taps, strict=True)]
+        own = embedding_of(student.feature(self.tap))
+        taps = teacher_taps_of(self.teacher_tap, len(teachers))
+        targets = [embedding_of(one.feature(tap)) for one, tap in zip(teachers, taps, strict=True)]
         losses = torch.stack([self.loss(own, target) for target in targets])
         return {'loss_relation': self.loss_weight * losses.mean()}
 
-    def _teacher_taps(self, count: int) -> tuple[str, ...]:
-        taps = self.teacher_tap
-        if isinstance(taps, str):
-            return (taps,) * count
-        if len(taps) != count:
-            raise ConfigError(
-                'teacher_tap', f'must be one tap, or one for each of {count} teachers', found=taps
-            )
-        return cast(tuple[str, ...], tuple(taps))
+
+def teacher_taps_of(taps: str | Sequence[str], count: int) -> tuple[str, ...]:
+    """Return the tap of each of ``count`` teachers.
+
+    Args:
+        taps: One tap for all teachers, or one each.
+        count: Number of teachers.
+
+    Raises:
+        ConfigError: If there is another number of taps.
+    """
+    if isinstance(taps, str):
+        return (taps,) * count
+    if len(taps) != count:
+        raise ConfigError(
+            'teacher_tap', f'must be one tap, or one for each of {count} teachers', found=taps
+        )
+    return tuple(taps)
 
 
-def _embedding(feature: Tensor) -> Tensor:
+def require_embeddings(
+    student: Probe, tap: str, teachers: Sequence[Probe], teacher_taps: str | Sequence[str]
+) -> None:
+    """Refuse taps that record no embedding of each image.
+
+    Args:
+        student: Probe of the student.
+        tap: Tap of the student.
+        teachers: Probes of the teachers.
+        teacher_taps: See :func:`teacher_taps_of`.
+
+    Raises:
+        ConfigError: About ``tap`` or ``teacher_tap``.
+    """
+    check_channels('tap', None, student.feature(tap))
+    require_row_per_image('tap', student, tap)
+    every = teacher_taps_of(teacher_taps, len(teachers))
+    for teacher, other in zip(teachers, every, strict=True):
+        check_channels('teacher_tap', None, teacher.feature(other))
+        require_row_per_image('teacher_tap', teacher, other)
+
+
+def embedding_of(feature: Tensor) -> Tensor:
+    """Return an embedding (N, D); a map (N, C, H, W) is averaged over H and W."""
     return feature.mean(dim=(2, 3)) if feature.ndim == 4 else feature

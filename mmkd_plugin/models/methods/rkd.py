@@ -10,7 +10,11 @@ from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.losses import angle_loss, distance_loss
 from mmkd_plugin.models.methods.base import Method, Requests
-from mmkd_plugin.models.methods.tap_checks import check_channels, require_row_per_image
+from mmkd_plugin.models.methods.relation_method import (
+    embedding_of,
+    require_embeddings,
+    teacher_taps_of,
+)
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import MODELS
 
@@ -61,13 +65,14 @@ class RKD(Method):
         if tap is None and teacher_tap is not None:
             raise ConfigError('tap', 'is missing beside teacher_tap', found=None)
         self.tap = tap
-        self.teacher_tap = tap if teacher_tap is None else teacher_tap
+        self.teacher_tap = teacher_tap or tap or ()
         self._logged = False
 
     def requests(self, num_teachers: int) -> Requests:
         if self.tap is None:
             return Requests(teachers=((),) * num_teachers, scores=True)
-        return Requests((self.tap,), tuple((tap,) for tap in self._teacher_taps(num_teachers)))
+        taps = teacher_taps_of(self.teacher_tap, num_teachers)
+        return Requests((self.tap,), tuple((tap,) for tap in taps))
 
     def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
         if self.tap is None:
@@ -80,21 +85,12 @@ class RKD(Method):
                     found=None,
                 )
             return
-        check_channels('tap', None, student.feature(self.tap))
-        require_row_per_image('tap', student, self.tap)
-        for teacher, tap in zip(teachers, self._teacher_taps(len(teachers)), strict=True):
-            check_channels('teacher_tap', None, teacher.feature(tap))
-            require_row_per_image('teacher_tap', teacher, tap)
+        require_embeddings(student, self.tap, teachers, self.teacher_tap)
 
     def forward(
         self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
     ) -> dict[str, Tensor]:
-        own = _embedding(student, self.tap)
-        if self.tap is None:
-            targets = [_embedding(one, None) for one in teachers]
-        else:
-            taps = self._teacher_taps(len(teachers))
-            targets = [_embedding(one, tap) for one, tap in zip(teachers, taps, strict=True)]
+        own, targets = self._embeddings(student, teachers)
         if len(own) < 3 and not self._logged:
             self._logged = True
             print_log(
@@ -113,22 +109,13 @@ class RKD(Method):
                 losses[f'loss_{name}'] = weight * torch.stack(each).mean()
         return losses
 
-    def _teacher_taps(self, count: int) -> tuple[str, ...]:
-        taps = self.teacher_tap
-        if isinstance(taps, str):
-            return (taps,) * count
-        assert taps is not None  # there is a tap of the student
-        if len(taps) != count:
-            raise ConfigError(
-                'teacher_tap', f'must be one tap, or one for each of {count} teachers', found=taps
-            )
-        return tuple(taps)
-
-
-def _embedding(output: NetworkOutput, tap: str | None) -> Tensor:
-    if tap is None:
-        scores = output.scores
-        assert scores is not None  # requested
-        return scores.logits[:, 0]
-    feature = output.feature(tap)
-    return feature.mean(dim=(2, 3)) if feature.ndim == 4 else feature
+    def _embeddings(
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput]
+    ) -> tuple[Tensor, list[Tensor]]:
+        if self.tap is None:
+            scores = [one.scores for one in (student, *teachers)]
+            own, *targets = (one.logits[:, 0] for one in scores if one is not None)
+            return own, targets
+        taps = teacher_taps_of(self.teacher_tap, len(teachers))
+        targets = [embedding_of(one.feature(tap)) for one, tap in zip(teachers, taps, strict=True)]
+        return embedding_of(student.feature(self.tap)), targets

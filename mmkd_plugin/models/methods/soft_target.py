@@ -5,19 +5,16 @@ from typing import Any
 
 from torch import Tensor
 
-from mmkd_plugin.adapters.probe import Probe, TeacherProbe
-from mmkd_plugin.errors import ConfigError, one_of, positive_number
+from mmkd_plugin.adapters.probe import Probe
 from mmkd_plugin.models.losses import soft_target_loss
-from mmkd_plugin.models.methods.base import Method, Requests
-from mmkd_plugin.models.methods.location_weights import LocationWeights
 from mmkd_plugin.models.methods.log_targets import require_standardizable, standardized
-from mmkd_plugin.models.methods.teacher_mixture import OBJECTIVES, TeacherMixture
+from mmkd_plugin.models.methods.logit_method import LogitMethod, Targets
 from mmkd_plugin.outputs import NetworkOutput, ScoreRows, score_rows
 from mmkd_plugin.registry import MODELS
 
 
 @MODELS.register_module()
-class SoftTarget(Method):
+class SoftTarget(LogitMethod):
     r"""Match the teachers' softened class probabilities.
 
     .. math:: L = w\,\tau^2\,\mathrm{KL}(\bar p \,\|\, \mathrm{softmax}(z_S / \tau))
@@ -58,8 +55,6 @@ class SoftTarget(Method):
         Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, sections 2 and 5.
     """
 
-    loss_weight: float
-
     def __init__(
         self,
         temperature: float = 4.0,
@@ -71,47 +66,35 @@ class SoftTarget(Method):
         locations: Mapping[str, Any] | None = None,
         standardize: bool = False,
     ) -> None:
-        super().__init__(loss_weight=loss_weight)
-        self.temperature = positive_number('temperature', temperature)
-        self.ensemble = one_of('ensemble', ensemble, ('arithmetic', 'geometric'))
-        self.locations = LocationWeights.from_config(locations)
-        self.standardize = bool(standardize)
-        one_of('objective', objective, OBJECTIVES)
-        self.mixture: TeacherMixture | None = None
-        if weighting is not None:
-            if ensemble != 'arithmetic':
-                raise ConfigError(
-                    'ensemble',
-                    "must be 'arithmetic' beside a weighting, which mixes probabilities",
-                    found=ensemble,
-                )
-            self.mixture = TeacherMixture(
-                weighting,
-                objective,
-                embedding_tap,
-                self.temperature,
-                self.locations,
-                standardize=self.standardize,
-            )
+        super().__init__(
+            temperature,
+            loss_weight,
+            standardize,
+            ensemble,
+            weighting,
+            objective,
+            embedding_tap,
+            locations,
+        )
 
-    def requests(self, num_teachers: int) -> Requests:
-        if self.mixture is not None:
-            return self.mixture.requests(num_teachers)
-        return Requests(teachers=((),) * num_teachers, scores=True)
-
-    def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
+    def require_distribution(self, student: Probe) -> None:
+        """Refuse a sigmoid only where logits are standardised."""
         if self.standardize:
             require_standardizable(student)
-        if self.mixture is not None:
-            self.mixture.build(student, teachers)
+
+    def divergence(self, rows: ScoreRows, targets: Targets, labels: Tensor | None) -> Tensor:
+        temperature = float(self.temperature)  # a schedule may change it
+        target = targets(temperature).softmax(dim=1)
+        return soft_target_loss(rows.student, target, temperature, rows.activation, rows.weights)
 
     def forward(
         self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
     ) -> dict[str, Tensor]:
+        # Probabilities, not their logarithms: a sigmoid has no logarithms that add up to 1.
         if self.mixture is not None:
             mixed = self.mixture(student, teachers, labels)
             return {
-                'loss_kd': self.loss_weight * mixed.divergence(),
+                self.loss_name: self.loss_weight * mixed.divergence(),
                 **mixed.learning,
                 **mixed.metrics,
             }
@@ -122,7 +105,7 @@ class SoftTarget(Method):
         divergence = soft_target_loss(
             rows.student, target, float(self.temperature), rows.activation, rows.weights
         )
-        return {'loss_kd': self.loss_weight * divergence}
+        return {self.loss_name: self.loss_weight * divergence}
 
     def _mean(self, rows: ScoreRows) -> Tensor:
         softened = rows.teachers / float(self.temperature)

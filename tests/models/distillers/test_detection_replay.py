@@ -12,6 +12,7 @@ from helpers import classification as tiny
 from helpers import coco_files
 from helpers import detection as small
 from helpers.errors import ANY, raises_config_error
+from helpers.replayed import no_network
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
 from torch import Tensor
@@ -76,9 +77,7 @@ def test_dense_detector_learns_from_a_store_as_from_its_teacher(tmp_path: Path) 
     stored['teachers'][0]['replay'] = dict(path=str(tmp_path / 'store'), **replay())
     filled = run(tmp_path, 'filled', stored)
     assert not tiny.differing(plain, filled)
-    with mock.patch(
-        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('built')
-    ):
+    with no_network():
         read = run(tmp_path, 'read', stored)
     assert not tiny.differing(plain, read)
 
@@ -92,9 +91,7 @@ def test_methods_on_maps_learn_from_a_store_as_from_a_teacher(tmp_path: Path) ->
     stored['teachers'][0]['replay'] = dict(path=str(tmp_path / 'store'), dtype='float32')
     filled = run(tmp_path, 'filled', stored)
     assert not tiny.differing(plain, filled)
-    with mock.patch(
-        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('built')
-    ):
+    with no_network():
         read = run(tmp_path, 'read', stored)
     assert not tiny.differing(plain, read)
 
@@ -144,9 +141,7 @@ def test_two_detectors_are_stored_at_the_locations_where_one_of_them_teaches(
     with counted() as ran:
         assert not tiny.differing(plain, run(tmp_path, 'filled', model))
     once = len([call for call in ran.call_args_list if call.args[0].key.startswith('teachers')])
-    with mock.patch(
-        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('built')
-    ):
+    with no_network():
         assert not tiny.differing(plain, run(tmp_path, 'read', model))
     shutil.rmtree(tmp_path / 'store0')  # made again, by what the other store has kept
     with counted() as ran:
@@ -174,9 +169,7 @@ def test_store_of_two_detectors_serves_one_of_them(tmp_path: Path) -> None:
     del model['teachers'][1]
     plain = copy.deepcopy(model)
     del plain['teachers'][0]['replay']
-    with mock.patch(
-        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('built')
-    ):
+    with no_network():
         found = run(tmp_path, 'one', model)
     assert not tiny.differing(run(tmp_path, 'plain', plain), found)
 
@@ -217,9 +210,7 @@ def test_stored_boxes_teach_as_those_of_the_network(tmp_path: Path) -> None:
     del alone['teachers'][0]['replay']
     plain = run(tmp_path, 'plain', alone)
     assert not tiny.differing(plain, run(tmp_path, 'filled', model))
-    with mock.patch(
-        'mmkd_plugin.adapters.teacher.build_network', side_effect=AssertionError('built')
-    ):
+    with no_network():
         assert not tiny.differing(plain, run(tmp_path, 'read', model))
 
 

@@ -10,7 +10,7 @@ from helpers.errors import raises_config_error
 from helpers.multi_teacher import student_output, teacher_outputs
 
 from mmkd_plugin.errors import ConfigError
-from mmkd_plugin.models.methods import AMTMLKD, DIST, DKD, NKD, LogitMethod, SoftTarget
+from mmkd_plugin.models.methods import AMTMLKD, DIST, DKD, NKD, SoftTarget
 from mmkd_plugin.outputs import ClassScores, NetworkOutput
 
 LATENT, UNIFORM = dict(type='LatentTeacherWeighting'), dict(type='UniformTeacherWeighting')
@@ -39,7 +39,7 @@ def test_head_without_a_distribution_is_refused(kind: Any, scores: ClassScores) 
         AMTMLKD(hint_weight=0.0, standardize=True, embedding_tap='high'),
         kind(standardize=True, weighting=UNIFORM, embedding_tap='high'),
     ):
-        key = 'type' if isinstance(method, LogitMethod) else 'standardize'
+        key = 'type' if isinstance(method, kind) else 'standardize'
         with raises_config_error(key, fix=''):
             built(method, one, [one])
 
