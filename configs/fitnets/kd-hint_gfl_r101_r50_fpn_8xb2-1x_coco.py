@@ -1,29 +1,10 @@
 # Soft targets, at the locations that the teacher's scores weight, and hints on three levels of the
-# pyramid. Student, data and schedule are MMDet's; the weights are not tuned.
-_base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+# pyramid. The weights are not tuned.
+_base_ = '../_base_/pairs/gfl_r101_r50_coco.py'
 
 model = dict(
-    _delete_=True,
-    type='mmkd_plugin.Distiller',
-    student=_base_.model,
-    teachers=[
-        dict(
-            name='r101',
-            model='mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py',
-            checkpoint='https://download.openmmlab.com/mmdetection/v2.0/gfl/'
-            'gfl_r101_fpn_mstrain_2x_coco/'
-            'gfl_r101_fpn_mstrain_2x_coco_20200629_200126-dd12f847.pth',
-        )
-    ],
     methods=dict(
         kd=dict(type='SoftTarget', temperature=1.0),
-        hint=dict(
-            type='Hint',
-            pairs=[dict(student=f'neck[{level}]', teacher=f'neck[{level}]') for level in range(3)],
-        ),
-    ),
+        hint=dict(type='Hint', pairs=_base_.pyramid[:3]),
+    )
 )
-custom_hooks = [
-    dict(type='mmkd_plugin.EvaluateTeachers', min_score=0.4),
-    dict(type='mmkd_plugin.SaveStudent'),
-]

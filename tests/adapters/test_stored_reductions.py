@@ -131,3 +131,30 @@ def test_teacher_that_is_evaluated_beside_a_full_store_is_read_from_it(case: Cas
     found, model = case.run('read', EXACT, dict(at=AT), hooks=[Load()])
     assert not model.teachers[0].stored
     assert not tiny.differing(plain, found)
+
+
+@pytest.mark.parametrize('method', [AT, HINT], ids=lambda one: one['type'])
+def test_stored_teacher_is_standardised_as_its_network(method: Any, case: Case) -> None:
+    case.teachers[0]['standardize'] = dict(batches=2)
+    methods = dict(m=method)
+    plain, _ = case.run('plain', None, methods)
+    filled, _ = case.run('filled', EXACT, methods)
+    assert not tiny.differing(plain, filled)
+    with no_network():
+        read, _ = case.run('read', EXACT, methods)
+    assert not tiny.differing(plain, read)
+    assert list(features_of(case)) == [TAP]  # the whole map is scaled
+    assert plain['teacher_scales.0.0.measured'] == 2
+
+
+def test_stored_teacher_has_its_view(case: Case) -> None:
+    methods = dict(at=AT)
+    case.teachers[0]['view'] = dict(size=(16, 16))
+    plain, _ = case.run('plain', None, methods)
+    case.run('filled', EXACT, methods)
+    with no_network():
+        read, _ = case.run('read', EXACT, methods)
+    assert not tiny.differing(plain, read)
+    case.teachers[0]['view'] = dict(size=(32, 32))
+    with raises_config_error('teachers[0] (t0).replay.teacher_config', ANY, fix='another path'):
+        ROOT_MODELS.build(case.model(EXACT, methods))

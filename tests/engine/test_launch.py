@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.visualization import Visualizer
 
 from mmkd_plugin.engine import launch
+from mmkd_plugin.engine.stages import load_stages, train_stages
 from mmkd_plugin.models.distillers import MutualDistiller
 
 ORDINARY, MUTUAL = dict(type='mmkd_plugin.Distiller'), dict(type='mmkd_plugin.MutualDistiller')
@@ -106,3 +107,20 @@ def test_hook_that_exchanges_transforms_is_refused_where_teachers_are_replayed(
         return
     with raises_config_error('custom_hooks', 'PipelineSwitchHook', fix='Leave the hook out'):
         launch.check_hooks(run)
+
+
+def test_stage_refuses_such_a_hook_before_training(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    hook = dict(type='mmdet.PipelineSwitchHook', switch_epoch=3, switch_pipeline=[])
+    config = dict(
+        model=case.model(EXACT, METHODS['soft targets and hint']),
+        custom_hooks=[hook],
+        default_scope='mmpretrain',
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        **case.settings(),
+    )
+    path = tmp_path / 'switching.py'
+    Config(config).dump(path)
+    with raises_config_error('custom_hooks', 'PipelineSwitchHook'):
+        train_stages(load_stages([str(path)], str(tmp_path / 'run')))
+    assert not list((tmp_path / 'run').glob('*.pth'))

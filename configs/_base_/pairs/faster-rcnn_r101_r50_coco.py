@@ -1,5 +1,5 @@
 # Teacher: Faster R-CNN-R101. Student: Faster R-CNN-R50 with MMDet's data and schedule.
-_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+_base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../hooks/coco.py']
 
 model = dict(
     _delete_=True,
@@ -16,7 +16,3 @@ model = dict(
     ],
 )
 pyramid = [dict(student=f'neck[{level}]', teacher=f'neck[{level}]') for level in range(5)]
-custom_hooks = [
-    dict(type='mmkd_plugin.EvaluateTeachers', min_score=0.3),
-    dict(type='mmkd_plugin.SaveStudent'),
-]

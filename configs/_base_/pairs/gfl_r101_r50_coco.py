@@ -17,6 +17,6 @@ model = dict(
 )
 pyramid = [dict(student=f'neck[{level}]', teacher=f'neck[{level}]') for level in range(5)]
 custom_hooks = [
-    dict(type='mmkd_plugin.EvaluateTeachers', min_score=0.3),
+    dict(type='mmkd_plugin.EvaluateTeachers', min_score=0.4),
     dict(type='mmkd_plugin.SaveStudent'),
 ]

@@ -1,5 +1,5 @@
 # Teacher: RetinaNet-R101. Student: RetinaNet-R50 with MMDet's data and schedule.
-_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../hooks/coco.py']
 
 model = dict(
     _delete_=True,
@@ -16,7 +16,3 @@ model = dict(
     ],
 )
 pyramid = [dict(student=f'neck[{level}]', teacher=f'neck[{level}]') for level in range(5)]
-custom_hooks = [
-    dict(type='mmkd_plugin.EvaluateTeachers', min_score=0.3),
-    dict(type='mmkd_plugin.SaveStudent'),
-]

@@ -118,10 +118,10 @@ def _shapes(
     apart = [*stored, *viewing]
     shapes = find_shapes([one for one in networks if one not in apart], probe_shape)
     first = next(iter(shapes.values()))
-    for one in viewing:
-        size = one.view.size if one.view is not None else None
-        shapes[one] = find_shape_near(one, size or first[1:])
-    return {**shapes, **dict.fromkeys(stored, first)}
+    for one in apart:
+        size = (one.view and one.view.size) or first[1:]
+        shapes[one] = (first[0], *size) if one.stored else find_shape_near(one, size)
+    return shapes
 
 
 def _requests(learner: Learner, probe_shape: Sequence[int] | None) -> dict[str, Requests]:

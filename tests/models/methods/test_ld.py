@@ -11,6 +11,7 @@ from helpers.errors import raises_config_error
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
 
+from mmkd_plugin.engine import PeerOptimWrappers
 from mmkd_plugin.errors import ConfigError
 
 METHODS = dict(ld=dict(type='LD', temperature=10.0, loss_weight=0.25))
@@ -71,6 +72,18 @@ def test_images_without_objects_have_no_loss(tmp_path: Path) -> None:
     loss = small.losses_of(model, raw)['ld.loss_ld']
     assert loss.item() == 0.0
     loss.backward()
+
+
+def test_peers_give_each_other_their_distributions() -> None:
+    init_default_scope('mmdet')
+    peers = [dict(name=name, model=small.detector('gfl')) for name in 'ab']
+    config = dict(type='mmkd_plugin.MutualDistiller', peers=peers, methods=METHODS)
+    model = ROOT_MODELS.build(config).train()
+    for seed, peer in enumerate(model.peers.values()):
+        small.varied(peer.network, seed)
+    wrappers = PeerOptimWrappers(dict(optimizer=dict(type='SGD', lr=0.001)))(model)
+    logged = model.train_step(small.batch_for('gfl'), wrappers)
+    assert logged['a.ld.loss_ld'] > 0 and logged['b.ld.loss_ld'] > 0
 
 
 @pytest.mark.parametrize('family', ['retinanet', 'fcos', 'atss'])

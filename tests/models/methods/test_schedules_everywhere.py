@@ -17,7 +17,7 @@ from mmkd_plugin.models.methods import Method
 from mmkd_plugin.registry import MODELS
 
 PAIRS: dict[str, Any] = dict(pairs='last')
-#: What a method needs beside its defaults.
+#: Keys that a method needs beside its defaults.
 NEEDED: dict[str, dict[str, Any]] = {
     'AMTMLKD': dict(student_groups='stages', mapping=[2, 1]),
     'AttentionTransfer': PAIRS,
