@@ -39,8 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Multiply in float32, not in TF32."""
     settings = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [one.allow_tf32 for one in settings]
@@ -51,6 +50,9 @@ def _full_precision() -> Iterator[None]:
         one.allow_tf32 = value
 
 
+in_full_precision = pytest.fixture(autouse=True)(full_precision)
+
+
 @pytest.mark.parametrize('name', METHODS)
 def test_distiller_on_gpu_has_the_losses_and_gradients_of_the_cpu(
     tmp_path: Path, name: str
@@ -58,7 +60,7 @@ def test_distiller_on_gpu_has_the_losses_and_gradients_of_the_cpu(
     model = tiny.distiller(tmp_path, methods=dict(m=METHODS[name])).double().train()
     for teacher in model.teachers:
         teacher.model.double()
-    model.data_preprocessor = _Double(model.data_preprocessor)
+    model.data_preprocessor = InDouble(model.data_preprocessor)
     found = {}
     for device in ('cpu', 'cuda'):
         copied = copy.deepcopy(model).to(device)
@@ -69,7 +71,7 @@ def test_distiller_on_gpu_has_the_losses_and_gradients_of_the_cpu(
     torch.testing.assert_close(found['cuda'], found['cpu'], rtol=1e-6, atol=1e-9)
 
 
-class _Double(torch.nn.Module):
+class InDouble(torch.nn.Module):
     """A preprocessor whose images are float64, so that rounding does not hide a difference."""
 
     def __init__(self, preprocessor: torch.nn.Module) -> None:
