@@ -6,7 +6,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mmkd_plugin.anchors import AnchorGrid, DeltaCoder
+
 Levels = tuple[tuple[int, int, int], ...]
+#: (across, down) of each level, in pixels.
+Strides = tuple[tuple[float, float], ...]
 #: Meanings of the four values of a location; see :class:`BoxOutputs`.
 KINDS = ('delta', 'distance', 'distribution')
 
@@ -25,8 +29,8 @@ class BoxOutputs:
         priors: Anchors, or points, of the first cell of each level, in pixels.
         levels: (rows, columns, anchors) of each level.
         valid: Mask of the locations that count, (N, A), as that of the class scores.
-        assigned: Class of the object that the network's own assigner gave to a location, (N, A);
-            -1 where it gave none. None unless a method requested it of a network that learns.
+        anchors: Anchors of each level; empty if the head has points, or is unknown.
+        coder: How deltas are decoded; None if that is unknown.
 
     Example:
         >>> boxes = BoxOutputs(torch.zeros(2, 12, 4, 17), 'distribution', levels=((3, 4, 1),))
@@ -42,7 +46,8 @@ class BoxOutputs:
     priors: tuple[tuple[float, ...], ...] = ()
     levels: Levels = ()
     valid: Tensor | None = None
-    assigned: Tensor | None = None
+    anchors: tuple[AnchorGrid, ...] = ()
+    coder: DeltaCoder | None = None
 
     @property
     def bins(self) -> int:
@@ -62,12 +67,45 @@ class BoxOutputs:
         """Cut each level to the given rows and columns, as the class scores are."""
         if levels == self.levels:
             return self
-        valid, assigned = (
-            None if one is None else cut(one, self.levels, levels)
-            for one in (self.valid, self.assigned)
-        )
+        valid = None if self.valid is None else cut(self.valid, self.levels, levels)
         values = cut(self.values, self.levels, levels)
-        return replace(self, values=values, levels=levels, valid=valid, assigned=assigned)
+        return replace(self, values=values, levels=levels, valid=valid)
+
+    @property
+    def decodable(self) -> bool:
+        """Whether :meth:`corners` is known."""
+        if self.kind != 'delta':
+            return True
+        bounded = self.coder is not None and self.coder.centre_limit is not None
+        return self.coder is not None and (bool(self.anchors) or not bounded)
+
+    def corners(self) -> Tensor:
+        """Decode the boxes, each in a frame of its location: (N, A, 4), in float32 or wider.
+
+        The frame begins at the point or the centre of the anchor. Its unit is a pixel for
+        distances, a stride for distributions, and the size of the anchor or cell for deltas. An
+        IoU of two boxes of one location is that of the boxes in pixels.
+
+        Raises:
+            ValueError: If they are not :attr:`decodable`.
+        """
+        values = self.values.to(torch.promote_types(self.values.dtype, torch.float32))
+        if self.kind == 'delta':
+            if self.coder is None:
+                raise ValueError(f'the coding of deltas is unknown: {self}')
+            bounded = self.coder.centre_limit is not None
+            return self.coder.decode(values, self.anchor_boxes() if bounded else None)
+        if self.kind == 'distribution':
+            steps = torch.arange(self.bins, dtype=values.dtype, device=values.device)
+            values = values.softmax(dim=3) @ steps
+        return values * values.new_tensor([-1.0, -1.0, 1.0, 1.0])
+
+    def anchor_boxes(self) -> Tensor:
+        """Return the corners of the anchors of all locations, (A, 4), in pixels."""
+        dtype = torch.promote_types(self.values.dtype, torch.float32)
+        like = torch.empty(0, dtype=dtype, device=self.values.device)
+        grids = zip(self.anchors, self.levels, strict=True)
+        return torch.cat([grid.boxes(rows, columns, like) for grid, (rows, columns, _) in grids])
 
     def __str__(self) -> str:
         coding = f' ({self.coding})' if self.coding else ''
@@ -106,6 +144,27 @@ def cut(values: Tensor, own: Levels, levels: Levels) -> Tensor:
     return torch.cat(kept, dim=1)
 
 
+def inside(
+    sizes: Sequence[Sequence[int]], levels: Levels, strides: Strides, device: torch.device
+) -> Tensor:
+    """Mask the locations inside each image, (N, A), by their top left corner as MMDet does.
+
+    Args:
+        sizes: (height, width) of each image.
+        levels: (rows, columns, anchors) of each level.
+        strides: (across, down) of each level.
+        device: Device of the mask.
+    """
+    size = torch.tensor([tuple(one) for one in sizes], device=device)
+    masks = []
+    for (rows, columns, anchors), (across, down) in zip(levels, strides, strict=True):
+        inside_rows = torch.arange(rows, device=device) * down < size[:, :1]
+        inside_columns = torch.arange(columns, device=device) * across < size[:, 1:]
+        grid = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
+        masks.append(grid.expand(-1, -1, -1, anchors).flatten(1))
+    return torch.cat(masks, dim=1)
+
+
 @dataclass(frozen=True, eq=False)
 class ObjectBoxes:
     """Boxes of the annotated objects of a batch, in pixels of the padded images.
@@ -113,7 +172,10 @@ class ObjectBoxes:
     Args:
         boxes: Corners (left, top, right, bottom) of each image's objects, (M, 4) each.
         size: (height, width) of the padded images.
+        areas: (height, width) of each image with its own padding, up to a multiple of the stride.
+            MMDet's assigners look for locations in it. Empty if unknown.
     """
 
     boxes: tuple[Tensor, ...]
     size: tuple[int, int]
+    areas: tuple[tuple[int, int], ...] = ()
