@@ -12,7 +12,6 @@ from mmkd_plugin.adapters.head_output import HeadOutput
 from mmkd_plugin.adapters.score_readers import register_score_reader
 from mmkd_plugin.anchors import DeltaCoder
 
-
 #: A box has at least 16 thousandths of the width of its anchor: the default of MMDet's ``decode``.
 _LOG_LIMIT = abs(math.log(16 / 1000))
 

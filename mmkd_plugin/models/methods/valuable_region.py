@@ -77,12 +77,18 @@ def atss_thresholds(
 def _pairs(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the IoU, what DIoU subtracts of it, and the distance of the centres, (A, M) each."""
     one, other = anchors[:, None], boxes[None]
-    low, high = torch.maximum(one[..., :2], other[..., :2]), torch.minimum(one[..., 2:], other[..., 2:])
+    low, high = (
+        torch.maximum(one[..., :2], other[..., :2]),
+        torch.minimum(one[..., 2:], other[..., 2:]),
+    )
     overlap = (high - low).clamp_min(0).prod(dim=2)
     areas = [(each[..., 2:] - each[..., :2]).prod(dim=2) for each in (one, other)]
     tiny = torch.finfo(overlap.dtype).tiny
     ious = overlap / (areas[0] + areas[1] - overlap).clamp_min(tiny)
-    low, high = torch.minimum(one[..., :2], other[..., :2]), torch.maximum(one[..., 2:], other[..., 2:])
+    low, high = (
+        torch.minimum(one[..., :2], other[..., :2]),
+        torch.maximum(one[..., 2:], other[..., 2:]),
+    )
     shift = (one[..., :2] + one[..., 2:]) / 2 - (other[..., :2] + other[..., 2:]) / 2
     squares = shift.square().sum(dim=2)
     return ious, squares / (high - low).square().sum(dim=2).clamp_min(tiny), squares.sqrt()
