@@ -67,9 +67,9 @@ class LD(Method):
         super().__init__(loss_weight=loss_weight, vlr_weight=vlr_weight)
         self.temperature = positive_number('temperature', temperature)
         self.gamma = non_negative_number('gamma', gamma)
-        if float(self.gamma) >= 1:
+        if self.gamma >= 1:
             raise ConfigError(
-                'gamma', 'must be in [0, 1), as the region is empty at 1', found=float(gamma)
+                'gamma', 'must be in [0, 1), as the region is empty at 1', found=gamma
             )
         self.topk = positive_integer('topk', topk)
         self._positive, self._valuable = bool(self.loss_weight), bool(self.vlr_weight)

@@ -56,8 +56,8 @@ def atss_thresholds(
     ``topk`` anchors whose centres are nearest to that of the object.
 
     Args:
-        ious: Of each anchor with each object, (A, M).
-        distances: Between their centres, (A, M).
+        ious: IoU of each anchor with each object, (A, M).
+        distances: Distance between their centres, (A, M).
         counts: Number of anchors of each level; they run over A.
         topk: Number of candidates of a level.
 
