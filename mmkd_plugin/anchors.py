@@ -40,6 +40,23 @@ class AnchorGrid:
         shifts = torch.stack([x, y, x, y], dim=2)
         return (shifts[:, :, None] + like.new_tensor(self.first)).flatten(0, 2)
 
+    def begin_inside(self, rows: int, columns: int, area: tuple[int, int]) -> Tensor:
+        """Mask the anchors of cells that begin in an area, as MMDet's assigners do.
+
+        Args:
+            rows: Number of rows.
+            columns: Number of columns.
+            area: (height, width), in pixels.
+
+        Returns:
+            (rows * columns * anchors,), in the memory of the CPU.
+        """
+        across, down = self.stride
+        cells = (torch.arange(rows) * down < area[0])[:, None] & (
+            torch.arange(columns) * across < area[1]
+        )
+        return cells.flatten().repeat_interleave(len(self.first))
+
 
 @dataclass(frozen=True)
 class DeltaCoder:

@@ -9,8 +9,6 @@ from torch import Tensor
 from mmkd_plugin.anchors import AnchorGrid, DeltaCoder
 
 Levels = tuple[tuple[int, int, int], ...]
-#: (across, down) of each level, in pixels.
-Strides = tuple[tuple[float, float], ...]
 #: Meanings of the four values of a location; see :class:`BoxOutputs`.
 KINDS = ('delta', 'distance', 'distribution')
 
@@ -142,27 +140,6 @@ def cut(values: Tensor, own: Levels, levels: Levels) -> Tensor:
         for part, size, (rows, columns, _) in zip(parts, own, levels, strict=True)
     ]
     return torch.cat(kept, dim=1)
-
-
-def inside(
-    sizes: Sequence[Sequence[int]], levels: Levels, strides: Strides, device: torch.device
-) -> Tensor:
-    """Mask the locations inside each image, (N, A), by their top left corner as MMDet does.
-
-    Args:
-        sizes: (height, width) of each image.
-        levels: (rows, columns, anchors) of each level.
-        strides: (across, down) of each level.
-        device: Device of the mask.
-    """
-    size = torch.tensor([tuple(one) for one in sizes], device=device)
-    masks = []
-    for (rows, columns, anchors), (across, down) in zip(levels, strides, strict=True):
-        inside_rows = torch.arange(rows, device=device) * down < size[:, :1]
-        inside_columns = torch.arange(columns, device=device) * across < size[:, 1:]
-        grid = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
-        masks.append(grid.expand(-1, -1, -1, anchors).flatten(1))
-    return torch.cat(masks, dim=1)
 
 
 @dataclass(frozen=True, eq=False)

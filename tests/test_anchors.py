@@ -57,6 +57,10 @@ def test_a_grid_that_is_not_square() -> None:
         for width, height in ((2, 4), (6, 1))
     ]
     assert found.tolist() == loop
+    begins = [[column, row] for row in range(2) for column in range(3) for _ in range(2)]
+    inside = [10 * column < 20 and 20 * row < 21 for column, row in begins]
+    assert grid.begin_inside(2, 3, (21, 20)).tolist() == inside
+    assert 0 < sum(inside) < 12
 
 
 CODERS = [

@@ -8,12 +8,17 @@ import torch
 from torch import Tensor, nn
 
 import mmkd_plugin.adapters.dense_heads  # noqa: F401  it registers MMDet's heads
-from mmkd_plugin.adapters.dense_locations import anchor_grids, first_priors, strides_of
+from mmkd_plugin.adapters.dense_locations import (
+    Strides,
+    anchor_grids,
+    first_priors,
+    strides_of,
+)
 from mmkd_plugin.adapters.detector import DetectorAdapter
 from mmkd_plugin.adapters.head_output import HeadOutput, stated_anchors
 from mmkd_plugin.adapters.score_readers import find_score_reader, overridden_head
 from mmkd_plugin.anchors import AnchorGrid, DeltaCoder
-from mmkd_plugin.boxes import Levels, Strides, inside
+from mmkd_plugin.boxes import Levels
 from mmkd_plugin.outputs import BoxOutputs, ClassScores
 
 
@@ -129,7 +134,7 @@ class DenseDetectorAdapter(DetectorAdapter):
         valid = None
         if data_samples:
             sizes = [sample.img_shape[:2] for sample in data_samples]
-            valid = inside(sizes, levels, strides, maps[0].device)
+            valid = _inside(sizes, levels, strides, maps[0].device)
         targets, self._targets = self._targets, ()
         return ClassScores(
             torch.cat(logits, dim=1),
@@ -189,6 +194,27 @@ class DenseDetectorAdapter(DetectorAdapter):
         read = HeadOutput.read(self._reader.read, head, output)
         self._box_form = read.kind, read.coding, read.coder
         return read.require_boxes(head, _channels(head))
+
+
+def _inside(
+    sizes: Sequence[Sequence[int]], levels: Levels, strides: Strides, device: torch.device
+) -> Tensor:
+    """Mask the locations inside each image, (N, A), by their top left corner as MMDet does.
+
+    Args:
+        sizes: (height, width) of each image, without padding.
+        levels: (rows, columns, anchors) of each level.
+        strides: (across, down) of each level.
+        device: Device of the mask.
+    """
+    size = torch.tensor([tuple(one) for one in sizes], device=device)
+    masks = []
+    for (rows, columns, anchors), (across, down) in zip(levels, strides, strict=True):
+        inside_rows = torch.arange(rows, device=device) * down < size[:, :1]
+        inside_columns = torch.arange(columns, device=device) * across < size[:, 1:]
+        grid = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
+        masks.append(grid.expand(-1, -1, -1, anchors).flatten(1))
+    return torch.cat(masks, dim=1)
 
 
 def _channels(head: Any) -> int:

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmkd_plugin.anchors import AnchorGrid
-from mmkd_plugin.boxes import Levels, Strides
+from mmkd_plugin.boxes import Levels
+
+#: (across, down) of each level, in pixels.
+Strides = tuple[tuple[float, float], ...]
 
 
 def strides_of(head: Any, size: Sequence[int], levels: Levels) -> tuple[Strides, bool]:

@@ -11,8 +11,8 @@ from helpers import detection as small
 from helpers.errors import ANY, raises_config_error
 
 from mmkd_plugin.adapters import TappedModel
+from mmkd_plugin.adapters.dense_detector import _inside as inside
 from mmkd_plugin.adapters.dense_locations import first_priors, strides_of
-from mmkd_plugin.boxes import inside
 
 SIZE = (96, 128)
 LEVELS = ((12, 16, 1), (6, 8, 1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
-from mmkd_plugin.boxes import BoxOutputs, ObjectBoxes, common_levels, cut, inside
+from mmkd_plugin.boxes import BoxOutputs, ObjectBoxes, common_levels, cut
 from mmkd_plugin.errors import ConfigError, non_negative_number, positive_integer, positive_number
 from mmkd_plugin.models.losses import localization_loss
 from mmkd_plugin.models.methods.base import Method, Requests
@@ -140,16 +140,15 @@ class LD(Method):
     def _qualities(self, boxes: BoxOutputs, objects: ObjectBoxes) -> Tensor:
         """Return the IoU of each location of the valuable region with an object, (N, A)."""
         anchors = boxes.anchor_boxes()
-        counts = [rows * columns * number for rows, columns, number in boxes.levels]
-        strides = tuple(grid.stride for grid in boxes.anchors)
+        grids = [*zip(boxes.anchors, boxes.levels, strict=True)]
         areas = objects.areas or (objects.size,) * len(objects.boxes)
-        valid = inside(areas, boxes.levels, strides, torch.device('cpu'))  # its sums are sizes
-        qualities = anchors.new_zeros(valid.shape)
-        for quality, mask, corners in zip(qualities, valid, objects.boxes, strict=True):
-            kept = mask.nonzero().squeeze(1).to(anchors.device)
-            remaining = [int(one.sum()) for one in mask.split(counts)]
+        qualities = anchors.new_zeros(len(areas), len(anchors))
+        for quality, area, corners in zip(qualities, areas, objects.boxes, strict=True):
+            masks = [grid.begin_inside(rows, columns, area) for grid, (rows, columns, _) in grids]
+            kept = torch.cat(masks).nonzero().squeeze(1).to(anchors.device)
+            counts = [int(mask.sum()) for mask in masks]
             quality[kept] = valuable_region(
-                anchors[kept], remaining, corners, float(self.gamma), self.topk
+                anchors[kept], counts, corners, float(self.gamma), self.topk
             )
         return qualities
 

@@ -29,9 +29,11 @@ def valuable_region(
         (A,); all 0 if there is no object.
 
     Example:
+        The first anchor is positive, the second nearly shows the object:
+
         >>> anchors = torch.tensor([[0.0, 0.0, 4.0, 4.0], [4.0, 0.0, 8.0, 4.0], [8.0, 0, 12, 4]])
-        >>> valuable_region(anchors, [3], torch.tensor([[0.0, 0.0, 6.0, 4.0]]))
-        tensor([0.0000, 0.2000, 0.0000])
+        >>> valuable_region(anchors, [3], torch.tensor([[0.0, 0.0, 6.0, 4.0]]), gamma=0.2)
+        tensor([0.0000, 0.2500, 0.0000])
 
     Reference:
         Zheng et al., Localization Distillation for Dense Object Detection, CVPR 2022, section 3.3
