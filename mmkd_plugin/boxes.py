@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mmkd_plugin.anchors import AnchorGrid, DeltaCoder
+
 Levels = tuple[tuple[int, int, int], ...]
 #: Meanings of the four values of a location; see :class:`BoxOutputs`.
 KINDS = ('delta', 'distance', 'distribution')
@@ -25,8 +27,8 @@ class BoxOutputs:
         priors: Anchors, or points, of the first cell of each level, in pixels.
         levels: (rows, columns, anchors) of each level.
         valid: Mask of the locations that count, (N, A), as that of the class scores.
-        assigned: Class of the object that the network's own assigner gave to a location, (N, A);
-            -1 where it gave none. None unless a method requested it of a network that learns.
+        anchors: Anchors of each level; empty if the head has points, or is unknown.
+        coder: How deltas are decoded; None if that is unknown.
 
     Example:
         >>> boxes = BoxOutputs(torch.zeros(2, 12, 4, 17), 'distribution', levels=((3, 4, 1),))
@@ -42,7 +44,8 @@ class BoxOutputs:
     priors: tuple[tuple[float, ...], ...] = ()
     levels: Levels = ()
     valid: Tensor | None = None
-    assigned: Tensor | None = None
+    anchors: tuple[AnchorGrid, ...] = ()
+    coder: DeltaCoder | None = None
 
     @property
     def bins(self) -> int:
@@ -62,12 +65,45 @@ class BoxOutputs:
         """Cut each level to the given rows and columns, as the class scores are."""
         if levels == self.levels:
             return self
-        valid, assigned = (
-            None if one is None else cut(one, self.levels, levels)
-            for one in (self.valid, self.assigned)
-        )
+        valid = None if self.valid is None else cut(self.valid, self.levels, levels)
         values = cut(self.values, self.levels, levels)
-        return replace(self, values=values, levels=levels, valid=valid, assigned=assigned)
+        return replace(self, values=values, levels=levels, valid=valid)
+
+    @property
+    def decodable(self) -> bool:
+        """Whether :meth:`corners` is known."""
+        if self.kind != 'delta':
+            return True
+        bounded = self.coder is not None and self.coder.centre_limit is not None
+        return self.coder is not None and (bool(self.anchors) or not bounded)
+
+    def corners(self) -> Tensor:
+        """Decode the boxes, each in a frame of its location: (N, A, 4), in float32 or wider.
+
+        The frame begins at the point or the centre of the anchor. Its unit is a pixel for
+        distances, a stride for distributions, and the size of the anchor or cell for deltas. An
+        IoU of two boxes of one location is that of the boxes in pixels.
+
+        Raises:
+            ValueError: If they are not :attr:`decodable`.
+        """
+        values = self.values.to(torch.promote_types(self.values.dtype, torch.float32))
+        if self.kind == 'delta':
+            if self.coder is None:
+                raise ValueError(f'the coding of deltas is unknown: {self}')
+            bounded = self.coder.centre_limit is not None
+            return self.coder.decode(values, self.anchor_boxes() if bounded else None)
+        if self.kind == 'distribution':
+            steps = torch.arange(self.bins, dtype=values.dtype, device=values.device)
+            values = values.softmax(dim=3) @ steps
+        return values * values.new_tensor([-1.0, -1.0, 1.0, 1.0])
+
+    def anchor_boxes(self) -> Tensor:
+        """Return the corners of the anchors of all locations, (A, 4), in pixels."""
+        dtype = torch.promote_types(self.values.dtype, torch.float32)
+        like = torch.empty(0, dtype=dtype, device=self.values.device)
+        grids = zip(self.anchors, self.levels, strict=True)
+        return torch.cat([grid.boxes(rows, columns, like) for grid, (rows, columns, _) in grids])
 
     def __str__(self) -> str:
         coding = f' ({self.coding})' if self.coding else ''
@@ -113,7 +149,10 @@ class ObjectBoxes:
     Args:
         boxes: Corners (left, top, right, bottom) of each image's objects, (M, 4) each.
         size: (height, width) of the padded images.
+        areas: (height, width) of each image with its own padding, up to a multiple of the stride.
+            MMDet's assigners look for locations in it. Empty if unknown.
     """
 
     boxes: tuple[Tensor, ...]
     size: tuple[int, int]
+    areas: tuple[tuple[int, int], ...] = ()

@@ -46,6 +46,8 @@ class ClassScores:
             no region. None if all count.
         strides: (across, down) of each level in pixels, where the head states them.
         queries: Number of shared queries; 0 for other heads.
+        assigned: Class of the object that the network's own assigner gave to a location, (N, A);
+            -1 where it gave none. None unless a method requested it of a dense head that learns.
 
     Example:
         >>> scores = ClassScores.of_images(torch.zeros(8, 10))
@@ -63,6 +65,7 @@ class ClassScores:
     valid: Tensor | None = None
     strides: tuple[tuple[float, float], ...] = ()
     queries: int = 0
+    assigned: Tensor | None = None
 
     @classmethod
     def of_images(cls, logits: Tensor, activation: str = 'softmax') -> 'ClassScores':
@@ -92,7 +95,7 @@ class ClassScores:
     def with_classes(self, indices: Sequence[int]) -> 'ClassScores':
         """Return the scores of these classes, in this order; a background column stays."""
         columns = [*indices, self.num_classes] if self.background else list(indices)
-        return replace(self, logits=self.logits[..., columns])
+        return replace(self, logits=self.logits[..., columns], assigned=None)
 
     def on_levels(self, levels: Levels) -> 'ClassScores':
         """Cut each level to the given rows and columns, from the top left.
@@ -101,9 +104,12 @@ class ClassScores:
         """
         if levels == self.levels:
             return self
-        valid = None if self.valid is None else cut(self.valid, self.levels, levels)
+        valid, assigned = (
+            None if one is None else cut(one, self.levels, levels)
+            for one in (self.valid, self.assigned)
+        )
         logits = cut(self.logits, self.levels, levels)
-        return replace(self, logits=logits, levels=levels, valid=valid)
+        return replace(self, logits=logits, levels=levels, valid=valid, assigned=assigned)
 
     def __str__(self) -> str:
         background = ' with background' if self.background else ''

@@ -22,6 +22,7 @@ METHODS: dict[str, dict[str, Any]] = {
     'FGD': dict(type='FGD', pairs=PAIRS),
     'BCKD': dict(type='BCKD'),
     'LD': dict(type='LD'),
+    'LD, both regions': dict(type='LD', vlr_weight=0.25),
 }
 in_full_precision = pytest.fixture(autouse=True)(full_precision)
 

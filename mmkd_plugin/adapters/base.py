@@ -135,6 +135,10 @@ class Adapter:
         """Return the corners (M, 4) of each image's objects, in pixels; None if unknown."""
         return None
 
+    def image_areas(self, data_samples: Sequence[Any] | None) -> list[tuple[int, int]] | None:
+        """Return (height, width) of each image with its own padding; None if unknown."""
+        return None
+
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
         """Whether a batch lacks the labels that the task loss needs; False for unknown models."""
         return False

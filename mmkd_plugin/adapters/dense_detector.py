@@ -10,12 +10,14 @@ from torch import Tensor, nn
 import mmkd_plugin.adapters.dense_heads  # noqa: F401  it registers MMDet's heads
 from mmkd_plugin.adapters.dense_locations import (
     Strides,
+    anchor_grids,
     first_priors,
     strides_of,
 )
 from mmkd_plugin.adapters.detector import DetectorAdapter
 from mmkd_plugin.adapters.head_output import HeadOutput, stated_anchors
 from mmkd_plugin.adapters.score_readers import find_score_reader, overridden_head
+from mmkd_plugin.anchors import AnchorGrid, DeltaCoder
 from mmkd_plugin.boxes import Levels
 from mmkd_plugin.outputs import BoxOutputs, ClassScores
 
@@ -34,13 +36,14 @@ class DenseDetectorAdapter(DetectorAdapter):
         self._tap = next((name for name in names if getattr(model, name, None) is not None), '')
         head: Any = getattr(model, self._tap, None)
         super().__init__(head)
-        self._box_form: tuple[str | None, str] = (None, '')
+        self._box_form: tuple[str | None, str, DeltaCoder | None] = (None, '', None)
         self._reader = find_score_reader(head)
         self._anchors = stated_anchors(head)
         self._form_checked = False
         self._strides: dict[Any, tuple[Strides, bool]] = {}
         self._priors: dict[str, tuple[tuple[float, ...], ...]] = {}
-        self._assigned: Tensor | None = None
+        self._anchors_of: dict[str, tuple[AnchorGrid, ...]] = {}
+        self._targets: Sequence[Any] = ()
         self.no_scores = self._reason(model, head)
         if self.no_scores:
             return
@@ -94,14 +97,14 @@ class DenseDetectorAdapter(DetectorAdapter):
         """Note the objects that the head's assigner gives to its locations, for its own losses."""
         head: Any = getattr(model, self._tap)
         assign = getattr(head, 'get_targets', None)
-        self._assigned = None
+        self._targets = ()
         if assign is None:
             yield
             return
 
         def noted(*args: Any, **kwargs: Any) -> Any:
             targets = assign(*args, **kwargs)
-            self._assigned = _assigned_classes(targets, int(head.num_classes))
+            self._targets = targets if isinstance(targets, (list, tuple)) else ()
             return targets
 
         head.get_targets = noted
@@ -132,6 +135,7 @@ class DenseDetectorAdapter(DetectorAdapter):
         if data_samples:
             sizes = [sample.img_shape[:2] for sample in data_samples]
             valid = _inside(sizes, levels, strides, maps[0].device)
+        targets, self._targets = self._targets, ()
         return ClassScores(
             torch.cat(logits, dim=1),
             activation or ('sigmoid' if sigmoid else 'softmax'),
@@ -139,16 +143,18 @@ class DenseDetectorAdapter(DetectorAdapter):
             levels=levels,
             valid=valid,
             strides=strides if stated_by_head else (),
+            assigned=_assigned_classes(targets, int(head.num_classes), len(maps[0]), levels),
         )
 
     def box_outputs(
         self, model: nn.Module, found: Mapping[str, list[Tensor]], scores: ClassScores
     ) -> BoxOutputs:
         head: Any = getattr(model, self._tap)
-        kind, coding = self._box_form
+        kind, coding, coder = self._box_form
         name = str(kind)
         if name not in self._priors:  # they do not change
             self._priors[name] = first_priors(head, len(scores.levels), points=kind != 'delta')
+            self._anchors_of[name] = anchor_grids(head, len(scores.levels))
         values = []
         for level, (_, _, anchors) in zip(found[self._tap], scores.levels, strict=True):
             bins = level.shape[1] // (4 * anchors)
@@ -161,7 +167,8 @@ class DenseDetectorAdapter(DetectorAdapter):
             self._priors[name],
             scores.levels,
             scores.valid,
-            self._assigned,
+            self._anchors_of[name],
+            coder,
         )
 
     def labels(self, data_samples: Sequence[Any] | None) -> Tensor | None:
@@ -185,7 +192,7 @@ class DenseDetectorAdapter(DetectorAdapter):
     def _pick_boxes(self, head: nn.Module, output: Any) -> list[Tensor]:
         assert self._reader is not None
         read = HeadOutput.read(self._reader.read, head, output)
-        self._box_form = read.kind, read.coding
+        self._box_form = read.kind, read.coding, read.coder
         return read.require_boxes(head, _channels(head))
 
 
@@ -215,16 +222,25 @@ def _channels(head: Any) -> int:
     return int(getattr(head, 'cls_out_channels', head.num_classes))
 
 
-def _assigned_classes(targets: Sequence[Any], classes: int) -> Tensor | None:
+def _assigned_classes(
+    targets: Sequence[Any], classes: int, images: int, levels: Levels
+) -> Tensor | None:
     """Return the class at each location, (N, A), or -1, from the targets of MMDet's heads.
 
-    They have a list of labels (N, A_level) by level, among other lists. None if there is no such.
+    Their labels are a list by level, (N, A_level) or (N * A_level,), or one tensor (N, A), among
+    other targets. None if there are no such.
     """
+    counts = [rows * columns * anchors for rows, columns, anchors in levels]
     for found in targets:
-        if isinstance(found, (list, tuple)) and all(
-            isinstance(one, Tensor) and one.dtype == torch.int64 and one.ndim == 2 for one in found
+        parts = [found] if isinstance(found, Tensor) else found
+        sizes = [sum(counts)] if isinstance(found, Tensor) else counts
+        if not isinstance(parts, (list, tuple)) or len(parts) != len(sizes):
+            continue
+        if all(
+            isinstance(one, Tensor) and one.dtype == torch.int64 and one.numel() == images * size
+            for one, size in zip(parts, sizes, strict=True)
         ):
-            labels = torch.cat(list(found), dim=1)
+            labels = torch.cat([one.reshape(images, -1) for one in parts], dim=1)
             return torch.where((labels >= 0) & (labels < classes), labels, -1)
     return None
 

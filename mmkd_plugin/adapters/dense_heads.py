@@ -1,5 +1,6 @@
 """Score readers of MMDet's dense heads: what their training forward returns, and in which unit."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,10 @@ from torch.nn import functional as F
 
 from mmkd_plugin.adapters.head_output import HeadOutput
 from mmkd_plugin.adapters.score_readers import register_score_reader
+from mmkd_plugin.anchors import DeltaCoder
+
+#: A box has at least 16 thousandths of the width of its anchor: the default of MMDet's ``decode``.
+_LOG_LIMIT = abs(math.log(16 / 1000))
 
 
 @register_score_reader(
@@ -24,7 +29,7 @@ def read_anchor_head(head: Any, output: Any) -> HeadOutput:
     coder = getattr(head, 'bbox_coder', None)
     if coder is None:
         return HeadOutput(output[0])
-    return HeadOutput(output[0], output[1], 'delta', _coding(coder))
+    return HeadOutput(output[0], output[1], 'delta', _coding(coder), _delta_coder(coder))
 
 
 @register_score_reader(
@@ -80,7 +85,9 @@ def read_autoassign(head: nn.Module, output: Any) -> HeadOutput:
 def read_yolox(head: nn.Module, output: Any) -> HeadOutput:
     """Read YOLOX's head: the probability of a class is multiplied by that of an object."""
     coding = 'centre and logarithm of the size, in strides'
-    return HeadOutput(_joint_logits(output[0], output[2]), output[1], 'delta', coding)
+    scores = _joint_logits(output[0], output[2])
+    # The anchor is one cell around the point.
+    return HeadOutput(scores, output[1], 'delta', coding, DeltaCoder())
 
 
 @register_score_reader('mmdet.YOLOV3Head')
@@ -126,6 +133,18 @@ def _coding(coder: object) -> str:
         if not any(word in name for word in ('clip', 'clamp', 'box_type'))
     )
     return f'{type(coder).__name__}({settings})'
+
+
+def _delta_coder(coder: Any) -> DeltaCoder | None:
+    """Return how MMDet decodes deltas; None for another coder, whose deltas mean something else."""
+    if type(coder).__name__ != 'DeltaXYWHBBoxCoder':
+        return None
+    return DeltaCoder(
+        tuple(map(float, coder.means)),
+        tuple(map(float, coder.stds)),
+        log_limit=_LOG_LIMIT,
+        centre_limit=float(coder.ctr_clamp) if coder.add_ctr_clamp else None,
+    )
 
 
 def _scaled(maps: Sequence[Tensor], units: Sequence[Any]) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mmkd_plugin.anchors import AnchorGrid
 from mmkd_plugin.boxes import Levels
 
 #: (across, down) of each level, in pixels.
@@ -70,6 +71,28 @@ def first_priors(head: Any, levels: int, points: bool) -> tuple[tuple[float, ...
         if points and priors.shape[-1] == 4:
             priors = (priors[:, :2] + priors[:, 2:]) / 2
         found.append(tuple(round(value, 2) for value in priors.flatten().tolist()))
+    return tuple(found)
+
+
+def anchor_grids(head: Any, levels: int) -> tuple[AnchorGrid, ...]:
+    """Return the anchors of each level; empty if the head has points, or no generator.
+
+    Args:
+        head: The head.
+        levels: Number of levels.
+    """
+    generator = getattr(head, 'prior_generator', None)
+    if generator is None:
+        return ()
+    found = []
+    for level in range(levels):
+        corners = generator.single_level_grid_priors((2, 2), level, device='cpu')
+        corners = getattr(corners, 'tensor', corners)
+        if corners.shape[-1] != 4 or not hasattr(generator, 'base_anchors'):
+            return ()  # YOLOX's priors are points and strides
+        cells = corners.view(2, 2, -1, 4)
+        across, down = (cells[1, 1, 0] - cells[0, 0, 0])[:2].tolist()
+        found.append(AnchorGrid(tuple(map(tuple, cells[0, 0].tolist())), (across, down)))
     return tuple(found)
 
 

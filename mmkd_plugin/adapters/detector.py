@@ -143,6 +143,11 @@ class DetectorAdapter(Adapter):
         found = [sample.gt_instances.bboxes for sample in data_samples]
         return [getattr(boxes, 'tensor', boxes) for boxes in found]
 
+    def image_areas(self, data_samples: Sequence[Any] | None) -> list[tuple[int, int]] | None:
+        if not data_samples or any('pad_shape' not in sample for sample in data_samples):
+            return None
+        return [(int(one.pad_shape[0]), int(one.pad_shape[1])) for one in data_samples]
+
     def missing_labels(self, data_samples: Sequence[Any] | None) -> bool:
         return not data_samples or any('gt_instances' not in sample for sample in data_samples)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmkd_plugin.anchors import DeltaCoder
 from mmkd_plugin.boxes import KINDS
 from mmkd_plugin.errors import ConfigError
 
@@ -23,12 +24,14 @@ class HeadOutput:
         kind: Kind of the boxes: ``'delta'``, ``'distance'`` or ``'distribution'``; see
             :class:`~mmkd_plugin.boxes.BoxOutputs`.
         coding: How deltas are coded, in words; boxes of other words are not comparable.
+        coder: How deltas are decoded; None if no method may decode them.
     """
 
     scores: Sequence[Tensor]
     boxes: Sequence[Tensor] | None = None
     kind: str | None = None
     coding: str = ''
+    coder: DeltaCoder | None = None
 
     @classmethod
     def read(cls, read: Any, head: nn.Module, output: Any) -> 'HeadOutput':

@@ -15,6 +15,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters import DenseDetectorAdapter, TappedModel, Teacher, get_adapter
+from mmkd_plugin.adapters.dense_detector import _assigned_classes as assigned_classes
 from mmkd_plugin.adapters.dense_heads import _joint_logit
 from mmkd_plugin.outputs import ClassScores
 
@@ -362,3 +363,19 @@ def test_odd_data_give_finite_losses(family: str, tmp_path: Path) -> None:
         total.backward()
         assert total.isfinite() and losses['kd.loss_kd'].isfinite()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_labels_of_every_head_s_targets_are_read_by_image() -> None:
+    """Lists by level with and without an axis of images, and one tensor."""
+    levels = ((2, 2, 1), (1, 1, 2))
+    labels = torch.tensor([[3, 0, 3, 1, 2, 3], [3, 3, 2, 3, -1, 0]])  # 3 is the background
+    expected = torch.tensor([[-1, 0, -1, 1, 2, -1], [-1, -1, 2, -1, -1, 0]])
+    boxes = [torch.zeros(2, 4, 4), torch.zeros(2, 2, 4)]
+    by_level = list(labels.split([4, 2], dim=1))
+    flat = [one.flatten() for one in by_level]
+    for targets in ((boxes, by_level), (flat, boxes), (labels, 7, boxes)):
+        found = assigned_classes(targets, 3, 2, levels)
+        assert found is not None and torch.equal(found, expected)
+    by_image = list(labels)
+    for targets in ((), (boxes,), (by_image, boxes), (labels.float(), None)):
+        assert assigned_classes(targets, 3, 2, levels) is None

@@ -346,7 +346,8 @@ def with_objects(
     if boxes is None or any(one.ndim != 2 or one.shape[1] != 4 for one in boxes):
         problem = 'needs upright boxes in the training data, and the batch has none'
         raise ConfigError(f'methods.{names[0]}', problem)
-    return replace(output, objects=ObjectBoxes(tuple(boxes), tuple(inputs.shape[-2:])))
+    areas = tuple(adapter.image_areas(data_samples) or ())
+    return replace(output, objects=ObjectBoxes(tuple(boxes), tuple(inputs.shape[-2:]), areas))
 
 
 def _weighted(name: str, value: Any, weight: float) -> Any:

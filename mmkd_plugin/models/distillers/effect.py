@@ -113,19 +113,23 @@ def _random(
         name: random(value) for name, value in output.features.items() if tap_of(name) in taps
     }
     if scores is not None:
-        scores = _random_scores(scores, random(scores.logits))
+        scores = _random_scores(scores, random(scores.logits), requests.assigned)
     boxes = output.boxes if requests.boxes else None
     if boxes is not None and scores is not None:
         boxes = replace(boxes, values=random(boxes.values), valid=scores.valid)
     return NetworkOutput(scores, features, boxes)
 
 
-def _random_scores(scores: ClassScores, logits: Tensor) -> ClassScores:
+def _random_scores(scores: ClassScores, logits: Tensor, assigned: bool) -> ClassScores:
     valid = None if scores.valid is None else torch.cat([scores.valid, scores.valid])
     images = scores.logits.shape[0]
     shift = torch.tensor([images, 0, 0, 0, 0], device=logits.device)
     rois = tuple(torch.cat([one, one + shift]) for one in scores.rois)
-    return replace(scores, logits=logits, valid=valid, rois=rois)
+    # One object everywhere.
+    objects = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device)
+    return replace(
+        scores, logits=logits, valid=valid, rois=rois, assigned=objects if assigned else None
+    )
 
 
 def _labels(scores: ClassScores | None, leaves: Sequence[Tensor]) -> Tensor | None:

@@ -25,8 +25,8 @@ class Requests:
         labels: Whether the method uses labels where a batch has them.
         needs_labels: Whether a batch without labels is an error.
         objects: Whether the boxes of the annotated objects are needed: ``student.objects``.
-        assigned: Whether the boxes of the student need the objects that its assigner gave to their
-            locations.
+        assigned: Whether the class scores of the student need the objects that its assigner gave
+            to their locations: ``student.scores.assigned``.
         read_only: Taps of the student that need no gradient, such as the input of a weighting.
     """
 

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import torch
+from mmengine import dist
 from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
-from mmkd_plugin.boxes import BoxOutputs, common_levels
-from mmkd_plugin.errors import ConfigError, positive_number
+from mmkd_plugin.boxes import common_levels
+from mmkd_plugin.errors import ConfigError, one_of, positive_number
 from mmkd_plugin.models.losses import binary_quality_loss, giou_loss
 from mmkd_plugin.models.losses.functional import at_least_float32
 from mmkd_plugin.models.methods.base import Method, Requests
@@ -26,36 +27,51 @@ class BCKD(Method):
                   (1 - \mathrm{GIoU}_a) \right)
 
     The sum runs over the locations of all images, without padding. Several teachers have the mean
-    of their losses. The authors' code divides by the student's number of positives, which
-    a method does not receive. Here :math:`Z` is the sum of the teacher's confidences of at least
-    0.05, and at least 1, so the scale of the loss differs from theirs.
+    of their losses. The authors' code leaves out levels where no location of the batch is positive;
+    here they count.
 
     Args:
         score_weight: :math:`w_s`.
-        box_weight: :math:`w_b`. Heads must output distances or distributions, as FCOS and GFL do.
-            Set it to 0 for heads that output deltas of anchors, as RetinaNet and ATSS.
+        box_weight: :math:`w_b`. Heads must output distances, distributions, or deltas that
+            MMDet's ``DeltaXYWHBBoxCoder`` or YOLOX decodes. Set it to 0 for other heads, such as
+            YOLOv3.
         beta: :math:`\beta`, above 0.
+        normalize: :math:`Z`. ``'positives'``, as in the authors' code: the locations that the
+            student's assigner made positive, at least 1 an image, mean over the ranks. It needs the
+            student's own losses. ``'confidence'``: the sum of the teacher's confidences of at least
+            0.05, and at least 1. It needs no assigner, and the loss has another scale.
 
     Raises:
-        ConfigError: If a number is out of range, or in :meth:`build` if the heads do not fit.
+        ConfigError: If a number or word is wrong, in :meth:`build` if the heads do not fit, or in
+            the first batch if no assigner ran.
 
     Reference:
         Yang et al., Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object
-        Detection, ICCV 2023 (arXiv 2308.14286).
+        Detection, ICCV 2023 (arXiv 2308.14286); for Z the authors' code.
     """
 
     score_weight: float
     box_weight: float
 
     def __init__(
-        self, score_weight: float = 1.0, box_weight: float = 4.0, beta: float = 1.0
+        self,
+        score_weight: float = 1.0,
+        box_weight: float = 4.0,
+        beta: float = 1.0,
+        normalize: str = 'positives',
     ) -> None:
         super().__init__(score_weight=score_weight, box_weight=box_weight)
         self.beta = positive_number('beta', beta)
+        self.normalize = one_of('normalize', normalize, ('positives', 'confidence'))
         self._boxes = bool(self.box_weight)
 
     def requests(self, num_teachers: int) -> Requests:
-        return Requests(teachers=((),) * num_teachers, scores=True, boxes=self._boxes)
+        return Requests(
+            teachers=((),) * num_teachers,
+            scores=True,
+            boxes=self._boxes,
+            assigned=self.normalize == 'positives',
+        )
 
     def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
         scores, boxes = student.output.scores, student.output.boxes
@@ -67,11 +83,11 @@ class BCKD(Method):
                 'Use SoftTarget.',
                 found='BCKD',
             )
-        if self._boxes and (boxes is None or boxes.kind == 'delta'):
+        if self._boxes and (boxes is None or not boxes.decodable):
             raise ConfigError(
                 'box_weight',
                 f'must be 0, as the boxes of the student cannot be decoded: {boxes}',
-                found=self.box_weight,
+                found=float(self.box_weight),
             )
 
     def forward(
@@ -87,7 +103,7 @@ class BCKD(Method):
         levels = common_levels(student.scores.levels, teacher.scores.levels)
         own, other = student.scores.on_levels(levels), teacher.scores.on_levels(levels)
         with torch.no_grad():
-            weights = _weights(own, other)
+            weights = self._weights(student.scores, own, other)
             student_logits, teacher_logits = at_least_float32(own.logits, other.logits)
             difference = (teacher_logits.sigmoid() - student_logits.sigmoid()).abs()
         logits = own.logits.flatten(0, 1), other.logits.flatten(0, 1)
@@ -95,29 +111,43 @@ class BCKD(Method):
         losses = {'loss_scores': self.score_weight * scores}
         if student.boxes is not None and teacher.boxes is not None and self._boxes:
             of_boxes = giou_loss(
-                _corners(student.boxes.on_levels(levels)),
-                _corners(teacher.boxes.on_levels(levels)),
+                student.boxes.on_levels(levels).corners().flatten(0, 1),
+                teacher.boxes.on_levels(levels).corners().flatten(0, 1),
                 weights * difference.amax(dim=2).flatten(),
             )
             losses['loss_boxes'] = self.box_weight * of_boxes
         return losses
 
+    def _weights(self, whole: ClassScores, own: ClassScores, other: ClassScores) -> Tensor:
+        """Return 1/Z for each location outside the padding, (N * A,).
 
-def _weights(own: ClassScores, other: ClassScores) -> Tensor:
-    """Return 1/Z for each location outside the padding, (N * A,)."""
-    confidence = other.confidence()
-    valid = torch.ones_like(confidence) if own.valid is None else own.valid.to(confidence)
-    total = (confidence * (confidence >= _BACKGROUND) * valid).sum().clamp_min(1.0)
-    return (valid / total).flatten()
+        Args:
+            whole: The student's scores.
+            own: The same at the locations that both networks have.
+            other: The teacher's scores there.
+        """
+        dtype = torch.promote_types(own.logits.dtype, torch.float32)
+        ones = own.logits.new_ones(own.logits.shape[:2], dtype=dtype)
+        valid = ones if own.valid is None else own.valid.to(ones)
+        if self.normalize == 'positives':
+            total = _positives(whole)
+        else:
+            confidence = other.confidence()
+            total = (confidence * (confidence >= _BACKGROUND) * valid).sum().clamp_min(1.0)
+        return (valid / total).flatten()
 
 
-def _corners(boxes: BoxOutputs) -> Tensor:
-    """Return corners relative to the point of each location, (N * A, 4).
-
-    GIoU is the same in strides and in pixels, so distributions stay in strides.
-    """
-    values = boxes.values.to(torch.promote_types(boxes.values.dtype, torch.float32))
-    if boxes.kind == 'distribution':
-        steps = torch.arange(boxes.bins, dtype=values.dtype, device=values.device)
-        values = values.softmax(dim=3) @ steps
-    return (values * values.new_tensor([-1.0, -1.0, 1.0, 1.0])).flatten(0, 1)
+def _positives(scores: ClassScores) -> Tensor:
+    """Return the number of positive locations, as MMDet's heads count them."""
+    if scores.assigned is None:
+        raise ConfigError(
+            'normalize',
+            "needs the student's own losses, whose assigner finds the positive locations",
+            "Write normalize='confidence'. Or write task_weight > 0, with a head that assigns by "
+            'get_targets, such as GFL, RetinaNet or FCOS.',
+            found='positives',
+        )
+    counts = (scores.assigned >= 0).sum(dim=1).clamp_min(1)
+    total = counts.sum().float()
+    dist.all_reduce(total, 'mean')
+    return total
