@@ -7,8 +7,9 @@ on ResNet-18 and on ResNet-34, four and three times as wide, each trained once f
 
 Methods on maps use P3 and P4. Each arm, labels alone too, chooses among three candidates by
 validation mAP, on a seed that is not reported. `kd`, `hint`, `ft`, `ie` and `amtml` have what they
-chose so in `detection`. All distilled students read their teachers' outputs from stores, which were
-full before; `crosskd` runs the teacher, because its head must run.
+chose so in `detection`. `bckd`, `ld` and `crosskd` read the teacher at every location, so they run
+it in each step. The other students read their teachers' outputs from stores, which were full
+before.
 
 **same_iterations** compares with labels alone after 1,000 iterations. **same_time** compares with
 labels alone after 1,300: see *s a step*. The time of the teachers, the paraphrasers and the stores
@@ -77,7 +78,7 @@ _methods = dict(
         1,
         dict(type='AttentionTransfer', pairs=_maps),
         _weight,
-        [3.0, 10.0, 30.0],
+        [30.0, 100.0, 300.0],
     ),
     ft=(
         'factor transfer',
@@ -105,9 +106,9 @@ _methods = dict(
         1,
         dict(type='CWD', pairs=_maps),
         _weight,
-        [3.0, 10.0, 30.0],
+        [1.0, 3.0, 10.0],
     ),
-    mgd=('MGD: generate the maps', 1, dict(type='MGD', pairs=_maps), _weight, [2e-5, 2e-4, 2e-3]),
+    mgd=('MGD: generate the maps', 1, dict(type='MGD', pairs=_maps), _weight, [5e-6, 2e-5, 1e-4]),
     fgd=(
         'FGD: maps, by objects and attention',
         1,
@@ -120,7 +121,7 @@ _methods = dict(
                 attention_weight=1e-3 * factor,
                 relation_weight=5e-6 * factor,
             )
-            for factor in (1.0, 10.0, 100.0)
+            for factor in (0.1, 1.0, 10.0)
         },
     ),
     amtml=(
@@ -142,6 +143,7 @@ _methods = dict(
         None,
     ),
 )
+_live = ('bckd', 'ld', 'crosskd')  # a store keeps confident locations alone
 _configs = {1: 'ie_kd_gfl_r18.py', 2: 'amtml_kd_gfl_r18.py'}
 _train = dict(
     dataset=dict(
@@ -163,7 +165,7 @@ _train = dict(
 )
 
 
-def _distilled(teachers: int, methods: dict, stored: bool = True) -> dict:
+def _distilled(teachers: int, methods: dict, stored: bool) -> dict:
     options = {'model.methods': dict(_delete_=True, **methods)}
     if stored:
         options['train_dataloader'] = _train
@@ -178,12 +180,12 @@ for _count in _configs:
     _all = {
         name: config
         for name, (_, count, config, _, _) in _methods.items()
-        if count == _count and name != 'crosskd'
+        if count == _count and name not in _live
     }
     prepare[f'methods_detection_stores_of_{_count}'] = dict(
         config=_here + _configs[_count],
         options={
-            **_distilled(_count, _all),
+            **_distilled(_count, _all, stored=True),
             'custom_hooks': [],
             'train_cfg.max_iters': 250,
             'default_hooks.checkpoint.interval': 250,
@@ -206,7 +208,7 @@ for _name, (_about, _count, _config, _key, _values) in _methods.items():
     arms[_name] = dict(
         about=_about,
         config=_here + _configs[_count],
-        options=_distilled(_count, dict(method=_config), stored=_name != 'crosskd'),
+        options=_distilled(_count, dict(method=_config), stored=_name not in _live),
         **(
             {'grid': {f'model.methods.method{"." if _key else ""}{_key}': _values}}
             if _values
