@@ -15,4 +15,5 @@ model = dict(
         )
     ],
 )
-pyramid = [dict(student=f'neck[{level}]', teacher=f'neck[{level}]') for level in range(5)]
+# P6 is a part of P5: PKD, FGD and MGD pair P2 to P5, as their published configs do.
+pyramid = [dict(student=f'neck[{level}]', teacher=f'neck[{level}]') for level in range(4)]
