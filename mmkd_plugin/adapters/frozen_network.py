@@ -19,7 +19,7 @@ from mmkd_plugin.adapters.compat import ClassMap
 from mmkd_plugin.adapters.dry_run import Shape
 from mmkd_plugin.adapters.fused_pairs import refresh
 from mmkd_plugin.adapters.fusion import FastForm, find_fast_form
-from mmkd_plugin.adapters.swaps import compiled, on_device, weights_on
+from mmkd_plugin.adapters.swaps import compiled, on_device, outside_graphs, weights_on
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.adapters.unused import filled
 from mmkd_plugin.errors import ConfigError
@@ -229,7 +229,7 @@ class FrozenNetwork(TappedModel):
             return nullcontext()
         return compiled(self.model, self.tapped_paths, self._compile, self._compiled)
 
-    @torch.compiler.disable  # its result decides whether training goes on
+    @outside_graphs  # its result decides whether training goes on
     def _require_finite(self, output: NetworkOutput) -> None:
         """Refuse NaN and infinite outputs. A loss scaler would skip the step in silence."""
         self.require_finite_now()  # of the step before, on a GPU

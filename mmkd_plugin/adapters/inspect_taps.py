@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters.dry_run import blank_images, unchanged
+from mmkd_plugin.adapters.dry_run import Shape, blank_images, unchanged
 from mmkd_plugin.adapters.probe import find_shape
 from mmkd_plugin.adapters.tapped_model import TappedModel
 
@@ -36,13 +36,17 @@ def tap_points(model: nn.Module, shape: Sequence[int] | None = None) -> list[Tap
         ConfigError: If no module of the model can be tapped.
     """
     network = TappedModel(model, 'model')
-    paths = [
-        path
-        for path, _ in model.named_modules()
-        if path and not path.startswith('data_preprocessor')
-    ]
-    network.request(paths[:1])  # some models have no taps
-    shape = find_shape(network, shape)
+    network.request(_paths(model)[:1])  # some models have no taps
+    return points_at(network, find_shape(network, shape))
+
+
+def points_at(network: TappedModel, shape: Shape) -> list[TapPoint]:
+    """Do what :func:`tap_points` does, on an input shape (C, H, W) that is known.
+
+    A network that does not accept the shape raises one of
+    :data:`~mmkd_plugin.adapters.dry_run.REFUSALS`.
+    """
+    model, paths = network.model, _paths(network.model)
     records: dict[str, list[tuple[Any, tuple[int, ...]]]] = {}
     handles = []
     for path in paths:
@@ -70,6 +74,12 @@ def tap_points(model: nn.Module, shape: Sequence[int] | None = None) -> list[Tap
         if obstacle and path not in records and '.' not in path:
             points.append(TapPoint(path, type(modules[path]).__name__, (), obstacle))
     return points
+
+
+def _paths(model: nn.Module) -> list[str]:
+    """Return the paths of all modules, without those of the preprocessing."""
+    paths = [path for path, _ in model.named_modules()]
+    return [path for path in paths if path and not path.startswith('data_preprocessor')]
 
 
 def _points(

@@ -9,8 +9,8 @@ from functools import cached_property
 
 from torch import nn
 
-from mmkd_plugin.adapters.dry_run import Shape
-from mmkd_plugin.adapters.inspect_taps import TapPoint, tap_points
+from mmkd_plugin.adapters.dry_run import REFUSALS, Shape
+from mmkd_plugin.adapters.inspect_taps import TapPoint, points_at
 from mmkd_plugin.adapters.probe import dry_run, find_shape
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError
@@ -105,16 +105,33 @@ class LevelFinder:
     def _modules(self) -> dict[str, nn.Module]:
         return dict(self._model.named_modules())
 
-    @cached_property
+    @property
     def _points(self) -> list[TapPoint]:
-        return tap_points(self._model, self._shape)
+        return self._run[1]
+
+    @property
+    def _shape(self) -> Shape:
+        return self._run[0]
 
     @cached_property
-    def _shape(self) -> Shape:
+    def _run(self) -> tuple[Shape, list[TapPoint]]:
+        """A shape (C, H, W) that the network accepts, and its taps for that shape."""
+        large = 3, _SIDE, _SIDE
         if self._stated is None and self.is_detector:
+            with suppress(*REFUSALS):  # most detectors accept it: that spares a run
+                return large, points_at(self._bare, large)
             with suppress(ConfigError):
-                return find_shape(self.network, (3, _SIDE, _SIDE))
-        return find_shape(self.network, self._stated)
+                shape = find_shape(self.network, large)
+                return shape, points_at(self._bare, shape)
+        shape = find_shape(self.network, self._stated)
+        return shape, points_at(self._bare, shape)
+
+    @property
+    def _bare(self) -> TappedModel:
+        """The network without requests."""
+        bare = TappedModel(self._model, self.key)
+        bare.adapter = self.network.adapter
+        return bare
 
     @cached_property
     def _trained(self) -> set[str]:
@@ -165,10 +182,9 @@ class LevelFinder:
         """Return those of the taps that record maps, also maps of tokens."""
         if not taps:
             return []
-        bare = TappedModel(self._model, self.key)
-        bare.adapter = self.network.adapter
+        bare = self._bare
         bare.request(taps)
-        features = dry_run(bare, self._shape).features
+        features = dry_run(bare, self._shape, scores=False).features
         return [
             Level(
                 tap,

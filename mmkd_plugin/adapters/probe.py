@@ -117,7 +117,9 @@ class TeacherProbe(Probe):
         return scale, shift
 
 
-def dry_run(network: TappedModel, shape: Shape, training: bool = False) -> NetworkOutput:
+def dry_run(
+    network: TappedModel, shape: Shape, training: bool = False, scores: bool = True
+) -> NetworkOutput:
     """Run a network once on blank images of ``shape`` (C, H, W), without gradients.
 
     Modes, buffers and the random state stay as they were.
@@ -126,6 +128,7 @@ def dry_run(network: TappedModel, shape: Shape, training: bool = False) -> Netwo
         network: The network.
         shape: (channels, height, width).
         training: Whether it runs in training mode. Some networks return other tensors in it.
+        scores: Whether what computes class scores runs, also if no tap needs it.
     """
     inputs = blank_images(network.model, shape)
     with (
@@ -133,7 +136,7 @@ def dry_run(network: TappedModel, shape: Shape, training: bool = False) -> Netwo
         network.recording(inputs) as recording,
         network.keyed(),
     ):
-        run_blank(network.model, network.adapter, shape, network.recorded_paths)
+        run_blank(network.model, network.adapter, shape, network.recorded_paths, scores)
     return recording.output
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmkd_plugin.adapters.dry_run import first_line
 from mmkd_plugin.adapters.probe import Probe
+from mmkd_plugin.adapters.swaps import outside_graphs
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError, config_key
 from mmkd_plugin.models.distillers.effect import require_effect
@@ -93,7 +94,7 @@ def check_outputs(network: TappedModel, batch: Batch) -> None:
     _require_probed_form(network, batch.student)
 
 
-@torch.compiler.disable  # it runs once, on values of real tensors
+@outside_graphs  # it runs once, on values of real tensors
 def check_losses(
     network: TappedModel,
     methods: Mapping[str, Method],

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mmkd_plugin.adapters.swaps import outside_graphs
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.methods.base import Requests
 
@@ -12,7 +13,7 @@ from mmkd_plugin.models.methods.base import Requests
 _SCALE = 2.0**10
 
 
-@torch.compiler.disable
+@outside_graphs
 def gradient_norms(
     tapped: Mapping[str, Sequence[Tensor]],
     requests: Mapping[str, Requests],

@@ -7,6 +7,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmkd_plugin.adapters.swaps import outside_graphs
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.methods import Method
 from mmkd_plugin.models.scheduled_number import ScheduledNumber, scheduled, set_time_of
@@ -53,7 +54,7 @@ class MethodSet(nn.ModuleDict):
         """Yield names and methods."""
         return ((name, cast(Method, method)) for name, method in self.items())
 
-    @torch.compiler.disable  # it reads the present iteration of the run
+    @outside_graphs  # it reads the present iteration of the run
     def set_time(self) -> None:
         """Set the scheduled numbers to the present iteration; once a step, before :meth:`works`."""
         for numbers in self.numbers.values():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from mmkd_plugin.adapters.swaps import outside_graphs
 from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.methods import Method
@@ -71,7 +72,7 @@ class ChannelScale(nn.Module):
         scale = (variance + _EPS * variance.mean() + _LEAST).rsqrt()
         return ((values.double() - self.mean.view(shape)) * scale.view(shape)).to(values.dtype)
 
-    @torch.compiler.disable
+    @outside_graphs
     @torch.no_grad()
     def measure(self, values: Tensor) -> None:
         """Add a batch, unless enough of them are measured."""
