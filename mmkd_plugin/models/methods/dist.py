@@ -6,8 +6,10 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmkd_plugin.errors import non_negative_number
+from mmkd_plugin.adapters.probe import Probe
+from mmkd_plugin.errors import ConfigError, non_negative_number
 from mmkd_plugin.models.losses.dist import dist_correlation
+from mmkd_plugin.models.methods.log_targets import require_standardizable
 from mmkd_plugin.models.methods.logit_method import LogitMethod, Targets
 from mmkd_plugin.outputs import ScoreRows
 from mmkd_plugin.registry import MODELS
@@ -21,8 +23,9 @@ class DIST(LogitMethod):
               \bigr)
 
     with the mean Pearson correlations of :func:`~mmkd_plugin.models.losses.dist_loss`. For
-    detectors with a softmax the rows are the locations that teach, with their weights. A batch of
-    one image has a loss of 0, which is logged once.
+    detectors the rows are the locations that teach, with their weights. Heads with a sigmoid, such
+    as RetinaNet and multi-label classifiers, are compared by the sigmoid of each class, as in the
+    authors' code. A batch of one image has a loss of 0, which is logged once.
 
     Args:
         temperature: :math:`\tau`: 1 on ImageNet, 4 on CIFAR-100.
@@ -33,7 +36,8 @@ class DIST(LogitMethod):
             :class:`~mmkd_plugin.models.methods.logit_method.LogitMethod`.
 
     Raises:
-        ConfigError: If a number is out of range, or the networks have a sigmoid or one class.
+        ConfigError: If a number is out of range, or the networks have one class; with a sigmoid,
+            unless ``inter_weight=0``.
 
     Example:
         >>> import torch
@@ -46,7 +50,9 @@ class DIST(LogitMethod):
         True
 
     Reference:
-        Huang et al., Knowledge Distillation from A Stronger Teacher, NeurIPS 2022.
+        Huang et al., Knowledge Distillation from A Stronger Teacher, NeurIPS 2022. The authors'
+        RetinaNet (github.com/hunto/MasKD) has one loss a level, whose rows are the cells and whose
+        columns are the classes of all anchors, and no weights of locations.
     """
 
     loss_name = 'loss_dist'
@@ -78,6 +84,26 @@ class DIST(LogitMethod):
         self.intra_weight = non_negative_number('intra_weight', intra_weight)
         self._logged = False
 
+    def require_distribution(self, student: Probe) -> None:
+        """Refuse a single class, which has no relation between classes."""
+        scores = student.output.scores
+        assert scores is not None
+        if self.standardize:
+            require_standardizable(student)
+        if scores.logits.shape[-1] > 1:
+            return
+        fix = "Use 'SoftTarget', or for dense detectors 'BCKD'."
+        if scores.activation == 'sigmoid':
+            if not self.inter_weight:
+                return
+            fix = f'Set inter_weight=0, which compares the rows of the class alone. {fix}'
+        raise ConfigError(
+            'type',
+            f'correlates two or more classes, but the networks output {scores}',
+            fix,
+            found=type(self).__name__,
+        )
+
     def divergence(self, rows: ScoreRows, targets: Targets, labels: Tensor | None) -> Tensor:
         if len(rows.student) < 2 and not self._logged:
             self._logged = True
@@ -94,5 +120,6 @@ class DIST(LogitMethod):
             float(self.inter_weight),
             float(self.intra_weight),
             rows.weights,
+            rows.activation,
         )
         return temperature**2 * loss
