@@ -62,9 +62,10 @@ class AMTMLKD(Method):
             ``'DKD'``, ``'NKD'`` or ``'CWD'``, with their own keys. The temperature above is their
             default. ``'CWD'`` mixes the class maps of dense heads place by place.
         hint_loss: Config of another loss of the hints, such as ``dict(type='CWDLoss')``.
-        hint_weighting: ``'uniform'``, the paper's: the hints of all teachers are added. ``'image'``:
-            the hint of teacher t for image i has the weight :math:`w_{t,i}` of the mixture, without
-            gradient, so hints do not train the weighting. These weights add up to 1.
+        hint_weighting: ``'uniform'``, the paper's: the hints of all teachers are added.
+            ``'image'``: the hint of teacher t for image i has the weight :math:`w_{t,i}` of the
+            mixture, without gradient, so hints do not train the weighting. The weights add up to 1,
+            so the sum is smaller than that of ``'uniform'``.
 
     Raises:
         ConfigError: If a number is out of range, taps of hints are missing, or there are fewer

@@ -79,13 +79,13 @@ def standardized(rows: ScoreRows) -> ScoreRows:
     )
 
 
-def require_softmax(key: str, student: Probe, needs: str, fix: str, found: object) -> None:
+def require_softmax(key: str, student: Probe, why: str, fix: str, found: object) -> None:
     """Refuse class scores that are no distribution over two or more classes.
 
     Args:
         key: The config key, for the message.
         student: Probe of the student.
-        needs: The thing that needs a softmax, which begins the problem.
+        why: The reason, as a clause.
         fix: The remedy.
         found: The value of the key.
 
@@ -97,7 +97,7 @@ def require_softmax(key: str, student: Probe, needs: str, fix: str, found: objec
     if scores.activation != 'softmax' or scores.logits.shape[-1] < 2:
         raise ConfigError(
             key,
-            f'{needs} a softmax over two or more classes, but the networks output {scores}',
+            f'needs a softmax over two or more classes, {why}; the networks output {scores}',
             fix,
             found=found,
         )
@@ -109,9 +109,6 @@ def require_standardizable(student: Probe) -> None:
     Raises:
         ConfigError: If the head has a sigmoid, or a single column.
     """
-    needs = (
-        'removes the mean of the logits of a row, which separates objects from the background '
-        'under a sigmoid: it needs'
-    )
+    why = 'because under a sigmoid the mean that it removes separates objects from background'
     fix = "Set standardize=False. 'SoftTarget', 'DIST' and 'BCKD' take sigmoid scores as they are."
-    require_softmax('standardize', student, needs, fix, True)
+    require_softmax('standardize', student, why, fix, True)

@@ -25,8 +25,8 @@ class LogitMethod(MixtureLoss):
 
     A subclass computes the loss in :meth:`divergence`. The targets are those of
     :class:`~mmkd_plugin.models.methods.soft_target.SoftTarget`: the mean of the teachers'
-    probabilities, or their mixture with weights of each image. It needs a softmax, unless a subclass
-    overrides :meth:`require_distribution`.
+    probabilities, or their mixture with weights of each image. It needs a softmax, unless a
+    subclass overrides :meth:`require_distribution`.
 
     Args:
         temperature: :math:`\tau`, of both sides.
@@ -102,12 +102,9 @@ class LogitMethod(MixtureLoss):
             ConfigError: If the head has a sigmoid, or one class.
         """
         name = type(self).__name__
-        needs = (
-            'divides one distribution into the label and the other classes, and the classes of a '
-            'sigmoid are independent: it needs'
-        )
+        why = f'because {name} divides one distribution into the label and the other classes'
         fix = "Use 'DIST', 'SoftTarget', or for dense detectors 'BCKD', which take a sigmoid."
-        require_softmax('type', student, needs, fix, name)
+        require_softmax('type', student, why, fix, name)
 
     def requests(self, num_teachers: int) -> Requests:
         if self.mixture is None:
