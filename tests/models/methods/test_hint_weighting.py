@@ -26,7 +26,7 @@ from mmkd_plugin.models.losses import FeatureLoss, cwd_loss, hint_loss, pkd_loss
 from mmkd_plugin.models.methods import AMTMLKD
 from mmkd_plugin.registry import MODELS
 
-LATENT = dict(type='LatentTeacherWeighting', init_std=1.0)
+LATENT = dict(type='LatentTeacherWeighting', init_std=0.3)
 
 
 def build(**options: Any) -> tuple[AMTMLKD, Any, Any]:
