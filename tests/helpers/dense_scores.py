@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mmkd_plugin.outputs import ClassScores, Levels, NetworkOutput
 
-#: (rows, columns, anchors); the last has one place.
+#: (rows, columns, anchors); the last has one cell.
 LEVELS: Levels = ((4, 3, 2), (2, 2, 2), (1, 1, 1))
 IMAGES, CLASSES, DIMS = 3, 4, 5
 LOCATIONS = sum(rows * columns * anchors for rows, columns, anchors in LEVELS)
@@ -20,12 +20,12 @@ def dense_output(
 ) -> NetworkOutput:
     """Return scores in float64; those of a student have a gradient, and a map ``high``.
 
-    The second of three images is lower and narrower than the batch: :func:`valid_places`.
+    The second of three images is lower and narrower than the batch: :func:`valid_locations`.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = IMAGES, LOCATIONS, classes
     logits = 2 * torch.randn(shape, generator=generator, dtype=torch.float64)
-    valid = valid_places() if padded else None
+    valid = valid_locations() if padded else None
     scores = ClassScores(
         logits.requires_grad_(student), activation, activation == 'softmax', LEVELS, valid=valid
     )
@@ -35,7 +35,7 @@ def dense_output(
     return NetworkOutput(scores, {'high': high})
 
 
-def valid_places() -> Tensor:
+def valid_locations() -> Tensor:
     """Return the mask (N, A): image 1 has 3 of 4 rows and 2 of 3 columns of the first level."""
     parts = []
     for rows, columns, anchors in LEVELS:

@@ -50,12 +50,12 @@ def cwd_loss(
     student, teacher = align('cwd_loss', student, teacher)
     own = (student.flatten(2) / temperature).log_softmax(dim=2)
     target = (teacher.flatten(2) / temperature).log_softmax(dim=2)
-    rows = place_divergence(own, target).mean(dim=1)
+    rows = location_divergence(own, target).mean(dim=1)
     return temperature**2 * weighted_mean('cwd_loss', rows, weights)
 
 
-def place_divergence(student: Tensor, target: Tensor) -> Tensor:
-    """Return the KL divergence of distributions over places, given as logarithms.
+def location_divergence(student: Tensor, target: Tensor) -> Tensor:
+    """Return the KL divergence of distributions over locations, given as logarithms.
 
     Args:
         student: (…, P).

@@ -1,4 +1,4 @@
-"""Class scores of dense heads as maps, whose channels are distributions over the places."""
+"""Class scores of dense heads as maps, whose channels are distributions over the cells."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,20 +9,20 @@ from torch import Tensor
 from mmkd_plugin.adapters.probe import Probe
 from mmkd_plugin.boxes import common_levels
 from mmkd_plugin.errors import ConfigError
-from mmkd_plugin.models.losses.cwd import place_divergence
+from mmkd_plugin.models.losses.cwd import location_divergence
 from mmkd_plugin.models.losses.functional import at_least_float32
 from mmkd_plugin.models.methods.log_targets import safe_log
 from mmkd_plugin.outputs import ClassScores, NetworkOutput
 
 
 def class_maps(scores: ClassScores) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield the class maps of each level, and which of their places count.
+    """Yield the class maps of each level, and which of their cells count.
 
     Args:
         scores: Class scores of a dense head.
 
     Yields:
-        Logits (N, anchors, C, places), and a mask (N, anchors, 1, places); None if all count.
+        Logits (N, anchors, C, cells), and a mask (N, anchors, 1, cells); None if all count.
 
     Example:
         >>> scores = ClassScores(torch.zeros(2, 14, 3), levels=((2, 3, 2), (1, 2, 1)))
@@ -55,7 +55,7 @@ def class_map_divergence(
               \mathrm{softmax}_{hw}(t^l_{nac} / \tau) \,\Big\|\,
               \mathrm{softmax}_{hw}(s^l_{nac} / \tau)\Bigr)
 
-    over the levels l with :math:`A_l` anchors. Places in the padding have probability 0.
+    over the levels l with :math:`A_l` anchors. Cells in the padding have probability 0.
 
     Args:
         student: Output with class scores of a dense head.
@@ -75,9 +75,9 @@ def class_map_divergence(
     targets = zip(*(class_maps(one) for one in others), strict=True)
     total = []
     for (maps, mask), of_teachers in zip(class_maps(own), targets, strict=True):
-        found = [_log_places(one.detach(), mask, temperature) for one, _ in of_teachers]
+        found = [_log_cells(one.detach(), mask, temperature) for one, _ in of_teachers]
         target = _mixed(found, log_weights)
-        total.append(place_divergence(_log_places(maps, mask, temperature), target).mean())
+        total.append(location_divergence(_log_cells(maps, mask, temperature), target).mean())
     return temperature**2 * torch.stack(total).sum()
 
 
@@ -104,18 +104,18 @@ def _scores(output: NetworkOutput) -> ClassScores:
     return output.scores
 
 
-def _log_places(maps: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
-    """Return the logarithms of each channel's distribution over the places that count."""
+def _log_cells(maps: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
+    """Return the logarithms of each channel's distribution over the cells that count."""
     softened = at_least_float32(maps) / temperature
     if mask is not None:  # minus infinity would make products of 0 NaN
         softened = softened.masked_fill(~mask, torch.finfo(softened.dtype).min / 2)
     return softened.log_softmax(dim=-1)
 
 
-def _mixed(log_places: Sequence[Tensor], log_weights: Tensor | None) -> Tensor:
-    if len(log_places) == 1:
-        return log_places[0]
-    stacked = torch.stack(list(log_places))
+def _mixed(log_cells: Sequence[Tensor], log_weights: Tensor | None) -> Tensor:
+    if len(log_cells) == 1:
+        return log_cells[0]
+    stacked = torch.stack(list(log_cells))
     if log_weights is None:
-        return torch.logsumexp(stacked, dim=0) - math.log(len(log_places))
+        return torch.logsumexp(stacked, dim=0) - math.log(len(log_cells))
     return torch.logsumexp(stacked + log_weights.t()[:, :, None, None, None], dim=0)

@@ -28,7 +28,7 @@ class CWD(ConnectedMethod, MixtureLoss):
 
     There is no connector if the channels are equal, and a 1x1 convolution if they differ. With
     ``pairs='scores'`` the sum runs over the levels of a dense head. Its channels are the classes of
-    each anchor, its places those outside the padding, and several teachers become a mixture; see
+    each anchor, its cells those outside the padding, and several teachers become a mixture; see
     :func:`~mmkd_plugin.models.methods.class_maps.class_map_divergence`.
 
     Args:
@@ -108,7 +108,7 @@ class CWD(ConnectedMethod, MixtureLoss):
         if mixture.standardize:
             raise ConfigError(
                 'standardize',
-                'must be False beside CWD, which normalises over the places and not the classes',
+                'must be False beside CWD, which normalises over the cells and not the classes',
                 found=True,
             )
         return dict(pairs='scores', temperature=mixture.temperature)

@@ -15,7 +15,7 @@ from helpers.dense_scores import (
     LEVELS,
     dense_output,
     location,
-    valid_places,
+    valid_locations,
 )
 from helpers.errors import ANY, raises_config_error
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -42,21 +42,21 @@ def by_loops(
     mask: Tensor | None = None,
 ) -> float:
     """One channel of one anchor of one level after the other."""
-    mask = valid_places() if mask is None else mask
+    mask = valid_locations() if mask is None else mask
     total = 0.0
     for level, (rows, columns, anchors) in enumerate(LEVELS):
         of_level = 0.0
         for n in range(IMAGES):
             for anchor in range(anchors):
-                places = [
+                cells = [
                     location(level, row, column, anchor)
                     for row in range(rows)
                     for column in range(columns)
                 ]
-                places = [place for place in places if mask[n, place]]
+                cells = [cell for cell in cells if mask[n, cell]]
                 for c in range(CLASSES):
                     own, *others = (
-                        softmax([float(one[n, place, c]) / temperature for place in places])
+                        softmax([float(one[n, cell, c]) / temperature for cell in cells])
                         for one in (student.detach(), *teachers)
                     )
                     target = [
@@ -72,7 +72,7 @@ def by_loops(
 
 @pytest.mark.parametrize('count', [1, 3])
 @pytest.mark.parametrize('temperature', [1.0, 4.0])
-def test_loss_is_that_of_loops_over_channels_and_places(count: int, temperature: float) -> None:
+def test_loss_is_that_of_loops_over_channels_and_cells(count: int, temperature: float) -> None:
     student = dense_output(0, student=True)
     teachers = [dense_output(seed + 1) for seed in range(count)]
     method = built(CWD('scores', temperature, loss_weight=0.5), student, teachers)
@@ -82,19 +82,19 @@ def test_loss_is_that_of_loops_over_channels_and_places(count: int, temperature:
     logits = student.scores.logits, [one.scores.logits for one in teachers]
     expected = 0.5 * by_loops(*logits, temperature, equal)
     assert found['loss_cwd'].item() == pytest.approx(expected, rel=1e-10)
-    # Control: padded places have a part in the value if they are not masked.
-    everywhere = torch.ones_like(valid_places())
+    # Control: padded cells have a part in the value if they are not masked.
+    everywhere = torch.ones_like(valid_locations())
     other = 0.5 * by_loops(*logits, temperature, equal, everywhere)
     assert other != pytest.approx(expected, rel=1e-3)
 
 
-def test_places_in_the_padding_have_no_part_and_no_gradient() -> None:
+def test_cells_in_the_padding_have_no_part_and_no_gradient() -> None:
     student, teacher = dense_output(0, student=True), dense_output(1)
     loss = CWD('scores')(student, [teacher], None)['loss_cwd']
     loss.backward()
-    mask, gradient = valid_places(), student.scores.logits.grad
+    mask, gradient = valid_locations(), student.scores.logits.grad
     assert not gradient[~mask].any() and gradient.isfinite().all()
-    alone = location(2, 0, 0, 0)  # a level of one place
+    alone = location(2, 0, 0, 0)  # a level of one cell
     assert gradient[mask][:, :].abs().sum() > 0 and not gradient[:, alone].any()
     far = teacher.scores.logits.clone()
     far[~mask] = 1e4
@@ -118,7 +118,7 @@ def test_gradient_is_that_of_finite_differences() -> None:
         object.__setattr__(one.scores, 'logits', one.scores.logits[:, :, :2])
 
     def loss(values: Tensor) -> Tensor:
-        scores = ClassScores(values, 'sigmoid', levels=LEVELS, valid=valid_places())
+        scores = ClassScores(values, 'sigmoid', levels=LEVELS, valid=valid_locations())
         return CWD('scores', 2.0)(NetworkOutput(scores), teachers, None)['loss_cwd']
 
     assert torch.autograd.gradcheck(loss, (logits,))
@@ -134,7 +134,7 @@ def test_differently_padded_batches_share_the_common_area() -> None:
 
 
 @pytest.mark.parametrize('objective', ['paper', 'label'])
-def test_amtml_kd_mixes_places_by_the_weights_of_each_image(objective: str) -> None:
+def test_amtml_kd_mixes_cells_by_the_weights_of_each_image(objective: str) -> None:
     student, teachers = dense_output(0, student=True), [dense_output(1), dense_output(2)]
     labels = (torch.rand(IMAGES, CLASSES) > 0.5).double()
     torch.manual_seed(2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import detection as small
 from helpers.classification import built
-from helpers.dense_scores import CLASSES, IMAGES, LOCATIONS, dense_output, valid_places
+from helpers.dense_scores import CLASSES, IMAGES, LOCATIONS, dense_output, valid_locations
 from helpers.errors import raises_config_error
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
@@ -57,7 +57,7 @@ def by_loops(
 
 def rows_of(teachers: list[Tensor], background: float) -> list[tuple[int, int, float]]:
     """Locations inside the images where a teacher is confident, with that confidence."""
-    valid = valid_places()
+    valid = valid_locations()
     found = []
     for n in range(IMAGES):
         for a in range(LOCATIONS):
@@ -75,7 +75,7 @@ def test_dist_equals_weighted_correlations_of_sigmoid_probabilities(temperature:
     found = method(student, [teacher], None)['loss_dist']
     own, other = student.scores.logits, teacher.scores.logits
     rows = rows_of([other], 0.85)
-    assert 5 < len(rows) < int(valid_places().sum())
+    assert 5 < len(rows) < int(valid_locations().sum())
     targets = [[sigmoid(z / temperature) for z in other[n, a].tolist()] for n, a, _ in rows]
     expected = by_loops(own, targets, rows, temperature)
     assert found.item() == pytest.approx(expected, rel=1e-10)
@@ -171,7 +171,7 @@ def test_one_class_needs_the_relation_of_its_rows_alone() -> None:
         built(DIST(), student, [teacher])
     method = built(DIST(inter_weight=0.0, locations=UNIFORM), student, [teacher])
     found = method(student, [teacher], None)['loss_dist']
-    mask = valid_places()
+    mask = valid_locations()
     pair = (
         [sigmoid(z) for z in one.scores.logits[mask].flatten().tolist()]
         for one in (student, teacher)
