@@ -20,6 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
     'CWD': dict(type='CWD', pairs=PAIRS),
     'CWD, scores': dict(type='CWD', pairs='scores'),
     'DIST': dict(type='DIST'),
+    'DIST, cells': dict(type='DIST', rows='cells', locations=dict(weighting='uniform')),
     'AMTMLKD, weighted hints': dict(
         type='AMTMLKD',
         objective='label',

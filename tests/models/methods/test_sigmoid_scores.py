@@ -1,6 +1,7 @@
 """DIST on heads with a sigmoid, mixtures of sigmoid scores, and what is refused for them."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,15 @@ import pytest
 import torch
 from helpers import detection as small
 from helpers.classification import built
-from helpers.dense_scores import CLASSES, IMAGES, LOCATIONS, dense_output, valid_locations
+from helpers.dense_scores import (
+    CLASSES,
+    IMAGES,
+    LEVELS,
+    LOCATIONS,
+    dense_output,
+    location,
+    valid_locations,
+)
 from helpers.errors import raises_config_error
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
@@ -200,6 +209,7 @@ def test_standardised_sigmoid_is_refused(kind: Any) -> None:
 def test_dense_detector_learns_by_dist(family: str, tmp_path: Path) -> None:
     methods = dict(
         dist=dict(type='DIST'),
+        cells=dict(type='DIST', rows='cells'),
         amtml=dict(
             type='AMTMLKD',
             temperature=1.0,
@@ -211,8 +221,8 @@ def test_dense_detector_learns_by_dist(family: str, tmp_path: Path) -> None:
     model = small.distiller(tmp_path, small.detector(family), methods=methods).train()
     losses = small.losses_of(model, small.batch_for(family))
     parameters = [p for p in model.student.parameters() if p.requires_grad]
-    for name in ('dist.loss_dist', 'amtml.loss_kd'):
-        assert 0 < losses[name] < 4
+    for name in ('dist.loss_dist', 'cells.loss_dist', 'amtml.loss_kd'):
+        assert losses[name] > 0
         found = torch.autograd.grad(losses[name], parameters, retain_graph=True, allow_unused=True)
         assert any(one is not None and one.any() for one in found)
         assert all(one is None or one.isfinite().all() for one in found)
@@ -235,3 +245,100 @@ def test_one_level_of_one_anchor_has_the_value_of_the_authors_layout() -> None:
     found = DIST(locations=UNIFORM)(pair[0], pair[1:], None)['loss_dist']
     cells = [one.flatten(0, 1) for one in (own, other)]
     torch.testing.assert_close(found, dist_loss(*cells, activation='sigmoid'))
+
+
+def cells_by_loops(
+    student: Tensor,
+    teachers: list[Tensor],
+    tau: float,
+    mixing: list[list[float]],
+    weigh: Callable[[int, int], float],
+) -> float:
+    """Add up the losses of levels: a row is a cell, its columns the classes of all anchors."""
+    total = 0.0
+    for level, (rows, columns, anchors) in enumerate(LEVELS):
+        own, target, weights = [], [], []
+        for n in range(IMAGES):
+            for cell in range(rows * columns):
+                first = location(level, cell // columns, cell % columns, 0)
+                anchors_of = range(first, first + anchors)
+                weight = math.fsum(weigh(n, a) for a in anchors_of)
+                if not weight:
+                    continue
+                weights.append(weight)
+                own.append([sigmoid(z / tau) for a in anchors_of for z in student[n, a].tolist()])
+                softened = [
+                    [sigmoid(z / tau) for a in anchors_of for z in one[n, a].tolist()]
+                    for one in teachers
+                ]
+                target.append(
+                    [
+                        math.fsum(w * p for w, p in zip(mixing[n], of, strict=True))
+                        for of in zip(*softened, strict=True)
+                    ]
+                )
+        if len(own) < 2:
+            continue
+        width = len(own[0])
+        inter = math.fsum(
+            w / math.fsum(weights) * pearson(p, q, [1.0] * width)
+            for w, p, q in zip(weights, own, target, strict=True)
+        )
+        intra = [
+            pearson([p[c] for p in own], [q[c] for q in target], weights) for c in range(width)
+        ]
+        total += 2 - inter - math.fsum(intra) / width
+    return tau**2 * total
+
+
+@pytest.mark.parametrize('weighting', ['uniform', 'foreground'])
+def test_cells_are_rows_and_anchors_columns_in_the_authors_layout(weighting: str) -> None:
+    student, teachers = dense_output(0, student=True), [dense_output(1), dense_output(2)]
+    locations = dict(weighting=weighting, background=0.9)
+    method = built(DIST(2.0, rows='cells', locations=locations), student, teachers)
+    found = method(student, teachers, None)['loss_dist']
+    own, *others = (one.scores.logits for one in (student, *teachers))
+    valid = valid_locations()
+
+    def weigh(n: int, a: int) -> float:
+        m = max(sigmoid(z) for one in others for z in one[n, a].tolist())
+        inside = float(valid[n, a])
+        return inside if weighting == 'uniform' else inside * m * (m >= 0.9)
+
+    expected = cells_by_loops(own, others, 2.0, [[0.5, 0.5]] * IMAGES, weigh)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+    other = DIST(2.0, locations=locations)(student, teachers, None)['loss_dist']
+    assert other.item() != pytest.approx(expected, rel=1e-2)
+    found.backward()
+    assert not student.scores.logits.grad[~valid].any()
+
+
+def test_cells_are_mixed_by_the_weights_of_their_image() -> None:
+    student, teachers = dense_output(0, student=True), [dense_output(1), dense_output(2)]
+    part = dict(type='DIST', rows='cells')
+    options = dict(embedding_tap='high', weighting=LATENT, locations=UNIFORM)
+    method = AMTMLKD(2.0, 0.5, 0.0, 0.0, soft_target=part, **options)
+    torch.manual_seed(3)
+    method = built(method, student, teachers).double()
+    found = method(student, teachers, None)['loss_kd']
+    weights = method.mixture.weighting(student.feature('high').amax((2, 3))).tolist()
+    own, *others = (one.scores.logits for one in (student, *teachers))
+    valid = valid_locations()
+    expected = cells_by_loops(own, others, 2.0, weights, lambda n, a: float(valid[n, a]))
+    assert found.item() == pytest.approx(0.5 * expected, rel=1e-9)
+
+
+def test_cells_without_a_dense_sigmoid_are_refused(tmp_path: Path) -> None:
+    with raises_config_error('rows', 'cell', "'cells'"):
+        DIST(rows='cell')
+    softmax = dense_output(0, True, 'softmax')
+    classifier = NetworkOutput(ClassScores.of_images(torch.zeros(1, 4), 'sigmoid'))
+    for one in (softmax, classifier):
+        with raises_config_error('rows', 'cells', str(one.scores)):
+            built(DIST(rows='cells'), one, [one])
+    detector = small.detector('gfl')
+    teacher = dict(small.teacher(tmp_path, detector, 1), replay=dict(path=str(tmp_path / 'store')))
+    config = dict(type='mmkd_plugin.Distiller', student=detector, teachers=[teacher])
+    init_default_scope('mmdet')
+    with raises_config_error('methods.m.type', 'DIST', 'every location', fix='replay'):
+        ROOT_MODELS.build(dict(config, methods=dict(m=dict(type='DIST', rows='cells'))))
