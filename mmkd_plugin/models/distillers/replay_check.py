@@ -78,11 +78,13 @@ def _require_kept(name: str, method: Method, stored: float) -> None:
         for value in vars(module).values()
         if isinstance(value, LocationWeights)
     ]
-    if not found:
+    whole = any(getattr(one, 'reads_every_location', False) for one in method.modules())
+    if whole or not found:
         raise ConfigError(
             f'methods.{name}.type',
             'reads every location, and a store keeps those alone where a teacher is confident',
-            'Leave replay out of the teachers, or use SoftTarget, LogitMimic or AMTMLKD.',
+            'Leave replay out of the teachers, or use SoftTarget, LogitMimic, DIST or AMTMLKD with '
+            'its KL.',
             found=type(method).__name__,
         )
     least = min(0.0 if one.weighting == 'uniform' else one.background for one in found)

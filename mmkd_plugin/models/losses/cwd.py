@@ -1,7 +1,7 @@
 """CWD loss: match the distribution of each channel over the map (Shu et al., 2021)."""
 
-import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmkd_plugin.errors import positive_number
 from mmkd_plugin.models.losses.functional import align, weighted_mean, wrong_shapes
@@ -34,6 +34,7 @@ def cwd_loss(
         ValueError: If the inputs are not 4-D or differ in N or C.
 
     Example:
+        >>> import torch
         >>> student = torch.tensor([[[[0.0, 0.0]]]])
         >>> teacher = torch.tensor([[[[0.0, 3.0]]]]).log1p()  # a fifth and four fifths
         >>> cwd_loss(student, teacher)  # 0.2 log(0.4) + 0.8 log(1.6)
@@ -49,6 +50,19 @@ def cwd_loss(
     student, teacher = align('cwd_loss', student, teacher)
     own = (student.flatten(2) / temperature).log_softmax(dim=2)
     target = (teacher.flatten(2) / temperature).log_softmax(dim=2)
-    divergence = torch.nn.functional.kl_div(own, target, reduction='none', log_target=True)
-    rows = divergence.sum(dim=2).mean(dim=1)
+    rows = location_divergence(own, target).mean(dim=1)
     return temperature**2 * weighted_mean('cwd_loss', rows, weights)
+
+
+def location_divergence(student: Tensor, target: Tensor) -> Tensor:
+    """Return the KL divergence of distributions over locations, given as logarithms.
+
+    Args:
+        student: (…, P).
+        target: (…, P); receives a gradient unless the caller detaches it.
+
+    Returns:
+        (…).
+    """
+    divergence = F.kl_div(student, target, reduction='none', log_target=True)
+    return divergence.sum(dim=-1)

@@ -3,12 +3,12 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmkd_plugin.models.losses.functional import align
+from mmkd_plugin.models.losses.functional import align, weighted_mean
 from mmkd_plugin.models.losses.loss_module import loss_module
 
 
 @loss_module('HintLoss')
-def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def hint_loss(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
     r"""Compute the mean squared error between two feature maps.
 
     .. math:: L = \frac{1}{NCHW} \| u - v \|^2
@@ -23,6 +23,7 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
             Receives the gradient.
         teacher: u, the teacher's for the same images, with the same N and C; H and W may differ.
             Receives no gradient.
+        weights: Factor of each image in place of 1/N, (N,).
 
     Returns:
         A scalar in float32 or wider, whatever the autocast.
@@ -41,4 +42,7 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
         Multi-Teacher Multi-level Knowledge Distillation, 2020.
     """
     student, teacher = align('hint_loss', student, teacher)
-    return F.mse_loss(student, teacher)
+    if weights is None:
+        return F.mse_loss(student, teacher)
+    rows = (student - teacher).square().flatten(1).mean(dim=1)
+    return weighted_mean('hint_loss', rows, weights)

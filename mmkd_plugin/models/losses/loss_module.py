@@ -5,7 +5,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
@@ -21,7 +21,13 @@ class FeatureLoss(nn.Module):
 
     ``forward(student, teacher)`` takes maps (N, C, H, W) or vectors (N, C) and returns a scalar.
     ``FeatureMethod`` takes a loss of this kind. A loss with a state of its own can be a subclass.
+
+    Attributes:
+        takes_weights: Whether ``forward`` has a third argument ``weights``: the factor of each
+            image in place of 1/N, (N,).
     """
+
+    takes_weights: ClassVar[bool] = False
 
 
 class RelationLoss(nn.Module):
@@ -39,8 +45,9 @@ def loss_module(
 
     The decorated function stays as it is. It takes the student's and the teacher's tensor, then its
     hyper-parameters. The arguments of the module are ``loss_weight``, 1.0 unless stated, and these
-    hyper-parameters. Further tensors, such as ``weights``, must have a default and a type hint; the
-    module leaves them out. The module is an attribute ``name`` of the function's file.
+    hyper-parameters. Further tensors must have a default and a type hint; the module leaves them
+    out, but for ``weights``, the factor of each image, which its ``forward`` hands on. The module
+    is an attribute ``name`` of the function's file.
 
     Args:
         name: The name of the module, which is the ``type`` in a config.
@@ -109,8 +116,11 @@ def _module_class(
             key: checks.get(key, _unchecked)(key, given.arguments[key]) for key in names
         }
 
-    def forward(self: Any, student: Tensor, teacher: Tensor) -> Tensor:
-        return self.loss_weight * function(student, teacher, **self.settings)
+    def forward(
+        self: Any, student: Tensor, teacher: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        given = {} if weights is None else {'weights': weights}
+        return self.loss_weight * function(student, teacher, **self.settings, **given)
 
     def extra_repr(self: Any) -> str:
         values = {'loss_weight': self.loss_weight, **self.settings}
@@ -121,6 +131,7 @@ def _module_class(
         __init__=__init__,
         forward=forward,
         extra_repr=extra_repr,
+        takes_weights='weights' in inspect.signature(function).parameters,
         __module__=function.__module__,
         __qualname__=name,
         __doc__=_docstring(function, names),

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from mmkd_plugin.models.losses.functional import align, wrong_shapes
+from mmkd_plugin.models.losses.functional import align, weighted_mean, wrong_shapes
 from mmkd_plugin.models.losses.loss_module import loss_module
 
 
 @loss_module('PKDLoss')
-def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def pkd_loss(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
     r"""Compute one minus Pearson's correlation between two maps, averaged over the channels.
 
     .. math:: L = \frac{1}{2 N C H W} \sum (\hat s - \hat t)^2
@@ -23,6 +23,8 @@ def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
         student: s, (N, C, H, W). Receives the gradient.
         teacher: t, with the same N and C. Receives no gradient. The larger map is average-pooled
             to the size of the smaller.
+        weights: Factor of each image in place of 1/N, (N,). Means and deviations stay those of the
+            whole batch.
 
     Returns:
         A scalar in float32 or wider, between 0 and 2.
@@ -46,7 +48,10 @@ def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
         must = 'must both be (N, C, H, W), with the same N and C'
         raise wrong_shapes('pkd_loss', must, student=student, teacher=teacher)
     student, teacher = align('pkd_loss', student, teacher)
-    return (_standardised(student) - _standardised(teacher)).square().mean() / 2
+    squares = (_standardised(student) - _standardised(teacher)).square()
+    if weights is None:
+        return squares.mean() / 2
+    return weighted_mean('pkd_loss', squares.flatten(1).mean(dim=1), weights) / 2
 
 
 def _standardised(x: Tensor) -> Tensor:

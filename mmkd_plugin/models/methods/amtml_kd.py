@@ -7,12 +7,12 @@ from torch import Tensor
 
 from mmkd_plugin.adapters.levels import LevelFinder
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
-from mmkd_plugin.errors import config_key, positive_integer, positive_number
+from mmkd_plugin.errors import config_key, one_of, positive_integer, positive_number
 from mmkd_plugin.models.methods.angle_transfer import mixture_angle_loss, require_gatherable
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.group_hints import GroupHints
 from mmkd_plugin.models.methods.location_weights import LocationWeights
-from mmkd_plugin.models.methods.logit_method import LogitMethod, mixture_part
+from mmkd_plugin.models.methods.mixture_loss import MixtureLoss, mixture_part
 from mmkd_plugin.models.methods.teacher_mixture import Mixture, TeacherMixture
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import MODELS
@@ -59,8 +59,13 @@ class AMTMLKD(Method):
         standardize: Standardise the logits of each network over the classes before they are mixed
             and compared; see :func:`~mmkd_plugin.models.losses.standardize_logits`.
         soft_target: The divergence from the mixture in place of KL: ``dict(type='DIST')``,
-            ``'DKD'`` or ``'NKD'``, with their own keys. The temperature above is their default.
+            ``'DKD'``, ``'NKD'`` or ``'CWD'``, with their own keys. The temperature above is their
+            default. ``'CWD'`` mixes the class maps of dense heads cell by cell.
         hint_loss: Config of another loss of the hints, such as ``dict(type='CWDLoss')``.
+        hint_weighting: ``'uniform'``, the paper's: the hints of all teachers are added.
+            ``'image'``: the hint of teacher t for image i has the weight :math:`w_{t,i}` of the
+            mixture, without gradient, so hints do not train the weighting. The weights add up to 1,
+            so the sum is smaller than that of ``'uniform'``.
 
     Raises:
         ConfigError: If a number is out of range, taps of hints are missing, or there are fewer
@@ -111,10 +116,12 @@ class AMTMLKD(Method):
         standardize: bool = False,
         soft_target: Mapping[str, Any] | None = None,
         hint_loss: Mapping[str, Any] | None = None,
+        hint_weighting: str = 'uniform',
     ) -> None:
         super().__init__(kd_weight=kd_weight, angle_weight=angle_weight, hint_weight=hint_weight)
         self.gather_angles = bool(gather_angles)
         self.angle_locations = positive_integer('angle_locations', angle_locations)
+        one_of('hint_weighting', hint_weighting, ('uniform', 'image'))
         self.hints: GroupHints | None = None
         if self.hint_weight > 0:
             self.hints = GroupHints(
@@ -135,10 +142,13 @@ class AMTMLKD(Method):
             teaches=self.kd_weight > 0,
             standardize=bool(standardize),
         )
-        self.soft_target: LogitMethod | None = None
+        self.soft_target: MixtureLoss | None = None
         if soft_target is not None and self.kd_weight > 0:
             self.soft_target = mixture_part(soft_target, mixture)
-        mixes = self.kd_weight > 0 or self.angle_weight > 0
+        self._weighs_hints = hint_weighting == 'image' and self.hints is not None
+        if self._weighs_hints and self.hints is not None:
+            self.hints.require_image_weights('hint_loss')
+        mixes = self.kd_weight > 0 or self.angle_weight > 0 or self._weighs_hints
         self.mixture = mixture if mixes else None
 
     def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> list[str]:
@@ -172,20 +182,30 @@ class AMTMLKD(Method):
         self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
     ) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
+        hint_weights = None
         if self.mixture is not None:
             mixed = self.mixture(student, teachers, labels)
             if self.kd_weight > 0:
-                losses['loss_kd'] = self.kd_weight * self._divergence(mixed, labels)
+                losses['loss_kd'] = self.kd_weight * self._divergence(
+                    mixed, student, teachers, labels
+                )
             losses.update(mixed.learning)
             if self.angle_weight > 0:
                 angle = mixture_angle_loss(mixed, self.angle_locations, self.gather_angles)
                 losses['loss_angle'] = self.angle_weight * angle
             losses.update(mixed.metrics)
+            hint_weights = mixed.weights.detach() if self._weighs_hints else None
         if self.hints is not None:
-            losses.update(self.hints(student, teachers, labels))
+            losses.update(self.hints(student, teachers, labels, hint_weights))
         return losses
 
-    def _divergence(self, mixed: Mixture, labels: Tensor | None) -> Tensor:
+    def _divergence(
+        self,
+        mixed: Mixture,
+        student: NetworkOutput,
+        teachers: Sequence[NetworkOutput],
+        labels: Tensor | None,
+    ) -> Tensor:
         if self.soft_target is None:
             return mixed.divergence()
-        return self.soft_target.divergence(mixed.rows, mixed.log_target, labels)
+        return self.soft_target.mixed_divergence(mixed, student, teachers, labels)

@@ -20,7 +20,7 @@ class ConnectedMethod(PairedMethod):
         weights: See :class:`~mmkd_plugin.models.methods.Method`.
     """
 
-    def __init__(self, pairs: Sequence[Mapping[str, Any]], **weights: float) -> None:
+    def __init__(self, pairs: Sequence[Mapping[str, Any]] | str, **weights: float) -> None:
         super().__init__(pairs, **weights)
         self.connectors = nn.ModuleList()
 

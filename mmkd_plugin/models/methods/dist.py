@@ -1,15 +1,21 @@
 """DIST: correlations between class probabilities, in place of their divergence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmkd_plugin.errors import non_negative_number
+from mmkd_plugin.adapters.probe import Probe
+from mmkd_plugin.errors import ConfigError, non_negative_number, one_of
 from mmkd_plugin.models.losses.dist import dist_correlation
+from mmkd_plugin.models.methods.cell_rows import cell_rows, require_cells
+from mmkd_plugin.models.methods.log_targets import log_targets, require_standardizable
 from mmkd_plugin.models.methods.logit_method import LogitMethod, Targets
-from mmkd_plugin.outputs import ScoreRows
+from mmkd_plugin.models.methods.teacher_mixture import Mixture
+from mmkd_plugin.outputs import NetworkOutput, ScoreRows
 from mmkd_plugin.registry import MODELS
 
 
@@ -21,8 +27,9 @@ class DIST(LogitMethod):
               \bigr)
 
     with the mean Pearson correlations of :func:`~mmkd_plugin.models.losses.dist_loss`. For
-    detectors with a softmax the rows are the locations that teach, with their weights. A batch of
-    one image has a loss of 0, which is logged once.
+    detectors the rows are the locations that teach, with their weights. Heads with a sigmoid, such
+    as RetinaNet and multi-label classifiers, are compared by the sigmoid of each class, as in the
+    authors' code. A batch of one image has a loss of 0, which is logged once.
 
     Args:
         temperature: :math:`\tau`: 1 on ImageNet, 4 on CIFAR-100.
@@ -31,9 +38,13 @@ class DIST(LogitMethod):
         intra_weight: :math:`\gamma`.
         standardize, ensemble, weighting, objective, embedding_tap, locations: As in
             :class:`~mmkd_plugin.models.methods.logit_method.LogitMethod`.
+        rows: For dense heads with a sigmoid: ``'locations'`` compares the locations of all levels
+            together. ``'cells'`` is the authors' layout: one loss a level, added up, whose rows are
+            the cells and whose columns are the classes of all anchors.
 
     Raises:
-        ConfigError: If a number is out of range, or the networks have a sigmoid or one class.
+        ConfigError: If a number or a word is out of range, or the networks have one class; with a
+            sigmoid, unless ``inter_weight=0``.
 
     Example:
         >>> import torch
@@ -46,7 +57,8 @@ class DIST(LogitMethod):
         True
 
     Reference:
-        Huang et al., Knowledge Distillation from A Stronger Teacher, NeurIPS 2022.
+        Huang et al., Knowledge Distillation from A Stronger Teacher, NeurIPS 2022;
+        github.com/hunto/MasKD has the authors' RetinaNet, whose rows are cells of equal weight.
     """
 
     loss_name = 'loss_dist'
@@ -63,6 +75,7 @@ class DIST(LogitMethod):
         objective: str = 'paper',
         embedding_tap: str | None = None,
         locations: Mapping[str, Any] | None = None,
+        rows: str = 'locations',
     ) -> None:
         super().__init__(
             temperature,
@@ -76,14 +89,70 @@ class DIST(LogitMethod):
         )
         self.inter_weight = non_negative_number('inter_weight', inter_weight)
         self.intra_weight = non_negative_number('intra_weight', intra_weight)
+        self.rows = one_of('rows', rows, ('locations', 'cells'))
+        self.reads_every_location = self.rows == 'cells'
         self._logged = False
+
+    def require_distribution(self, student: Probe) -> None:
+        """Refuse a single class, which has no relation between classes."""
+        scores = student.output.scores
+        assert scores is not None
+        if self.standardize:
+            require_standardizable(student)
+        if self.rows == 'cells':
+            require_cells(student)
+        anchors = [level[2] for level in scores.levels] if self.rows == 'cells' else [1]
+        if scores.logits.shape[-1] * min(anchors) > 1:
+            return
+        fix = "Use 'SoftTarget', or for dense detectors 'BCKD'."
+        if scores.activation == 'sigmoid':
+            if not self.inter_weight:
+                return
+            fix = f'Set inter_weight=0, which compares the rows of the class alone. {fix}'
+        raise ConfigError(
+            'type',
+            f'correlates two or more classes, but the networks output {scores}',
+            fix,
+            found=type(self).__name__,
+        )
+
+    def forward(
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        if self.rows == 'locations' or self.mixture is not None:
+            return super().forward(student, teachers, labels)
+        return {self.loss_name: self.loss_weight * self._of_cells(student, teachers)}
+
+    def mixed_divergence(
+        self,
+        mixed: Mixture,
+        student: NetworkOutput,
+        teachers: Sequence[NetworkOutput],
+        labels: Tensor | None,
+    ) -> Tensor:
+        if self.rows == 'locations':
+            return super().mixed_divergence(mixed, student, teachers, labels)
+        return self._of_cells(student, teachers, mixed.teaching_weights)
+
+    def _of_cells(
+        self,
+        student: NetworkOutput,
+        teachers: Sequence[NetworkOutput],
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Add up the losses of all levels, whose rows are cells."""
+        losses = []
+        for rows in cell_rows(student, teachers, self.locations):
+            targets = partial(log_targets, rows, weights=weights, ensemble=self.ensemble)
+            losses.append(self.divergence(rows, targets, None))
+        return torch.stack(losses).sum()
 
     def divergence(self, rows: ScoreRows, targets: Targets, labels: Tensor | None) -> Tensor:
         if len(rows.student) < 2 and not self._logged:
             self._logged = True
             print_log(
-                'DIST: a batch with fewer than two rows has no relations between images, so its '
-                'loss is 0',
+                'DIST: fewer than two rows, such as images of a batch, have no relations between '
+                'them, so their loss is 0',
                 logger='current',
                 level=30,
             )
@@ -94,5 +163,6 @@ class DIST(LogitMethod):
             float(self.inter_weight),
             float(self.intra_weight),
             rows.weights,
+            rows.activation,
         )
         return temperature**2 * loss

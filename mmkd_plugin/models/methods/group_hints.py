@@ -89,6 +89,24 @@ class GroupHints(Method):
         self.regressors = nn.ModuleList()
         self.loss = hint_loss if loss is None else build_loss(loss, FeatureLoss)
 
+    def require_image_weights(self, key: str) -> None:
+        """Refuse a loss that cannot weigh the images of a batch.
+
+        Args:
+            key: The config key of the loss.
+
+        Raises:
+            ConfigError: With the losses that can.
+        """
+        loss = self.loss
+        if isinstance(loss, FeatureLoss) and not loss.takes_weights:
+            raise ConfigError(
+                f'{key}.type',
+                "has no form with weights of images, which hint_weighting='image' needs",
+                "Use 'HintLoss', 'CWDLoss' or 'PKDLoss', or set hint_weighting='uniform'.",
+                found=type(loss).__name__,
+            )
+
     def choose_taps(self, student: LevelFinder, teachers: Sequence[LevelFinder]) -> list[str]:
         chosen: list[str] = []
         if len(self.student_groups) == 1 and self.student_groups[0] in WORDS:
@@ -135,14 +153,31 @@ class GroupHints(Method):
             self.regressors.append(HintRegressor(in_channels, out_channels))
 
     def forward(
-        self, student: NetworkOutput, teachers: Sequence[NetworkOutput], labels: Tensor | None
+        self,
+        student: NetworkOutput,
+        teachers: Sequence[NetworkOutput],
+        labels: Tensor | None,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
+        """Compute the loss; see :meth:`Method.forward`.
+
+        Args:
+            student: Outputs with gradient.
+            teachers: Outputs without gradient.
+            labels: Not used.
+            weights: Weights of the teachers for each image, (N, T), without gradient. None adds up
+                the teachers' losses.
+        """
         groups = self.group_mapping.groups()
         total = torch.zeros((), device=next(iter(student.features.values())).device)
         for index, tap in enumerate(self._taps(len(teachers))):
             target = teachers[index].feature(tap)
             source = student.feature(self.student_groups[groups[index]])
-            total = total + self.loss(self.regressors[index](source, target.shape[2:]), target)
+            pair = self.regressors[index](source, target.shape[2:]), target
+            if weights is None:
+                total = total + self.loss(*pair)
+            else:
+                total = total + self.loss(*pair, weights=weights[:, index] / len(weights))
         return {'loss_hint': self.loss_weight * total}
 
     def _taps(self, count: int) -> tuple[str, ...]:

@@ -9,23 +9,24 @@ from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.errors import ConfigError, one_of, positive_number
-from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.base import Requests
 from mmkd_plugin.models.methods.location_weights import LocationWeights
 from mmkd_plugin.models.methods.log_targets import log_targets, require_softmax, standardized
-from mmkd_plugin.models.methods.teacher_mixture import OBJECTIVES, TeacherMixture
+from mmkd_plugin.models.methods.mixture_loss import MixtureLoss
+from mmkd_plugin.models.methods.teacher_mixture import OBJECTIVES, Mixture, TeacherMixture
 from mmkd_plugin.outputs import NetworkOutput, ScoreRows, score_rows
-from mmkd_plugin.registry import build_part
 
-#: The log-probabilities of the targets at a temperature, (R, C).
+#: The targets as logits at a temperature, (R, C); see :func:`log_targets`.
 Targets = Callable[[float], Tensor]
 
 
-class LogitMethod(Method):
+class LogitMethod(MixtureLoss):
     r"""Compare the student's class distribution with that of its teachers.
 
     A subclass computes the loss in :meth:`divergence`. The targets are those of
     :class:`~mmkd_plugin.models.methods.soft_target.SoftTarget`: the mean of the teachers'
-    probabilities, or their mixture with weights of each image. It needs a softmax.
+    probabilities, or their mixture with weights of each image. It needs a softmax, unless a
+    subclass overrides :meth:`require_distribution`.
 
     Args:
         temperature: :math:`\tau`, of both sides.
@@ -44,13 +45,9 @@ class LogitMethod(Method):
 
     Attributes:
         loss_name: Name of the loss in logs.
-        uses_labels: Whether the loss needs the class of each image.
-        teaches_weighting: Whether the loss can train a weighting; see ``objective='paper'``.
     """
 
     loss_name = 'loss_kd'
-    uses_labels = False
-    teaches_weighting = True
     loss_weight: float
 
     def __init__(
@@ -94,23 +91,9 @@ class LogitMethod(Method):
 
         Args:
             rows: Class scores of the student and the weights of the rows.
-            targets: Returns the targets' log-probabilities at a temperature.
+            targets: Returns the targets as logits at a temperature.
             labels: Labels of the images; None if the batch has none.
         """
-
-    def require_objective(self, mixture: TeacherMixture) -> None:
-        """Refuse a weighting that this loss would train to choose the wrong teachers.
-
-        Raises:
-            ConfigError: If the loss is no divergence and the weighting would learn from it.
-        """
-        if mixture.learns and mixture.objective == 'paper' and not self.teaches_weighting:
-            raise ConfigError(
-                'objective',
-                f"must be 'label' for a weighting that learns: {type(self).__name__} is a "
-                'cross-entropy, which prefers the teachers that deny the label',
-                found='paper',
-            )
 
     def require_distribution(self, student: Probe) -> None:
         """Refuse heads whose outputs are no distribution over two or more classes.
@@ -119,8 +102,9 @@ class LogitMethod(Method):
             ConfigError: If the head has a sigmoid, or one class.
         """
         name = type(self).__name__
-        fix = "Use 'SoftTarget', or for dense detectors 'BCKD': both compare each class alone."
-        require_softmax('type', student, 'needs', fix, name)
+        why = f'because {name} divides one distribution into the label and the other classes'
+        fix = "Use 'DIST', 'SoftTarget', or for dense detectors 'BCKD', which take a sigmoid."
+        require_softmax('type', student, why, fix, name)
 
     def requests(self, num_teachers: int) -> Requests:
         if self.mixture is None:
@@ -147,7 +131,7 @@ class LogitMethod(Method):
     ) -> dict[str, Tensor]:
         if self.mixture is not None:
             mixed = self.mixture(student, teachers, labels)
-            divergence = self.divergence(mixed.rows, mixed.log_target, labels)
+            divergence = self.mixed_divergence(mixed, student, teachers, labels)
             return {
                 self.loss_name: self.loss_weight * divergence,
                 **mixed.learning,
@@ -159,6 +143,15 @@ class LogitMethod(Method):
         targets = partial(log_targets, rows, ensemble=self.ensemble)
         return {self.loss_name: self.loss_weight * self.divergence(rows, targets, labels)}
 
+    def mixed_divergence(
+        self,
+        mixed: Mixture,
+        student: NetworkOutput,
+        teachers: Sequence[NetworkOutput],
+        labels: Tensor | None,
+    ) -> Tensor:
+        return self.divergence(mixed.rows, mixed.log_target, labels)
+
 
 def labels_of(name: str, rows: ScoreRows, targets: Targets, labels: Tensor | None) -> Tensor:
     """Return the class of each row, (R,).
@@ -169,7 +162,7 @@ def labels_of(name: str, rows: ScoreRows, targets: Targets, labels: Tensor | Non
     Args:
         name: Name of the method, for the message.
         rows: Class scores.
-        targets: Returns the targets' log-probabilities at a temperature.
+        targets: Returns the targets as logits at a temperature.
         labels: Labels of the images.
 
     Raises:
@@ -188,28 +181,3 @@ def labels_of(name: str, rows: ScoreRows, targets: Targets, labels: Tensor | Non
             found=tuple(labels.shape),
         )
     return labels
-
-
-def mixture_part(config: Mapping[str, Any], mixture: TeacherMixture) -> LogitMethod:
-    """Build a method whose loss compares the student with a mixture that another method makes.
-
-    Args:
-        config: Config under the key ``soft_target``.
-        mixture: The mixture, whose temperature is the default.
-
-    Raises:
-        ConfigError: If the type is none of these methods, a key belongs to the other method, or the
-            loss cannot train the weighting of the mixture.
-    """
-    shared = ('loss_weight', 'standardize', 'ensemble', 'weighting', 'objective')
-    for name in (*shared, 'embedding_tap', 'locations'):
-        if name in config:
-            raise ConfigError(
-                f'soft_target.{name}',
-                'must be left out: the method that mixes the teachers has this key',
-                found=config[name],
-            )
-    part = build_part(config, LogitMethod, 'soft_target', temperature=mixture.temperature)
-    part.require_objective(mixture)
-    part.locations = mixture.locations
-    return part

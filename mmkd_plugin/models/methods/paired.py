@@ -58,6 +58,8 @@ class PairedMethod(Method):
         ConfigError: If there is no pair, or one lacks a tap or has an unknown key.
     """
 
+    #: Words that may stand in place of pairs.
+    words: ClassVar[tuple[str, ...]] = WORDS
     #: Name of the loss in logs.
     loss_name: ClassVar[str]
     #: Keys of a pair beside its taps, the teacher's index and the channels.
@@ -70,9 +72,9 @@ class PairedMethod(Method):
     def __init__(self, pairs: Sequence[Mapping[str, Any]] | str, **weights: float) -> None:
         super().__init__(**weights)
         #: The word in place of pairs; '' if they were stated, or are chosen.
-        self.word = pairs if isinstance(pairs, str) and pairs in WORDS else ''
+        self.word = pairs if isinstance(pairs, str) and pairs in self.words else ''
         if not self.word and (not isinstance(pairs, (list, tuple)) or not pairs):
-            words = ', '.join(map(repr, WORDS))
+            words = ', '.join(map(repr, self.words))
             problem = f'must be a list of dict(student=…, teacher=…), or one of {words}'
             raise ConfigError('pairs', problem, found=pairs)
         given = () if self.word else pairs

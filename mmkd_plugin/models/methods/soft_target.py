@@ -84,7 +84,7 @@ class SoftTarget(LogitMethod):
 
     def divergence(self, rows: ScoreRows, targets: Targets, labels: Tensor | None) -> Tensor:
         temperature = float(self.temperature)  # a schedule may change it
-        target = targets(temperature).softmax(dim=1)
+        target = rows.probabilities(targets(temperature))
         return soft_target_loss(rows.student, target, temperature, rows.activation, rows.weights)
 
     def forward(

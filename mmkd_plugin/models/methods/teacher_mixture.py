@@ -49,6 +49,11 @@ class Mixture:
     learning: Mapping[str, Tensor]
     metrics: Mapping[str, Tensor]
 
+    @property
+    def teaching_weights(self) -> Tensor:
+        """The weights (N, T), with gradient if a divergence from the mixture may train them."""
+        return self.weights.detach() if self.detach else self.weights
+
     def divergence(self) -> Tensor:
         """Return the divergence of the student from the mixture, times the squared temperature."""
         rows, target = self.rows, self.target.detach() if self.detach else self.target
@@ -57,9 +62,8 @@ class Mixture:
         )
 
     def log_target(self, temperature: float) -> Tensor:
-        """Return the logarithm of the mixture at a temperature, (R, C), for other divergences."""
-        weights = self.weights.detach() if self.detach else self.weights
-        return log_targets(self.rows, temperature, weights)
+        """Return the mixture at a temperature as logits, (R, C), for other divergences."""
+        return log_targets(self.rows, temperature, self.teaching_weights)
 
 
 class TeacherMixture(nn.Module):

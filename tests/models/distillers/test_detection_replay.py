@@ -72,6 +72,7 @@ def replay(**changes: Any) -> dict[str, Any]:
 @pytest.mark.slow
 def test_dense_detector_learns_from_a_store_as_from_its_teacher(tmp_path: Path) -> None:
     base = config(tmp_path, None)
+    base['methods']['dist'] = dict(SCORES, type='DIST')
     plain = run(tmp_path, 'plain', base)
     stored = copy.deepcopy(base)
     stored['teachers'][0]['replay'] = dict(path=str(tmp_path / 'store'), **replay())

@@ -158,6 +158,15 @@ def cases() -> list[Case]:
             scale=2.0,  # a softmax of larger logits has no gradient
         ),
         Case(
+            losses.dist_loss,
+            vectors,
+            NOT_LOGITS,
+            dict(activation='sigmoid'),
+            dict(activation=NO_WORD),
+            'DISTLoss',
+            scale=2.0,
+        ),
+        Case(
             losses.dkd_loss,
             labelled,
             NOT_LABELLED,

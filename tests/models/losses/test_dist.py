@@ -15,7 +15,9 @@ def pearson(x: list[float], y: list[float]) -> float:
     return covariance / math.sqrt(spread)
 
 
-def softened(logits: Tensor, temperature: float) -> list[list[float]]:
+def softened(logits: Tensor, temperature: float, activation: str = 'softmax') -> list[list[float]]:
+    if activation == 'sigmoid':
+        return [[1 / (1 + math.exp(-z / temperature)) for z in row] for row in logits.tolist()]
     rows = [[math.exp(z / temperature) for z in row] for row in logits.tolist()]
     return [[e / sum(row) for e in row] for row in rows]
 
@@ -35,17 +37,18 @@ def test_dist_loss_has_the_value_derived_by_hand() -> None:
     assert dist_loss(student, teacher, inter_weight=0.0).item() == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize('activation', ['softmax', 'sigmoid'])
 @pytest.mark.parametrize('temperature', [1.0, 4.0])
 @pytest.mark.parametrize('weights', [(1.0, 1.0), (0.5, 2.0), (0.0, 1.0)])
 def test_dist_loss_equals_a_loop_in_float64(
-    temperature: float, weights: tuple[float, float]
+    temperature: float, weights: tuple[float, float], activation: str
 ) -> None:
     student, teacher = 3 * torch.randn(2, 6, 5, dtype=torch.float64)
-    own, other = softened(student, temperature), softened(teacher, temperature)
+    own, other = (softened(x, temperature, activation) for x in (student, teacher))
     rows = [pearson(a, b) for a, b in zip(own, other, strict=True)]
     lines = [pearson(a, b) for a, b in zip(columns(own), columns(other), strict=True)]
     expected = weights[0] * (1 - sum(rows) / 6) + weights[1] * (1 - sum(lines) / 5)
-    found = dist_loss(student, teacher, temperature, *weights)
+    found = dist_loss(student, teacher, temperature, *weights, activation=activation)
     assert found.item() == pytest.approx(temperature**2 * expected, rel=1e-10)
 
 
@@ -59,6 +62,8 @@ def test_dist_loss_gradient_matches_finite_differences() -> None:
 
     assert torch.autograd.gradcheck(loss, (student, teacher))
     assert torch.autograd.gradcheck(lambda x: dist_loss(x, teacher, 2.0), (student,))
+    sigmoid = dict(activation='sigmoid')
+    assert torch.autograd.gradcheck(lambda x: dist_loss(x, teacher, 2.0, **sigmoid), (student,))
 
 
 def test_dist_loss_is_zero_for_probabilities_that_differ_by_shift_and_scale_of_all() -> None:

@@ -34,6 +34,8 @@ NEEDED: dict[str, dict[str, Any]] = {
 ON_DETECTORS = ('BCKD', 'FGD', 'LD')
 #: They need files or norms of a teacher; their one number is the weight of ``PairedMethod``.
 LEFT_OUT = ('FactorTransfer', 'Overhaul')
+#: Numbers whose default depends on other keys.
+OTHERS = (('CWD', 'temperature', 1.0), ('CWD', 'loss_weight', 10.0))
 
 
 def cases() -> Iterator[tuple[str, str, float]]:
@@ -48,7 +50,7 @@ def cases() -> Iterator[tuple[str, str, float]]:
                 yield name, key, parameter.default
 
 
-CASES = list(cases())
+CASES = [*cases(), *OTHERS]
 
 
 def test_cases_are_of_every_registered_method() -> None:
