@@ -1,7 +1,7 @@
 """The last layers of a frozen dense head, run on the features of another network."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -66,8 +66,10 @@ class HeadContinuation:
         for name, feed in self._feeds.items():
             convs = list(getattr(head, name))
             activation = final_activation(convs[cut - 1]) if before_activation else None
-            activations = [] if activation is None else [activation]
-            self._head._modules[name] = nn.ModuleList([feed, *activations, *convs[cut:]])
+            if activation is not None:
+                convs[cut - 1] = _kept(activation)
+            first = cut if activation is None else cut - 1
+            self._head._modules[name] = nn.ModuleList([feed, *convs[first:]])
         self._head.training = True  # of this module alone: some heads output less in eval mode
         self._anchors: dict[tuple[Levels, torch.device], Tensor] = {}
         self._width = int(getattr(head, 'cls_out_channels', head.num_classes))
@@ -83,7 +85,7 @@ class HeadContinuation:
     def __deepcopy__(self, memo: dict[int, Any]) -> 'HeadContinuation':
         return self  # EMA copies the method: a frozen head need not exist twice
 
-    def __call__(self, features: dict[str, Sequence[Tensor]]) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, features: Mapping[str, Sequence[Tensor]]) -> tuple[Tensor, Tensor | None]:
         """Return logits (N, A, C) in the student's classes, and box values if they are read.
 
         Args:
@@ -110,14 +112,15 @@ class HeadContinuation:
         decoded = self._head.bbox_coder.decode(every, values.flatten(0, 1))
         return cast(Tensor, getattr(decoded, 'tensor', decoded)).view_as(values)
 
-    def _run(self, features: dict[str, Sequence[Tensor]]) -> tuple[Tensor, Tensor | None]:
+    def _run(self, features: Mapping[str, Sequence[Tensor]]) -> tuple[Tensor, Tensor | None]:
         first = next(iter(features.values()))
         device = first[0].device
+        others = [one.detach() for one in first]  # for a tower that is not read
         with self._placed(device), self._teacher.autocast(device):
             cast_by_autocast = torch.is_autocast_enabled(device.type)
             dtype = None if cast_by_autocast else next(self._head.parameters()).dtype
             for name, feed in self._feeds.items():
-                feed.maps = iter([one.to(dtype=dtype) for one in features.get(name, first)])
+                feed.maps = iter([one.to(dtype=dtype) for one in features.get(name, others)])
             output = self._head.forward(first)
         read = cast(DenseDetectorAdapter, self._teacher.adapter).read_head(self._head, output)
         logits = rows_of_scores(read.scores, self._width)
@@ -142,7 +145,7 @@ class HeadContinuation:
 
     @torch.no_grad()
     def _require_same(
-        self, features: dict[str, Sequence[Tensor]], found: NetworkOutput, name: str
+        self, features: Mapping[str, Sequence[Tensor]], found: NetworkOutput, name: str
     ) -> None:
         """Refuse a head that is more than its towers and the layers behind them."""
         logits, boxes = self._run(features)
@@ -161,6 +164,14 @@ class HeadContinuation:
                     'Let all weights be above 0, or use SoftTarget or PKD.',
                     found=name,
                 )
+
+
+def _kept(activation: nn.Module) -> nn.Module:
+    """Return an activation that keeps its input: two towers may have the same."""
+    copied: Any = copy.copy(activation)
+    if getattr(copied, 'inplace', False):
+        copied.inplace = False
+    return cast(nn.Module, copied)
 
 
 class _Feed(nn.Module):

@@ -43,8 +43,8 @@ class CrossKD(Method):
     of all images, without padding. Z is the sum of the :math:`m_a` of at least 0.05, and at least
     1. Several teachers have the mean of their losses.
 
-    Where the channels of the student's maps differ from the teacher's, a 1x1 convolution that all
-    levels share is learned for each tower.
+    A 1x1 convolution for each tower is learned if the channels of the student's maps differ from
+    the teacher's. All levels share it.
 
     The authors' code divides by the student's number of positives, which a method does not
     receive, in place of Z. For ATSS it also compares centerness, for FCOS the IoU in place of the
@@ -218,8 +218,8 @@ class CrossKD(Method):
                 (weights / 4)[:, None].expand(-1, 4).flatten(),
             )
         head = self._heads[number]
-        corners = (head.corners(one).flatten(0, 1) for one in (cross, target))
-        return giou_loss(*corners, confidence / total)
+        own, other = (head.corners(one).flatten(0, 1) for one in (cross, target))
+        return giou_loss(own, other, confidence / total)
 
     def _features(
         self, number: int, student: NetworkOutput, teacher: NetworkOutput
