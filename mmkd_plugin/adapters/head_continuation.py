@@ -91,7 +91,9 @@ class HeadContinuation:
         Args:
             features: Maps (N, C, H, W) by tower, level by level.
         """
-        logits, boxes = self._run(features)
+        device = next(iter(features.values()))[0].device
+        with self._placed(device), self._teacher.autocast(device):
+            logits, boxes = self._run(features)
         indices = self._teacher.class_map.indices
         if indices is not None:
             background = self._width > self._head.num_classes
@@ -114,14 +116,12 @@ class HeadContinuation:
 
     def _run(self, features: Mapping[str, Sequence[Tensor]]) -> tuple[Tensor, Tensor | None]:
         first = next(iter(features.values()))
-        device = first[0].device
         others = [one.detach() for one in first]  # for a tower that is not read
-        with self._placed(device), self._teacher.autocast(device):
-            cast_by_autocast = torch.is_autocast_enabled(device.type)
-            dtype = None if cast_by_autocast else next(self._head.parameters()).dtype
-            for name, feed in self._feeds.items():
-                feed.maps = iter([one.to(dtype=dtype) for one in features.get(name, others)])
-            output = self._head.forward(first)
+        converts = not torch.is_autocast_enabled(first[0].device.type)
+        dtype = next(self._head.parameters()).dtype if converts else None
+        for name, feed in self._feeds.items():
+            feed.maps = iter([one.to(dtype=dtype) for one in features.get(name, others)])
+        output = self._head.forward(first)
         read = cast(DenseDetectorAdapter, self._teacher.adapter).read_head(self._head, output)
         logits = rows_of_scores(read.scores, self._width)
         if not self._boxes:

@@ -311,7 +311,7 @@ def test_teacher_with_another_padding_is_compared_where_both_have_locations(
     assert all(one.isfinite() and one > 0 for one in found.values())
 
 
-@pytest.mark.parametrize('precision', [None, 'fp32'])
+@pytest.mark.parametrize('precision', [None, 'fp32', 'bf16'])
 def test_losses_under_autocast_are_float32_and_near_those_without(
     precision: str | None, tmp_path: Path
 ) -> None:
