@@ -16,7 +16,6 @@ from mmkd_plugin.adapters.head_towers import TOWERS, final_activation, find_towe
 from mmkd_plugin.adapters.probe import dry_run
 from mmkd_plugin.adapters.swaps import weights_on
 from mmkd_plugin.adapters.tapped_model import TappedModel
-from mmkd_plugin.boxes import BoxOutputs, Levels
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import ClassScores, NetworkOutput
 
@@ -71,7 +70,6 @@ class HeadContinuation:
             first = cut if activation is None else cut - 1
             self._head._modules[name] = nn.ModuleList([feed, *convs[first:]])
         self._head.training = True  # of this module alone: some heads output less in eval mode
-        self._anchors: dict[tuple[Levels, torch.device], Tensor] = {}
         self._width = int(getattr(head, 'cls_out_channels', head.num_classes))
         taps = {name: towers.taps(name, cut, before_activation) for name in self._reads}
         own = TappedModel(teacher.model, teacher.key)
@@ -101,19 +99,6 @@ class HeadContinuation:
             logits = scores.with_classes(indices).logits
         return logits, boxes
 
-    def corners(self, boxes: BoxOutputs) -> Tensor:
-        """Return the corners (N, A, 4) of deltas in pixels, or of distances from their points.
-
-        The head's own coder decodes deltas.
-        """
-        values = boxes.values.to(torch.promote_types(boxes.values.dtype, torch.float32))
-        if boxes.kind != 'delta':
-            return values * values.new_tensor([-1.0, -1.0, 1.0, 1.0])
-        anchors = self._anchors_of(boxes.levels, values.device).to(values)
-        every = anchors.expand(len(values), -1, -1).flatten(0, 1)
-        decoded = self._head.bbox_coder.decode(every, values.flatten(0, 1))
-        return cast(Tensor, getattr(decoded, 'tensor', decoded)).view_as(values)
-
     def _run(self, features: Mapping[str, Sequence[Tensor]]) -> tuple[Tensor, Tensor | None]:
         first = next(iter(features.values()))
         others = [one.detach() for one in first]  # for a tower that is not read
@@ -134,14 +119,6 @@ class HeadContinuation:
         """Have the weights on a device, where the teacher keeps them in host memory."""
         away = self._teacher.offload and device.type != 'cpu'
         return weights_on(self._head, device) if away else nullcontext()
-
-    def _anchors_of(self, levels: Levels, device: torch.device) -> Tensor:
-        known = (levels, device)
-        if known not in self._anchors:
-            sizes = [(rows, columns) for rows, columns, _ in levels]
-            found = self._head.prior_generator.grid_priors(sizes, device=device)
-            self._anchors = {known: torch.cat([getattr(one, 'tensor', one) for one in found])}
-        return self._anchors[known]
 
     @torch.no_grad()
     def _require_same(

@@ -13,7 +13,6 @@ from torch import nn
 from mmkd_plugin.adapters import Teacher, TeacherProbe
 from mmkd_plugin.adapters.head_continuation import HeadContinuation
 from mmkd_plugin.adapters.head_towers import TOWERS, final_activation, find_towers
-from mmkd_plugin.boxes import BoxOutputs
 from mmkd_plugin.loading.build import network_config
 from mmkd_plugin.outputs import NetworkOutput
 
@@ -58,21 +57,6 @@ def test_own_features_give_own_predictions(
     assert not torch.allclose(head(features)[0], output.scores.logits, atol=0.01)
 
 
-@pytest.mark.parametrize('family', ['retinanet', 'atss', 'fcos'])
-def test_corners_are_those_that_the_head_decodes(family: str, tmp_path: Path) -> None:
-    teacher = teacher_of(tmp_path, small.detector(family))
-    head = HeadContinuation(teacher, SHAPE, 0)
-    output, _ = outputs_of(teacher, 0, False)
-    found = head.corners(output.boxes)
-    sizes = [level[:2] for level in output.boxes.levels]
-    own = teacher.model.bbox_head
-    priors = torch.cat(own.prior_generator.grid_priors(sizes, device='cpu'))
-    expected = torch.stack([own.bbox_coder.decode(priors, one) for one in output.boxes.values])
-    if family == 'fcos':  # relative to the points
-        found = found + priors[:, [0, 1, 0, 1]]
-    torch.testing.assert_close(found, expected)
-
-
 def test_head_whose_scores_read_both_towers_is_refused_without_boxes(tmp_path: Path) -> None:
     teacher = teacher_of(tmp_path, network_config(f'mmdet::{VFNET[0]}', 'vfnet', VFNET[1]))
     assert HeadContinuation(teacher, SHAPE, 0).channels == dict.fromkeys(TOWERS, 64)
@@ -104,12 +88,6 @@ def test_layers_are_those_of_the_teacher_and_follow_it(tmp_path: Path) -> None:
     torch.testing.assert_close(head(features)[0].float(), before + 1, rtol=1e-4, atol=1e-4)
     assert len(teacher.model.bbox_head.cls_convs) == 1  # the head keeps its own towers
     assert not teacher.model.bbox_head.training
-
-
-def test_boxes_without_deltas_are_corners_around_their_point(tmp_path: Path) -> None:
-    head = HeadContinuation(teacher_of(tmp_path, small.detector('fcos')), SHAPE, 0)
-    boxes = BoxOutputs(torch.tensor([[[1.0, 2.0, 3.0, 4.0]]]), 'distance')
-    assert head.corners(boxes).tolist() == [[[-1.0, -2.0, 3.0, 4.0]]]
 
 
 def test_activation_counts_at_the_end_of_a_convolution_alone(tmp_path: Path) -> None:

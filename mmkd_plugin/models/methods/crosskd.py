@@ -11,11 +11,12 @@ from mmkd_plugin.adapters.head_towers import TOWERS, HeadTowers, find_towers
 from mmkd_plugin.adapters.levels import LevelFinder
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.boxes import BoxOutputs, common_levels
-from mmkd_plugin.errors import ConfigError, positive_integer, positive_number
+from mmkd_plugin.errors import ConfigError, one_of, positive_integer, positive_number
 from mmkd_plugin.models.connectors import HintRegressor
 from mmkd_plugin.models.losses import binary_quality_loss, giou_loss, localization_loss
 from mmkd_plugin.models.losses.functional import at_least_float32
 from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.positives import count_positives
 from mmkd_plugin.outputs import ClassScores, NetworkOutput
 from mmkd_plugin.registry import MODELS
 
@@ -40,15 +41,13 @@ class CrossKD(Method):
 
     and for other heads :math:`L_b = \frac{w_b}{Z} \sum_a m_a (1 - \mathrm{GIoU}_a)` of the decoded
     boxes. :math:`m_a` is the teacher's largest class probability. The sums run over the locations
-    of all images, without padding. Z is the sum of the :math:`m_a` of at least 0.05, and at least
-    1. Several teachers have the mean of their losses.
+    of all images, without padding. Several teachers have the mean of their losses.
 
     A 1x1 convolution for each tower is learned if the channels of the student's maps differ from
     the teacher's. All levels share it.
 
-    The authors' code divides by the student's number of positives, which a method does not
-    receive, in place of Z. For ATSS it also compares centerness, for FCOS the IoU in place of the
-    GIoU, and in a later version for GFL the GIoU as well. These are not included.
+    The authors' code also compares the centerness of ATSS. It has the IoU in place of the GIoU for
+    FCOS, and a later version adds the GIoU for GFL. These are not included.
 
     Args:
         score_weight: :math:`w_s`.
@@ -63,6 +62,10 @@ class CrossKD(Method):
         align: Whether each channel of the student's map, before its activation, gets mean and
             variance of the teacher's at the same place, level by level, as in the authors' code.
             Otherwise the map behind the activation continues as it is.
+        normalize: Z. ``'positives'``, as in the authors' code: the locations that the student's
+            assigner made positive, at least 1 an image, mean over the ranks. It needs the
+            student's own losses. ``'confidence'``: the sum of the :math:`m_a` of at least 0.05, and
+            at least 1. It needs no assigner, and the loss has another scale.
 
     Raises:
         ConfigError: If a number is out of range, if a network is no dense detector with two such
@@ -86,6 +89,7 @@ class CrossKD(Method):
         layer: int | None = None,
         remaining: int | None = None,
         align: bool = True,
+        normalize: str = 'positives',
     ) -> None:
         super().__init__(score_weight=score_weight, box_weight=box_weight)
         self.beta = positive_number('beta', beta)
@@ -96,6 +100,7 @@ class CrossKD(Method):
         if not isinstance(align, bool):
             raise ConfigError('align', 'must be True or False', found=align)
         self.remaining, self.align = remaining, align
+        self.normalize = one_of('normalize', normalize, ('positives', 'confidence'))
         weights = (self.score_weight, self.box_weight)
         self._reads = tuple(name for name, one in zip(TOWERS, weights, strict=True) if one)
         self.connectors = nn.ModuleList()
@@ -137,11 +142,16 @@ class CrossKD(Method):
                 tuple(tap for taps in of_one.values() for tap in taps)
                 for of_one in self._teacher_taps
             )
-        boxes = TOWERS[1] in self._reads
-        return Requests(student=student, teachers=teachers, scores=True, boxes=boxes)
+        return Requests(
+            student=student,
+            teachers=teachers,
+            scores=True,
+            boxes=TOWERS[1] in self._reads,
+            assigned=self.normalize == 'positives',
+        )
 
     def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
-        scores = student.output.scores
+        scores, boxes = student.output.scores, student.output.boxes
         assert scores is not None
         if scores.activation != 'sigmoid':
             raise ConfigError(
@@ -149,6 +159,12 @@ class CrossKD(Method):
                 f'needs a dense head with sigmoid scores, but {student.key} outputs {scores}',
                 'Use SoftTarget.',
                 found='CrossKD',
+            )
+        if boxes is not None and not boxes.decodable:
+            raise ConfigError(
+                'box_weight',
+                f'must be 0, as the boxes of {student.key} cannot be decoded: {boxes}',
+                found=float(self.box_weight),
             )
         for probe, left in zip(teachers, self._left, strict=True):
             head = probe.head_continuation(
@@ -183,6 +199,8 @@ class CrossKD(Method):
         target = teacher.scores.on_levels(levels)
         with torch.no_grad():
             confidence, total = _confidence(cross, target)
+            if self.normalize == 'positives':
+                total = count_positives(student.scores)
         losses = {}
         if TOWERS[0] in self._reads:
             counted = torch.ones_like(confidence) if cross.valid is None else cross.valid
@@ -197,17 +215,12 @@ class CrossKD(Method):
             boxes = replace(student.boxes, values=values).on_levels(levels)
             pair = boxes, teacher.boxes.on_levels(levels)
             losses['loss_boxes'] = self.box_weight * self._box_loss(
-                number, *pair, confidence.flatten(), total
+                *pair, confidence.flatten(), total
             )
         return losses
 
     def _box_loss(
-        self,
-        number: int,
-        cross: BoxOutputs,
-        target: BoxOutputs,
-        confidence: Tensor,
-        total: Tensor,
+        self, cross: BoxOutputs, target: BoxOutputs, confidence: Tensor, total: Tensor
     ) -> Tensor:
         if cross.kind == 'distribution':
             weights = confidence / confidence.sum().clamp_min(torch.finfo(confidence.dtype).tiny)
@@ -217,8 +230,7 @@ class CrossKD(Method):
                 float(self.temperature),
                 (weights / 4)[:, None].expand(-1, 4).flatten(),
             )
-        head = self._heads[number]
-        own, other = (head.corners(one).flatten(0, 1) for one in (cross, target))
+        own, other = (one.corners().flatten(0, 1) for one in (cross, target))
         return giou_loss(own, other, confidence / total)
 
     def _features(
@@ -271,7 +283,7 @@ class CrossKD(Method):
 
 
 def _confidence(cross: ClassScores, target: ClassScores) -> tuple[Tensor, Tensor]:
-    """Return the teacher's confidence, 0 in the padding, (N, A), and Z."""
+    """Return the teacher's confidence, 0 in the padding, (N, A), and the sum of what counts."""
     confidence = target.confidence()
     if cross.valid is not None:
         confidence = confidence * cross.valid

@@ -120,7 +120,9 @@ def box_divergence(target: list[float], own: list[float], temperature: float) ->
     return temperature**2 * total / 4
 
 
-def reference(model: Any, family: str, align: bool, temperature: float) -> tuple[float, float]:
+def reference(
+    model: Any, family: str, align: bool, temperature: float, positives: float | None
+) -> tuple[float, float]:
     """Return the losses of class scores and of boxes, unweighted."""
     batch = model.data_preprocessor(small.batch_for(family), True)
     generator = model.teachers[0].model.bbox_head.prior_generator
@@ -152,19 +154,34 @@ def reference(model: Any, family: str, align: bool, temperature: float) -> tuple
                 else:
                     prior = priors[level][(row * columns + column) * anchors + anchor].tolist()
                     boxes += max(p) * (1 - giou(decoded(prior, t), decoded(prior, s)))
-    z = max(total, 1.0)
+    z = max(total, 1.0) if positives is None else positives
     return scores / z, boxes / (every if family == 'gfl' else z)
+
+
+def number_of_positives(network: Any, batch: Any) -> float:
+    """Return the divisor that the head itself uses."""
+    head = network.bbox_head
+    samples = batch['data_samples']
+    with torch.no_grad():
+        scores = head(network.extract_feat(batch['inputs'].double()))[0]
+    sizes = [one.shape[-2:] for one in scores]
+    anchors, flags = head.get_anchors(sizes, [one.metainfo for one in samples], device='cpu')
+    objects = [one.gt_instances for one in samples]
+    targets = head.get_targets(anchors, flags, objects, [one.metainfo for one in samples])
+    return float(targets[-1])
 
 
 @pytest.mark.parametrize('align', [True, False])
 @pytest.mark.parametrize('family', ['gfl', 'retinanet'])
 def test_losses_are_those_of_loops_over_locations(family: str, align: bool, tmp_path: Path) -> None:
-    weights = dict(score_weight=2.0, box_weight=3.0, temperature=2.0)
-    model = distiller(tmp_path, family, align=align, **weights).double()
+    options = dict(score_weight=2.0, box_weight=3.0, temperature=2.0)
+    normalize = 'positives' if align else 'confidence'
+    model = distiller(tmp_path, family, align=align, normalize=normalize, **options).double()
     model.teachers[0].model.double()
     batch = model.data_preprocessor(small.batch_for(family), True)
     found = model(batch['inputs'].double(), batch['data_samples'], mode='loss')
-    scores, boxes = reference(model, family, align, temperature=2.0)
+    positives = number_of_positives(model.student, batch) if align else None
+    scores, boxes = reference(model, family, align, 2.0, positives)
     assert scores > 0.01 and boxes > 0.01
     assert found['x.loss_scores'].item() == pytest.approx(2.0 * scores, rel=1e-5)
     # MMDet's GFLHead returns boxes in float32.
@@ -176,17 +193,19 @@ def test_teacher_with_the_weights_of_the_student_leaves_no_loss(
     family: str, tmp_path: Path
 ) -> None:
     detector = small.detector(family)
-    teacher = small.teacher(tmp_path, detector, 3)
+    teacher = small.teacher(tmp_path, detector, 3, fast=False)
     methods = dict(x=dict(type='CrossKD', align=False))
-    model = small.distiller(tmp_path, detector, [teacher], methods=methods).train()
+    model = small.distiller(tmp_path, detector, [teacher], methods=methods).train().double()
+    model.teachers[0].model.double()
     model.student.load_state_dict(model.teachers[0].model.state_dict())
-    found = cross_losses(model, family)
-    assert found['loss_scores'].item() == pytest.approx(0.0, abs=1e-5)
-    assert found['loss_boxes'].item() == pytest.approx(0.0, abs=1e-3)
+    batch = model.data_preprocessor(small.batch_for(family), True)
+    args = batch['inputs'].double(), batch['data_samples']
+    for name in ('x.loss_scores', 'x.loss_boxes'):
+        assert model(*args, mode='loss')[name].item() == pytest.approx(0.0, abs=1e-6)
     for tower in (model.student.bbox_head.cls_convs, model.student.bbox_head.reg_convs):
         nn.init.normal_(tower[0].conv.weight)
-    found = cross_losses(model, family)  # a control
-    assert found['loss_scores'] > 0.01 and found['loss_boxes'] > 0.01
+    found = model(*args, mode='loss')  # a control
+    assert found['x.loss_scores'] > 0.01 and found['x.loss_boxes'] > 0.01
 
 
 @pytest.mark.parametrize('family', FAMILIES)
@@ -353,11 +372,24 @@ def test_default_cut_depends_on_the_lengths_of_the_towers(
     [
         *(('score_weight', -1.0), ('box_weight', math.inf), ('beta', 0.0), ('temperature', 0)),
         *(('layer', 0), ('layer', 1.5), ('remaining', -1), ('remaining', True), ('align', 1)),
+        ('normalize', 'mean'),
     ],
 )
 def test_value_out_of_range_is_refused(key: str, value: Any) -> None:
     with raises_config_error(key, value):
         CrossKD(**{key: value})
+
+
+def test_run_without_the_losses_of_the_student_needs_another_divisor(tmp_path: Path) -> None:
+    detector = small.detector('gfl')
+    for normalize in ('positives', 'confidence'):
+        methods = dict(x=dict(type='CrossKD', normalize=normalize))
+        model = small.distiller(tmp_path, detector, methods=methods, task_weight=0.0).train()
+        if normalize == 'confidence':
+            assert cross_losses(model, 'gfl')['loss_scores'] > 0
+            continue
+        with raises_config_error('methods.x.normalize', 'positives', fix='confidence'):
+            cross_losses(model, 'gfl')
 
 
 @pytest.mark.parametrize(('key', 'value'), [('layer', 2), ('remaining', 2)])
