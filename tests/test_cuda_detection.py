@@ -34,6 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     'BCKD': dict(type='BCKD'),
     'LD': dict(type='LD'),
     'LD, both regions': dict(type='LD', vlr_weight=0.25),
+    'CrossKD': dict(type='CrossKD'),
 }
 in_full_precision = pytest.fixture(autouse=True)(full_precision)
 

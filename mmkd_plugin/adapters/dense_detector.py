@@ -15,7 +15,12 @@ from mmkd_plugin.adapters.dense_locations import (
     strides_of,
 )
 from mmkd_plugin.adapters.detector import DetectorAdapter
-from mmkd_plugin.adapters.head_output import HeadOutput, stated_anchors
+from mmkd_plugin.adapters.head_output import (
+    HeadOutput,
+    rows_of_boxes,
+    rows_of_scores,
+    stated_anchors,
+)
 from mmkd_plugin.adapters.score_readers import find_score_reader, overridden_head
 from mmkd_plugin.anchors import AnchorGrid, DeltaCoder
 from mmkd_plugin.boxes import Levels
@@ -126,7 +131,6 @@ class DenseDetectorAdapter(DetectorAdapter):
         activation = self._reader.activation if self._reader else None
         channels = _channels(head)
         levels = tuple((m.shape[2], m.shape[3], m.shape[1] // channels) for m in maps)
-        logits = [m.permute(0, 2, 3, 1).reshape(len(m), -1, channels) for m in maps]
         size = (*inputs.shape[-2:], *levels)
         if size not in self._strides:  # a run has few sizes
             self._strides[size] = strides_of(head, inputs.shape[-2:], levels)
@@ -137,7 +141,7 @@ class DenseDetectorAdapter(DetectorAdapter):
             valid = _inside(sizes, levels, strides, maps[0].device)
         targets, self._targets = self._targets, ()
         return ClassScores(
-            torch.cat(logits, dim=1),
+            rows_of_scores(maps, channels),
             activation or ('sigmoid' if sigmoid else 'softmax'),
             background=channels > head.num_classes,
             levels=levels,
@@ -155,13 +159,9 @@ class DenseDetectorAdapter(DetectorAdapter):
         if name not in self._priors:  # they do not change
             self._priors[name] = first_priors(head, len(scores.levels), points=kind != 'delta')
             self._anchors_of[name] = anchor_grids(head, len(scores.levels))
-        values = []
-        for level, (_, _, anchors) in zip(found[self._tap], scores.levels, strict=True):
-            bins = level.shape[1] // (4 * anchors)
-            rows = level.permute(0, 2, 3, 1).reshape(len(level), -1, 4, bins)
-            values.append(rows if kind == 'distribution' else rows[..., 0])
+        anchors = [number for _, _, number in scores.levels]
         return BoxOutputs(
-            torch.cat(values, dim=1),
+            rows_of_boxes(found[self._tap], anchors, kind == 'distribution'),
             name,
             coding,
             self._priors[name],
@@ -178,6 +178,16 @@ class DenseDetectorAdapter(DetectorAdapter):
         assert data_samples is not None
         found = [sample.gt_instances.labels for sample in data_samples]
         return torch.stack([one.new_tensor([len(one) > 0]).float() for one in found])
+
+    @property
+    def head_path(self) -> str:
+        """Path of the head; empty if there is none."""
+        return self._tap
+
+    def read_head(self, head: nn.Module, output: Any) -> HeadOutput:
+        """Read what the head, or a copy of it, returns in training."""
+        assert self._reader is not None
+        return HeadOutput.read(self._reader.read, head, output)
 
     def _pick_scores(self, head: nn.Module, output: Any) -> list[Tensor]:
         assert self._reader is not None

@@ -26,7 +26,7 @@ def strides_of(head: Any, size: Sequence[int], levels: Levels) -> tuple[Strides,
         (((8.0, 8.0), (16.0, 16.0)), False)
     """
     height, width = size
-    stated = _stated(head)
+    stated = stated_strides(head)
     if len(stated) != len(levels):
         found = tuple((-(-width // columns), -(-height // rows)) for rows, columns, _ in levels)
         return tuple((float(across), float(down)) for across, down in found), False
@@ -39,7 +39,8 @@ def strides_of(head: Any, size: Sequence[int], levels: Levels) -> tuple[Strides,
     return tuple((width / columns, height / rows) for rows, columns, _ in levels), False
 
 
-def _stated(head: Any) -> Strides:
+def stated_strides(head: Any) -> Strides:
+    """Return the (across, down) that a head states for each level, in pixels; empty if none."""
     generators = (getattr(head, name, None) for name in _GENERATORS)
     generator = next((one for one in generators if one is not None), head)
     strides = getattr(generator, 'strides', None)

@@ -134,7 +134,7 @@ class FrozenNetwork(TappedModel):
             return
         self._update_fast_form(inputs.device)
         form = self.fast_form
-        with self.placed(inputs.device), self._autocast(inputs.device), self._compiling():
+        with self.placed(inputs.device), self.autocast(inputs.device), self._compiling():
             if form is None or not isinstance(inputs, Tensor) or inputs.ndim != 4:
                 yield inputs
                 return
@@ -218,7 +218,8 @@ class FrozenNetwork(TappedModel):
         host = not self.offload or device.type == 'cpu'
         return nullcontext() if host else weights_on(self.model, device)
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Compute in its own precision, in a ``with`` statement."""
         if self._dtype is None:
             return nullcontext()
         full = self._dtype is torch.float32

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmkd_plugin.anchors import DeltaCoder
@@ -139,6 +140,28 @@ def _values_of(box: Tensor, scores: Tensor, width: int) -> int:
     anchors = scores.shape[1] // width
     same = box.shape[:1] + box.shape[2:] == scores.shape[:1] + scores.shape[2:]
     return box.shape[1] // anchors if same and box.shape[1] % (4 * anchors) == 0 else 0
+
+
+def rows_of_scores(maps: Sequence[Tensor], width: int) -> Tensor:
+    """Return the scores of all locations, (N, A, width), of maps (N, anchors * width, H, W)."""
+    rows = [one.permute(0, 2, 3, 1).reshape(len(one), -1, width) for one in maps]
+    return torch.cat(rows, dim=1)
+
+
+def rows_of_boxes(maps: Sequence[Tensor], anchors: Sequence[int], distribution: bool) -> Tensor:
+    """Return the boxes of all locations, (N, A, 4), or (N, A, 4, bins) for distributions.
+
+    Args:
+        maps: (N, anchors * 4 * bins, H, W) a level.
+        anchors: Number of anchors of a cell, level by level.
+        distribution: Whether the boxes have bins.
+    """
+    found = []
+    for one, number in zip(maps, anchors, strict=True):
+        bins = one.shape[1] // (4 * number)
+        rows = one.permute(0, 2, 3, 1).reshape(len(one), -1, 4, bins)
+        found.append(rows if distribution else rows[..., 0])
+    return torch.cat(found, dim=1)
 
 
 def stated_anchors(head: object) -> list[int]:

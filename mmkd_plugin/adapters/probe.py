@@ -1,9 +1,9 @@
 """Probes: what a dry run on blank images shows of a network, before training."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ from mmkd_plugin.adapters.reduction import Reduction
 from mmkd_plugin.adapters.tapped_model import TappedModel
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
+
+if TYPE_CHECKING:
+    from mmkd_plugin.adapters.head_continuation import HeadContinuation
 
 #: Sizes that some network accepts: small ones first, heads of a fixed size (VGG, Inception, those
 #: that tell persons apart) later.
@@ -68,6 +71,8 @@ class TeacherProbe(Probe):
         model: The network.
         sha256: SHA-256 of its checkpoint, hexadecimal; None for a peer, which still learns.
         checkpoint: Path or URL of that checkpoint.
+        continues: Builds a :class:`~mmkd_plugin.adapters.head_continuation.HeadContinuation`; None
+            where there is no frozen network that runs in each step.
 
     Attributes:
         reductions: Functions of its taps that methods read in place of them; see :meth:`reduce`.
@@ -77,6 +82,9 @@ class TeacherProbe(Probe):
     sha256: str | None = None
     checkpoint: str | None = None
     reductions: list[Reduction] = field(default_factory=list, init=False, repr=False)
+    continues: 'Callable[..., HeadContinuation] | None' = field(
+        default=None, kw_only=True, repr=False
+    )
 
     @property
     def frozen(self) -> bool:
@@ -90,6 +98,27 @@ class TeacherProbe(Probe):
         """
         self.reductions.append(reduction)
         return reduction.feature
+
+    def head_continuation(self, remaining: int, **options: Any) -> 'HeadContinuation':
+        """Return the last layers of its dense head, to be run on the features of a student.
+
+        Args:
+            remaining: Number of convolutions of its towers that still run.
+            options: The other arguments of
+                :class:`~mmkd_plugin.adapters.head_continuation.HeadContinuation`.
+
+        Raises:
+            ConfigError: If the network still learns, or its head cannot be continued.
+        """
+        if self.continues is None:
+            raise ConfigError(
+                'type',
+                f'needs a frozen teacher, whose head runs in each step, and {self.key} still '
+                'learns',
+                'Use SoftTarget or LD between peers.',
+                found=type(self.model).__name__,
+            )
+        return self.continues(remaining, **options)
 
     def norm(self, path: str, key: str) -> tuple[Tensor, Tensor]:
         """Return scale and shift, (C,) each, of the normalisation layer at ``path``.

@@ -45,6 +45,8 @@ class ReplayedTeacher(Teacher):
         ConfigError: If the config, the checkpoint or the store is wrong.
     """
 
+    replayed = True
+
     def __init__(self, replay: Any, key: str = 'teacher', **options: Any) -> None:
         self._teacher_key = key
         self._options = options

@@ -1,6 +1,7 @@
 """A teacher: frozen, strictly loaded, in eval mode, and outside the student's module tree."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from mmkd_plugin.adapters.compat import ClassMap
 from mmkd_plugin.adapters.frozen_network import FrozenNetwork
+from mmkd_plugin.adapters.head_continuation import HeadContinuation
 from mmkd_plugin.adapters.probe import TeacherProbe, probe_network
 from mmkd_plugin.boxes import Levels
 from mmkd_plugin.errors import ConfigError
@@ -50,6 +52,8 @@ class Teacher(FrozenNetwork):
     """
 
     marks_padding = False  # it is read from the student's scores
+    #: Whether its outputs are read from a store, where they are stored.
+    replayed = False
     #: Whether all outputs come from a store, and there is no network.
     stored = False
     view: View | None
@@ -108,7 +112,13 @@ class Teacher(FrozenNetwork):
         output = self.class_map(probe_network(self, shape))
         self.find_fast_form(shape)
         return TeacherProbe(
-            self.key, output, self.model, self.sha256, self.checkpoint, size=shape[1:]
+            self.key,
+            output,
+            self.model,
+            self.sha256,
+            self.checkpoint,
+            size=shape[1:],
+            continues=partial(HeadContinuation, self, shape),
         )
 
     def own_output(

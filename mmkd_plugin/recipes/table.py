@@ -54,6 +54,7 @@ RECIPES: dict[str, Recipe] = {
     'fgd': Recipe(dict(type='FGD'), 'pairs'),
     'bckd': Recipe(dict(type='BCKD')),
     'ld': Recipe(dict(type='LD')),
+    'crosskd': Recipe(dict(type='CrossKD')),
     'amtml': Recipe(
         dict(type='AMTMLKD', objective='label'), 'student_groups', 'stages', 'stages',
         on_detectors=_SHARP,

@@ -39,6 +39,7 @@ UNSTUDIED = (
     'baselines',
     'bckd',
     'cross_modal',
+    'crosskd',
     'cwd',
     'dist_kd',
     'dkd',

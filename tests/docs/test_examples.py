@@ -26,7 +26,7 @@ from mmkd_plugin.registry import MODELS
 ROOT = Path(__file__).parents[2]
 IMAGE = (3, 64, 64)
 #: Their pages have the config of the method alone, for any detector.
-MAP_METHODS = ('bckd', 'cwd', 'fgd', 'ld', 'mgd', 'pkd')
+MAP_METHODS = ('bckd', 'crosskd', 'cwd', 'fgd', 'ld', 'mgd', 'pkd')
 METHOD_PAGES = sorted(
     str(page.relative_to(ROOT))
     for page in (ROOT / 'docs/methods').glob('*.md')

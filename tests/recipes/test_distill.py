@@ -27,7 +27,7 @@ from mmkd_plugin.registry import MODELS
 
 REGISTERED = [name for name, one in RECIPES.items() if MODELS.get(one.config['type'])]
 #: Methods that a classifier cannot have, or that need taps of the user.
-NOT_ON_CLASSIFIERS = ('fgd', 'bckd', 'od', 'ld')
+NOT_ON_CLASSIFIERS = ('fgd', 'bckd', 'od', 'ld', 'crosskd')
 ON_DETECTORS = (
     'kd',
     'hint',
@@ -41,6 +41,7 @@ ON_DETECTORS = (
     'logit',
     'bckd',
     'ld',
+    'crosskd',
 )
 
 

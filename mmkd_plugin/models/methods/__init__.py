@@ -6,6 +6,7 @@ from mmkd_plugin.models.methods.attention_transfer import AttentionTransfer
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.bckd import BCKD
 from mmkd_plugin.models.methods.connected import ConnectedMethod
+from mmkd_plugin.models.methods.crosskd import CrossKD
 from mmkd_plugin.models.methods.cwd import CWD
 from mmkd_plugin.models.methods.dist import DIST
 from mmkd_plugin.models.methods.dkd import DKD
@@ -43,6 +44,7 @@ __all__ = [
     'AngleTransfer',
     'AttentionTransfer',
     'ConnectedMethod',
+    'CrossKD',
     'FactorTransfer',
     'FeatureMethod',
     'GroupHints',

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from mmengine import dist
 from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
@@ -12,6 +11,7 @@ from mmkd_plugin.errors import ConfigError, one_of, positive_number
 from mmkd_plugin.models.losses import binary_quality_loss, giou_loss
 from mmkd_plugin.models.losses.functional import at_least_float32
 from mmkd_plugin.models.methods.base import Method, Requests
+from mmkd_plugin.models.methods.positives import count_positives
 from mmkd_plugin.outputs import ClassScores, NetworkOutput
 from mmkd_plugin.registry import MODELS
 
@@ -130,24 +130,8 @@ class BCKD(Method):
         ones = own.logits.new_ones(own.logits.shape[:2], dtype=dtype)
         valid = ones if own.valid is None else own.valid.to(ones)
         if self.normalize == 'positives':
-            total = _positives(whole)
+            total = count_positives(whole)
         else:
             confidence = other.confidence()
             total = (confidence * (confidence >= _BACKGROUND) * valid).sum().clamp_min(1.0)
         return (valid / total).flatten()
-
-
-def _positives(scores: ClassScores) -> Tensor:
-    """Return the number of positive locations, as MMDet's heads count them."""
-    if scores.assigned is None:
-        raise ConfigError(
-            'normalize',
-            "needs the student's own losses, whose assigner finds the positive locations",
-            "Write normalize='confidence'. Or write task_weight > 0, with a head that assigns by "
-            'get_targets, such as GFL, RetinaNet or FCOS.',
-            found='positives',
-        )
-    counts = (scores.assigned >= 0).sum(dim=1).clamp_min(1)
-    total = counts.sum().float()
-    dist.all_reduce(total, 'mean')
-    return total

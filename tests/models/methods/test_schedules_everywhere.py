@@ -31,7 +31,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     'PKD': PAIRS,
     'RelationMethod': dict(loss=dict(type='DistanceLoss'), tap='neck'),
 }
-ON_DETECTORS = ('BCKD', 'FGD', 'LD')
+ON_DETECTORS = ('BCKD', 'CrossKD', 'FGD', 'LD')
 #: They need files or norms of a teacher; their one number is the weight of ``PairedMethod``.
 LEFT_OUT = ('FactorTransfer', 'Overhaul')
 #: Numbers whose default depends on other keys.

@@ -1,0 +1,4 @@
+# The student's head features continue through the teacher's head.
+_base_ = '../_base_/pairs/retinanet_r101_r50_coco.py'
+
+model = dict(methods=dict(crosskd=dict(type='CrossKD', score_weight=1.0, box_weight=1.0)))
