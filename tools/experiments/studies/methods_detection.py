@@ -64,7 +64,10 @@ _methods = dict(
         1,
         dict(type='CrossKD'),
         '',
-        {f'x{factor:g}': dict() for factor in (0.3, 1.0, 3.0)},
+        {
+            f'{score:g}/{box:g}': dict(score_weight=score, box_weight=box)
+            for score, box in ((0.3, 1.0), (1.0, 4.0), (3.0, 12.0))
+        },
     ),
     hint=(
         'FitNets: regress the maps',
