@@ -97,7 +97,8 @@ def test_mutual_distiller_on_gpu_updates_every_peer(order: str) -> None:
 
 
 def test_mixed_precision_in_float16_trains_every_method(tmp_path: Path) -> None:
-    model = tiny.distiller(tmp_path, methods=dict(METHODS)).cuda().train()
+    methods = {f'm{number}': config for number, config in enumerate(METHODS.values())}
+    model = tiny.distiller(tmp_path, methods=methods).cuda().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     wrapper = AmpOptimWrapper(optimizer=optimizer, dtype='float16', loss_scale=1.0)
     for _ in range(3):

@@ -28,6 +28,7 @@ options = {
     'train_cfg.val_interval': 100000,
     'custom_hooks': [],
     'default_hooks.logger.interval': 1000,
+    'optim_wrapper.optimizer.lr': 4e-3,
 }
 prepare = {
     name: dict(config=f'{_here}{name}.py')
@@ -195,7 +196,7 @@ for _count in _configs:
         },
     )
 
-_rates = {'optim_wrapper.optimizer.lr': [1e-3, 2e-3, 4e-3]}
+_rates = {'optim_wrapper.optimizer.lr': [2e-3, 4e-3, 8e-3]}
 arms = {
     f'{setting}/{name}': dict(
         about=f'labels alone, {iterations:,} iterations',
