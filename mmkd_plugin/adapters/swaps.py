@@ -1,4 +1,4 @@
-"""What runs where: weights on a device, forwards that are compiled, functions that are not."""
+"""Weights on a device, forwards that are compiled, and functions that are not."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
