@@ -172,10 +172,12 @@ def test_write_report_scales_metrics_and_shows_known_step_times(
     study_file.write_text(study_file.read_text() + 'scale = 100\n')
     lines = [line(arm, 0, 0.7 + part) for arm, part in (('weak/mean', 0.0), ('weak/new', 0.125))]
     lines[0]['step_seconds'] = 0.0625
+    for one, seconds in zip(lines, (8.4, 9.0), strict=True):
+        one['cpu_seconds'] = seconds
     results = tmp_path / 'results'
     results.mkdir()
     (results / 'study.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     text = write_report([study_file], results).read_text()
-    assert '| test 100 · toy/accuracy |' in text and '| s a step |' in text
-    assert '| mean |  | 1 | 70.00 |  |  | 10 | 0.062 |' in text
-    assert '| new | ours | 1 | 82.50 |  |  | 10 |  |' in text
+    assert '| test 100 · toy/accuracy |' in text and '| CPU s a run | s a step |' in text
+    assert '| mean |  | 1 | 70.00 |  |  | 10 | 8 | 0.062 |' in text
+    assert '| new | ours | 1 | 82.50 |  |  | 10 | 9 |  |' in text

@@ -35,6 +35,7 @@ class Row:
         candidate: Name of the candidate that validation chose.
         scores: Test metrics by seed.
         seconds: Median of a run.
+        cpu_seconds: The same of its CPU time; None if the lines have none.
         step_seconds: Median of a training iteration; None if the lines have none.
         difference: Paired difference to the baseline; None for the baseline itself.
         columns: The study's further metrics that the lines have, by heading.
@@ -45,6 +46,7 @@ class Row:
     candidate: str
     scores: Mapping[int, float]
     seconds: float
+    cpu_seconds: float | None
     step_seconds: float | None
     difference: Difference | None
     columns: Mapping[str, list[float]]
@@ -93,7 +95,8 @@ def _table(study: Study, setting: str, runs: Mapping[str, list[Line]]) -> list[R
             candidate=runs[name][-1]['candidate'],
             scores=scores[name],
             seconds=float(np.median([line['seconds'] for line in runs[name]])),
-            step_seconds=_step_seconds(runs[name]),
+            cpu_seconds=_median(runs[name], 'cpu_seconds'),
+            step_seconds=_median(runs[name], 'step_seconds'),
             difference=None
             if baseline in (None, name)
             else paired_difference(scores[name], scores[baseline]),
@@ -133,7 +136,7 @@ def _reported(arm: str, lines: Sequence[Line]) -> list[Line]:
     return list({line['seed']: line for line in own if line['config_sha256'] == newest}.values())
 
 
-def _step_seconds(lines: Sequence[Line]) -> float | None:
-    if any('step_seconds' not in line for line in lines):
+def _median(lines: Sequence[Line], key: str) -> float | None:
+    if any(key not in line for line in lines):
         return None
-    return float(np.median([line['step_seconds'] for line in lines]))
+    return float(np.median([line[key] for line in lines]))

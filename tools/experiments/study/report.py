@@ -20,6 +20,7 @@ each finished run. Do not edit it.
 differences to the baseline (the same seeds), in brackets its 95% interval by Student's t. It is
 bold if the interval excludes zero. The intervals are not corrected for the number of arms: among
 twenty arms without any effect, one is bold by chance. All metrics are those of the last epoch.
+Seconds are medians. On a busy machine compare the CPU seconds: a training has one thread.
 """
 VERSIONS = ('mmkd_plugin', 'torch', 'mmengine', 'mmpretrain', 'mmdet')
 
@@ -87,8 +88,9 @@ def table(rows: Sequence[Row], baseline: str, metric: str, columns: Sequence[str
         'chosen by validation',
         's a run',
     ]
+    computed = any(row.cpu_seconds is not None for row in rows)
     timed = any(row.step_seconds is not None for row in rows)
-    heads += ['s a step'] * timed
+    heads += ['CPU s a run'] * computed + ['s a step'] * timed
     lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
     for row in rows:
         further = [
@@ -102,6 +104,8 @@ def table(rows: Sequence[Row], baseline: str, metric: str, columns: Sequence[str
             _difference(row),
         ]
         cells += [*further, row.candidate, f'{row.seconds:.0f}']
+        if computed:
+            cells.append('' if row.cpu_seconds is None else f'{row.cpu_seconds:.0f}')
         if timed:
             cells.append('' if row.step_seconds is None else f'{row.step_seconds:.3f}')
         lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
