@@ -2,6 +2,9 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,6 @@ from typing import Any
 import mmengine.registry
 from mmengine import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.hub import get_config
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope, Registry
 from mmengine.utils import get_installed_path
@@ -23,6 +25,9 @@ from mmkd_plugin.registry import SCOPE
 
 HOSTS = ('mmpretrain', 'mmdet')
 _SOURCE = '_read_from'
+_SUFFIXES = ('.py', '.yml', '.yaml', '.json')
+#: Configs that :func:`reading_once` keeps, by their paths; None outside of it.
+_READ: ContextVar[dict[str, Config] | None] = ContextVar('_READ', default=None)
 _UNREGISTERED = re.compile(r'^(\S+) is not in the (\w+)::([\w ]+) registry')
 
 
@@ -130,12 +135,34 @@ def build_network(config: ConfigDict, key: str) -> nn.Module:
     return network
 
 
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Read each config file once while the body runs, however often it is asked for.
+
+    A base such as ``'mmdet::…'`` makes MMEngine read all metafiles of that package at each reading.
+    """
+    token = _READ.set({})
+    try:
+        yield
+    finally:
+        _READ.reset(token)
+
+
 def read_config(path: str, key: str) -> Config:
     """Read a config file or ``pkg::path``.
 
     Raises:
         ConfigError: If the package or a file is missing.
     """
+    kept = _READ.get()
+    if kept is None:
+        return _read_config(path, key)
+    if path not in kept:
+        kept[path] = _read_config(path, key)
+    return deepcopy(kept[path])
+
+
+def _read_config(path: str, key: str) -> Config:
     package, separator, inner = path.partition('::')
     if separator:
         if not has(package):  # the hub would install it from the network, unasked
@@ -145,7 +172,12 @@ def read_config(path: str, key: str) -> Config:
                 _install(package),
                 found=path,
             )
+        file = _configs_of(package) / inner
         try:
+            if file.is_file():
+                return Config.fromfile(file)
+            from mmengine.hub import get_config  # it reads all metafiles of the package
+
             return get_config(path)
         except (FileNotFoundError, ValueError, KeyError, AssertionError) as error:
             raise _missing_config(package, inner, path, key, error) from error
@@ -156,10 +188,22 @@ def read_config(path: str, key: str) -> Config:
             f'No file is there. Relative paths begin at {Path.cwd()}.',
             found=path,
         )
+    if Path(path).suffix not in _SUFFIXES:
+        raise ConfigError(
+            key,
+            f'must be a config file, which ends with {", ".join(_SUFFIXES)}',
+            'A teacher is its config, then its checkpoint.',
+            found=path,
+        )
     try:
         return Config.fromfile(path)
     except FileNotFoundError as error:
         raise ConfigError(key, f'needs a file that is not there: {error}', found=path) from error
+    except Exception as error:  # a config is a program
+        words = (str(error).strip().splitlines() or [''])[0]
+        raise ConfigError(
+            key, f'cannot be read: {type(error).__name__}: {words}', found=path
+        ) from error
 
 
 def _copied(config: Any) -> Any:
@@ -175,8 +219,12 @@ def _install(package: str) -> str:
     return f'The nearest packages are {nearest_names(package, MODULE2PACKAGE, most=3)}.'
 
 
+def _configs_of(package: str) -> Path:
+    return Path(get_installed_path(MODULE2PACKAGE.get(package, package))) / '.mim' / 'configs'
+
+
 def _missing_config(package: str, inner: str, path: str, key: str, error: Exception) -> ConfigError:
-    folder = Path(get_installed_path(MODULE2PACKAGE.get(package, package))) / '.mim' / 'configs'
+    folder = _configs_of(package)
     known = [str(file.relative_to(folder).as_posix()) for file in folder.rglob('*.py')]
     if not known:
         return ConfigError(key, f'{package!r} ships no configs', found=path)

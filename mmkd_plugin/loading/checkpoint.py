@@ -20,6 +20,10 @@ from mmkd_plugin.loading.restore import load_completely
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
 
+#: First bytes of what torch.save writes: a zip file, or a pickle in older versions.
+_BEGINNINGS = (b'PK', b'\x80')
+
+
 class LoadedFile(NamedTuple):
     """The content of a checkpoint, and the SHA-256 of its file in hexadecimal digits."""
 
@@ -48,6 +52,13 @@ def load_file(path: str, key: str) -> LoadedFile:
     data = _read(local, key)
     if _is_safetensors(data):
         return LoadedFile(_read_safetensors(data, path, key), hashlib.sha256(data).hexdigest())
+    if not data.startswith(_BEGINNINGS):
+        raise ConfigError(
+            key,
+            'must be a file that torch.save wrote, and this one is of another kind',
+            'Give the checkpoint, a file such as epoch_12.pth. A pointer of Git LFS is none.',
+            found=path,
+        )
     remedy = (
         'Copy or download the file again.'
         if local == path

@@ -3,11 +3,12 @@
 import argparse
 import os
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmkd_plugin.engine.stages import load_stages, train_stages
-from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.errors import ConfigError, one_line
 from mmkd_plugin.loading.run_model import type_name
+from mmkd_plugin.recipes.settings import Settings
 
 DESCRIPTION = 'Train one config, or several in a row as the stages of one job.'
 
@@ -42,7 +43,7 @@ def parse_args(description: str) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Settings,
         default={},
         help='key=value, for every config',
     )
@@ -84,5 +85,6 @@ def main(description: str = DESCRIPTION) -> None:
     """
     args = parse_args(description)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    stages = load_stages(args.configs, args.work_dir, lambda cfg: edit(cfg, args))
-    train_stages(stages, args.launcher, args.resume, args.restart)
+    with one_line():
+        stages = load_stages(args.configs, args.work_dir, lambda cfg: edit(cfg, args))
+        train_stages(stages, args.launcher, args.resume, args.restart)
