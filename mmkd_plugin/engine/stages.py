@@ -24,7 +24,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmkd_plugin.engine.launch import check_hooks, isolated_runner_state, join_process_group
 from mmkd_plugin.errors import ConfigError
-from mmkd_plugin.loading.build import read_config
+from mmkd_plugin.loading.config_files import read_config
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
 WORK_ROOT_VARIABLE = 'MMKD_WORK_DIR'

@@ -19,7 +19,6 @@ from mmkd_plugin.loading.foreign import weights_of
 from mmkd_plugin.loading.restore import load_completely
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
-
 #: First bytes of what torch.save writes: a zip file, or a pickle in older versions.
 _BEGINNINGS = (b'PK', b'\x80')
 

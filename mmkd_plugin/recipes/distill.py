@@ -8,13 +8,13 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkd_plugin.errors import ConfigError, nearest_names
-from mmkd_plugin.loading.build import read_config, reading_once
+from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.loading.config_files import read_config, reading_once
 from mmkd_plugin.loading.run_model import kind_of
 from mmkd_plugin.recipes.networks import Networks, name_of, one_thread
 from mmkd_plugin.recipes.stages import paraphraser_stage, paraphraser_stem
 from mmkd_plugin.recipes.table import Recipe, recipe_of
-from mmkd_plugin.recipes.text import Code, to_text
+from mmkd_plugin.recipes.text import Code, new_keys, to_text
 
 #: A teacher: (config, checkpoint), or the dict of a distillation config.
 TeacherLike = Sequence[str] | Mapping[str, Any]
@@ -182,27 +182,7 @@ def plan(
         checks.append(_text(absolute, content, options or {}))
     for text in checks:  # a fault is found before anything is written
         networks.require_builds(text)
-    return Plan(texts, [*taps, *_new_keys(base, options or {})])
-
-
-def _new_keys(base: Config, options: Mapping[str, Any]) -> list[str]:
-    """Say which options change no key of the student's config, but add one: a slip would, too.
-
-    The model is not looked at: it is another one, and is built with its options.
-    """
-    found = []
-    for path in options:
-        inside: Any = base
-        parts = path.split('.')
-        for number, part in enumerate(parts if parts[0] != 'model' else ()):
-            if not isinstance(inside, Mapping) or part in inside:
-                inside = inside[part] if isinstance(inside, Mapping) else None
-                continue
-            near = nearest_names(part, [*inside], most=3) or 'none'
-            key = '.'.join(parts[: number + 1])
-            found.append(f"cfg.{key} is new in the student's config; the nearest keys are {near}")
-            break
-    return found
+    return Plan(texts, [*taps, *new_keys(base, options or {})])
 
 
 def _require_partners(
