@@ -19,8 +19,8 @@ from mmkd_plugin.loading.foreign import weights_of
 from mmkd_plugin.loading.restore import load_completely
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
-#: First bytes of what torch.save writes: a zip file, or a pickle in older versions.
-_BEGINNINGS = (b'PK', b'\x80')
+#: First byte of what torch.save writes: of a zip file, or of a pickle; b'' is a truncated file.
+_BEGINNINGS = (b'P', b'\x80', b'')
 
 
 class LoadedFile(NamedTuple):
@@ -51,18 +51,13 @@ def load_file(path: str, key: str) -> LoadedFile:
     data = _read(local, key)
     if _is_safetensors(data):
         return LoadedFile(_read_safetensors(data, path, key), hashlib.sha256(data).hexdigest())
-    if not data.startswith(_BEGINNINGS):
-        raise ConfigError(
-            key,
-            'must be a file that torch.save wrote, and this one is of another kind',
-            'Give the checkpoint, a file such as epoch_12.pth. A pointer of Git LFS is none.',
-            found=path,
-        )
     remedy = (
         'Copy or download the file again.'
         if local == path
         else f'Delete its copy {local}, and it is downloaded again.'
     )
+    if data[:1] not in _BEGINNINGS:  # the unpickler may fail on it with any words
+        raise ConfigError(key, 'must be a file that torch.save wrote', remedy, found=path)
     try:
         with runner_checkpoints_allowed():
             content = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)

@@ -5,6 +5,7 @@ import os
 
 from mmengine.config import Config
 
+from mmkd_plugin.adapters.dry_run import first_line
 from mmkd_plugin.engine.stages import load_stages, train_stages
 from mmkd_plugin.errors import ConfigError, one_line
 from mmkd_plugin.loading.run_model import type_name
@@ -74,7 +75,15 @@ def edit(cfg: Config, args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    cfg.merge_from_dict(args.cfg_options)
+    try:
+        cfg.merge_from_dict(args.cfg_options)
+    except TypeError as error:  # a stage without validation has None there, for one
+        raise ConfigError(
+            '--cfg-options',
+            f'cannot be merged into {cfg.filename}: {first_line(error)}',
+            'They are for all configs of the command: change the config that needs them.',
+            found=args.cfg_options,
+        ) from error
 
 
 def main(description: str = DESCRIPTION) -> None:
