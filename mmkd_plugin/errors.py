@@ -7,6 +7,7 @@ remedy.
 import difflib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -70,6 +71,16 @@ def config_key(key: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise error.inside(key) from error.__cause__
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """End a program by one line in place of a traceback, if its body raises ConfigError."""
+    try:
+        yield
+    except ConfigError as error:
+        print(f'error: {error}', file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def construct(key: str, function: Callable[..., T], arguments: Mapping[str, Any]) -> T:

@@ -66,6 +66,14 @@ class LevelFinder:
         """Whether levels correspond by stride."""
         return self.network.adapter.task == 'detection'
 
+    def run(self) -> None:
+        """Run the network now, not when the first levels are looked for.
+
+        Raises:
+            ConfigError: If it runs on no usual input.
+        """
+        _ = self._run
+
     def levels(self, word: str, trained: bool = False) -> list[Level]:
         """Return the levels for a word of :data:`WORDS`, from the shallowest to the deepest.
 

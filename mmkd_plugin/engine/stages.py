@@ -24,6 +24,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmkd_plugin.engine.launch import check_hooks, isolated_runner_state, join_process_group
 from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.loading.config_files import read_config
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
 WORK_ROOT_VARIABLE = 'MMKD_WORK_DIR'
@@ -133,7 +134,7 @@ def load_stages(
     root = work_root(work_dir if len(paths) > 1 else None)
     stages: dict[Path, Stage] = {}
     for path in paths:
-        cfg = Config.fromfile(path)
+        cfg = read_config(str(path), 'config')
         edit(cfg)
         digest = sha256(config_text(cfg))
         if work_dir is not None and len(paths) == 1:

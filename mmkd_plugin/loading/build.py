@@ -8,15 +8,13 @@ from typing import Any
 
 import mmengine.registry
 from mmengine import Config, ConfigDict
-from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.hub import get_config
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope, Registry
-from mmengine.utils import get_installed_path
 from torch import nn
 
 from mmkd_plugin.errors import ConfigError, config_key, nearest_names
 from mmkd_plugin.installed import has
+from mmkd_plugin.loading.config_files import read_config
 from mmkd_plugin.loading.peer_entries import peer_entry
 from mmkd_plugin.loading.run_model import kind_of
 from mmkd_plugin.registry import SCOPE
@@ -130,60 +128,11 @@ def build_network(config: ConfigDict, key: str) -> nn.Module:
     return network
 
 
-def read_config(path: str, key: str) -> Config:
-    """Read a config file or ``pkg::path``.
-
-    Raises:
-        ConfigError: If the package or a file is missing.
-    """
-    package, separator, inner = path.partition('::')
-    if separator:
-        if not has(package):  # the hub would install it from the network, unasked
-            raise ConfigError(
-                key,
-                f'needs the package {package!r}, which is not installed',
-                _install(package),
-                found=path,
-            )
-        try:
-            return get_config(path)
-        except (FileNotFoundError, ValueError, KeyError, AssertionError) as error:
-            raise _missing_config(package, inner, path, key, error) from error
-    if not Path(path).is_file():
-        raise ConfigError(
-            key,
-            "must be the path of a config file, or 'pkg::path'",
-            f'No file is there. Relative paths begin at {Path.cwd()}.',
-            found=path,
-        )
-    try:
-        return Config.fromfile(path)
-    except FileNotFoundError as error:
-        raise ConfigError(key, f'needs a file that is not there: {error}', found=path) from error
-
-
 def _copied(config: Any) -> Any:
     """Return a copy of a config's dicts and lists; modules inside stay the same objects."""
     if isinstance(config, Mapping):
         return {key: _copied(value) for key, value in config.items()}
     return type(config)(map(_copied, config)) if type(config) in (list, tuple) else config
-
-
-def _install(package: str) -> str:
-    if package in MODULE2PACKAGE:
-        return f'Run: pip install {MODULE2PACKAGE[package]}'
-    return f'The nearest packages are {nearest_names(package, MODULE2PACKAGE, most=3)}.'
-
-
-def _missing_config(package: str, inner: str, path: str, key: str, error: Exception) -> ConfigError:
-    folder = Path(get_installed_path(MODULE2PACKAGE.get(package, package))) / '.mim' / 'configs'
-    known = [str(file.relative_to(folder).as_posix()) for file in folder.rglob('*.py')]
-    if not known:
-        return ConfigError(key, f'{package!r} ships no configs', found=path)
-    if inner in known:
-        return ConfigError(key, f'cannot be read: {error}', found=path)
-    nearest = nearest_names(inner, known, most=3)
-    return ConfigError(key, f'is no config of {package}', f'The nearest are {nearest}.', found=path)
 
 
 def _unregistered(config: Any, key: str, name: str, scope: str, registry: str) -> ConfigError:

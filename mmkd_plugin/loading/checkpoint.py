@@ -19,6 +19,9 @@ from mmkd_plugin.loading.foreign import weights_of
 from mmkd_plugin.loading.restore import load_completely
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
 
+#: First byte of what torch.save writes: of a zip file, or of a pickle; b'' is a truncated file.
+_BEGINNINGS = (b'P', b'\x80', b'')
+
 
 class LoadedFile(NamedTuple):
     """The content of a checkpoint, and the SHA-256 of its file in hexadecimal digits."""
@@ -53,6 +56,8 @@ def load_file(path: str, key: str) -> LoadedFile:
         if local == path
         else f'Delete its copy {local}, and it is downloaded again.'
     )
+    if data[:1] not in _BEGINNINGS:  # the unpickler may fail on it with any words
+        raise ConfigError(key, 'must be a file that torch.save wrote', remedy, found=path)
     try:
         with runner_checkpoints_allowed():
             content = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)

@@ -6,7 +6,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmkd_plugin.errors import ConfigError, one_of
-from mmkd_plugin.loading.build import build_network, network_config, read_config
+from mmkd_plugin.loading.build import build_network, network_config
+from mmkd_plugin.loading.config_files import read_config
 from mmkd_plugin.loading.peer_entries import peer_entries, peer_entry
 from mmkd_plugin.loading.run_model import kind_of, own_names, with_type_names
 from mmkd_plugin.registry import SCOPE

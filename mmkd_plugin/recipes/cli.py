@@ -1,13 +1,16 @@
 """The command ``mmkd``: ``mmkd distill …`` and ``mmkd train …``."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
-from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.errors import one_line
 from mmkd_plugin.recipes.distill import plan
+from mmkd_plugin.recipes.settings import Settings
 from mmkd_plugin.recipes.table import RECIPES
 
 DESCRIPTION = """Write a config that distils teachers into a student.
@@ -22,9 +25,8 @@ Taps are chosen and stated.
 def distill_parser() -> argparse.ArgumentParser:
     """Return the parser of ``mmkd distill``."""
     parser = argparse.ArgumentParser(
-        prog='distill', description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('student', help="config of the student: a path, or 'pkg::path'")
     parser.add_argument(
         '--teacher',
@@ -41,7 +43,7 @@ def distill_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--set',
         nargs='+',
-        action=DictAction,
+        action=Settings,
         default={},
         metavar='KEY=VALUE',
         help='arguments of the method; with cfg. before it, any key of the config',
@@ -82,11 +84,20 @@ def run_distill(arguments: Sequence[str] | None = None) -> None:
     paths = found.write(args.out, args.force)
     for path in paths:
         print(f'written: {path}')
-    command = ['python tools/train.py', *map(str, paths)]
+    command = [*_train_command(), *map(str, paths)]
     if args.work_dir:  # of one config it is the folder, of several the root of their folders
         alone = len(paths) == 1
-        command.append(f'--work-dir {args.work_dir}' + (f'/{paths[0].stem}' if alone else ''))
-    print('train it:\n    ' + ' '.join(command))
+        command += ['--work-dir', args.work_dir + (f'/{paths[0].stem}' if alone else '')]
+    print('train it:\n    ' + shlex.join(command))
+
+
+def _train_command() -> list[str]:
+    """Return the command that trains, beside the one that was called."""
+    if sys.argv[0] == 'mmkd distill':
+        return ['mmkd', 'train']
+    if Path(sys.argv[0]).name == 'distill.py':
+        return ['python', str(Path(sys.argv[0]).with_name('train.py'))]
+    return ['python', 'tools/train.py']
 
 
 def main() -> None:
@@ -107,8 +118,5 @@ def main() -> None:
 
 def run_or_explain() -> None:
     """Run :func:`run_distill`; an error of a config is one line."""
-    try:
+    with one_line():
         run_distill()
-    except ConfigError as error:
-        print(f'error: {error}', file=sys.stderr)
-        raise SystemExit(1) from None

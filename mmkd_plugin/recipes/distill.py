@@ -9,11 +9,12 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkd_plugin.errors import ConfigError
-from mmkd_plugin.loading.build import read_config
-from mmkd_plugin.recipes.networks import Networks, name_of
+from mmkd_plugin.loading.config_files import read_config, reading_once
+from mmkd_plugin.loading.run_model import kind_of
+from mmkd_plugin.recipes.networks import Networks, name_of, one_thread
 from mmkd_plugin.recipes.stages import paraphraser_stage, paraphraser_stem
 from mmkd_plugin.recipes.table import Recipe, recipe_of
-from mmkd_plugin.recipes.text import Code, to_text
+from mmkd_plugin.recipes.text import Code, new_keys, to_text
 
 #: A teacher: (config, checkpoint), or the dict of a distillation config.
 TeacherLike = Sequence[str] | Mapping[str, Any]
@@ -25,7 +26,7 @@ class Plan:
 
     Args:
         texts: Text of each stage, by the name of its file.
-        taps: Chosen taps with their shapes, in words.
+        taps: Chosen taps with their shapes, in words, and keys that options add.
     """
 
     texts: Mapping[str, str]
@@ -55,8 +56,12 @@ class Plan:
                     'Choose another folder, or add --force.',
                     found=str(path),
                 )
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f'must be a folder that can be written: {error.strerror}'
+            raise ConfigError('out', problem, found=str(folder)) from error
         for path, text in zip(paths, self.texts.values(), strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         return paths
 
@@ -103,6 +108,8 @@ def distill(
     return Config.fromstring(found.texts[found.name], '.py')
 
 
+@one_thread()
+@reading_once()
 def plan(
     student: str,
     teachers: Sequence[TeacherLike],
@@ -132,10 +139,24 @@ def plan(
     recipe = recipe_of(method)
     _require_partners(method, recipe, teachers, peers)
     base = read_config(student, 'student')
+    if kind_of(base.get('model')):
+        raise ConfigError(
+            'student',
+            'must be the config of a plain run, and this one distils already',
+            'Give the config that it inherits. To change this one, edit it.',
+            found=student,
+        )
     entries = [_entry(index, teacher) for index, teacher in enumerate(teachers)]
     _require_own_names(entries)
     networks = Networks(student, entries, peers)
     config = {**recipe.config, **_defaults(recipe, networks), **(settings or {})}
+    for key, example in recipe.stated.items():
+        if key not in config:
+            raise ConfigError(
+                f'methods.{method}.{key}',
+                'must be stated',
+                f'Write --set "{key}={example}". tools/inspect_taps.py lists taps and paths.',
+            )
     name = method.replace('-', '_')
     taps: list[str] = []
     if recipe.taps and isinstance(config.get(recipe.taps), str):
@@ -161,7 +182,7 @@ def plan(
         checks.append(_text(absolute, content, options or {}))
     for text in checks:  # a fault is found before anything is written
         networks.require_builds(text)
-    return Plan(texts, taps)
+    return Plan(texts, [*taps, *new_keys(base, options or {})])
 
 
 def _require_partners(

@@ -1,7 +1,9 @@
 """The networks of a distillation that is planned: built once, for their taps and their faults."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -121,15 +123,44 @@ class Networks:
         preprocessor = config.get('data_preprocessor')
         if preprocessor is not None:
             model.setdefault('data_preprocessor', preprocessor)
+        for teacher in model.get('teachers', [model.get('teacher')]):
+            if teacher is not None:  # its faster form is no check, and takes several runs to find
+                teacher.setdefault('fast', False)
         try:
             ROOT_MODELS.build(model)
         except TypeError as error:  # of the signature of a model
             raise ConfigError('cfg.model', f'cannot be built: {first_line(error)}') from error
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread while the body runs.
+
+    The trial images are small: several threads would mostly wait for each other, for seconds where
+    other programs run.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _finder(key: str, model: Any, options: Mapping[str, Any] | None = None) -> LevelFinder:
+    """Return a finder of the levels of a network, if possible one without values.
+
+    Levels are shapes. On the meta device nothing is drawn and nothing is computed. A network that
+    reads values, as the drop path of a Swin does, is built and run as usual.
+    """
+    config = network_config(model, key, options)
+    with suppress(Exception), torch.random.fork_rng(devices=[]):
+        with torch.device('meta'):
+            finder = LevelFinder(TappedModel(build_network(deepcopy(config), key), key))
+            finder.run()
+        return finder
     with torch.random.fork_rng(devices=[]):
-        network = build_network(network_config(model, key, options), key)
+        network = build_network(config, key)
     return LevelFinder(TappedModel(network, key))
 
 

@@ -20,6 +20,7 @@ class Recipe:
         detector: Word for the taps of detectors.
         paraphraser: Whether each pair needs a paraphraser, which is trained first.
         mutual: Whether peers learn from each other; no teacher takes part.
+        stated: Keys that no default fits, each with an example of the flag ``--set``.
         on_classifiers: Changes to the config for classifiers.
         on_detectors: Changes to the config for detectors.
     """
@@ -30,6 +31,7 @@ class Recipe:
     detector: str = 'neck'
     paraphraser: bool = False
     mutual: bool = False
+    stated: Mapping[str, str] = field(default_factory=dict)
     on_classifiers: Mapping[str, Any] = field(default_factory=dict)
     on_detectors: Mapping[str, Any] = field(default_factory=dict)
 
@@ -47,7 +49,10 @@ RECIPES: dict[str, Recipe] = {
     'hint': Recipe(dict(type='Hint'), 'pairs'),
     'at': Recipe(dict(type='AttentionTransfer'), 'pairs', classifier='stages'),
     'ft': Recipe(dict(type='FactorTransfer'), 'pairs', paraphraser=True),
-    'od': Recipe(dict(type='Overhaul')),
+    'od': Recipe(
+        dict(type='Overhaul'),
+        stated=dict(pairs="[{'student': TAP, 'teacher': TAP, 'norm': PATH}, …]"),
+    ),
     'pkd': Recipe(dict(type='PKD'), 'pairs'),
     'cwd': Recipe(dict(type='CWD'), 'pairs'),
     'mgd': Recipe(dict(type='MGD'), 'pairs'),
@@ -82,11 +87,17 @@ def recipe_of(name: str) -> Recipe:
         ConfigError: If the name is unknown, or the method is not registered.
     """
     if name not in RECIPES:
-        known = ', '.join(RECIPES)
+        known, word = ', '.join(RECIPES), name.lower()
+        same = [
+            repr(short)
+            for short, one in RECIPES.items()
+            if word in (short, one.config['type'].lower())
+        ]
+        nearest = ', '.join(same) or nearest_names(word, RECIPES, most=3)
         raise ConfigError(
             'method',
             'is unknown',
-            f'The nearest are {nearest_names(name, RECIPES, most=3)}. All are {known}.',
+            f'The nearest are {nearest}. All are {known}.',
             found=name,
         )
     recipe = RECIPES[name]

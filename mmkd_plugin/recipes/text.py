@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mmkd_plugin.errors import nearest_names
+
 _WIDTH = 100
 
 
@@ -38,6 +40,31 @@ def to_text(value: Any, indent: int = 0, used: int = 0) -> str:
         parts = [('', one) for one in value]
     lines = [f'{inner}{head}{to_text(one, indent + 4, len(head) + 1)},' for head, one in parts]
     return '\n'.join([opened, *lines, ' ' * indent + closed])
+
+
+def new_keys(base: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """Say which options add a key to the student's config in place of changing one: slips do too.
+
+    The model is left out. It is another one, and building it shows its slips.
+
+    Example:
+        >>> new_keys(dict(train_cfg=dict(max_epochs=3)), {'train_cfg.max_epoch': 5})
+        ["cfg.train_cfg.max_epoch is new in the student's config; its neighbours are 'max_epochs'"]
+    """
+    found = []
+    for path in options:
+        inside: Any = base
+        for part in path.split('.') if path.partition('.')[0] != 'model' else ():
+            if not isinstance(inside, Mapping):
+                break
+            if part not in inside:
+                near = nearest_names(part, [*inside], most=3) or 'none'
+                found.append(
+                    f"cfg.{path} is new in the student's config; its neighbours are {near}"
+                )
+                break
+            inside = inside[part]
+    return found
 
 
 def _one_line(value: Any) -> str:

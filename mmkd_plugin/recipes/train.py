@@ -3,11 +3,13 @@
 import argparse
 import os
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
+from mmkd_plugin.adapters.dry_run import first_line
 from mmkd_plugin.engine.stages import load_stages, train_stages
-from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.errors import ConfigError, one_line
 from mmkd_plugin.loading.run_model import type_name
+from mmkd_plugin.recipes.settings import Settings
 
 DESCRIPTION = 'Train one config, or several in a row as the stages of one job.'
 
@@ -42,7 +44,7 @@ def parse_args(description: str) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Settings,
         default={},
         help='key=value, for every config',
     )
@@ -73,7 +75,15 @@ def edit(cfg: Config, args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    cfg.merge_from_dict(args.cfg_options)
+    try:
+        cfg.merge_from_dict(args.cfg_options)
+    except TypeError as error:  # a stage without validation has None there, for one
+        raise ConfigError(
+            '--cfg-options',
+            f'cannot be merged into {cfg.filename}: {first_line(error)}',
+            'They are for all configs of the command: change the config that needs them.',
+            found=args.cfg_options,
+        ) from error
 
 
 def main(description: str = DESCRIPTION) -> None:
@@ -84,5 +94,6 @@ def main(description: str = DESCRIPTION) -> None:
     """
     args = parse_args(description)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    stages = load_stages(args.configs, args.work_dir, lambda cfg: edit(cfg, args))
-    train_stages(stages, args.launcher, args.resume, args.restart)
+    with one_line():
+        stages = load_stages(args.configs, args.work_dir, lambda cfg: edit(cfg, args))
+        train_stages(stages, args.launcher, args.resume, args.restart)

@@ -92,7 +92,8 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path, new_format
 
 
 @pytest.mark.parametrize(
-    'text', ['<html>404</html>', 'version https://git-lfs.github.com/spec/v1\noid sha256:0']
+    'text',
+    ['hello', '<html>404</html>', 'version https://git-lfs.github.com/spec/v1\noid sha256:0'],
 )
 def test_a_text_file_is_refused_without_a_word_of_code(tmp_path: Path, text: str) -> None:
     path = tmp_path / 'a.pth'

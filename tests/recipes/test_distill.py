@@ -241,6 +241,9 @@ def test_function_of_the_package_returns_the_config(house: House) -> None:
         ('kd', dict(teachers=0), 'teacher', ('--teacher',)),
         ('mutual', {}, 'peer', ('--peer',)),
         ('kd', dict(peers=['x.py']), 'teacher', ('--peer',)),
+        ('KD', {}, 'method', ("nearest are 'kd'.",)),
+        ('SoftTarget', {}, 'method', ("nearest are 'kd', 'mutual'.",)),
+        ('od', {}, 'methods.od.pairs', ('--set "pairs=[', "'norm': PATH")),
     ],
 )
 def test_fault_is_found_before_anything_is_written(
@@ -275,6 +278,26 @@ def test_file_that_is_there_is_kept_without_force(house: House) -> None:
     assert path.read_text() != 'mine'
 
 
+def test_folder_that_is_a_file_is_refused(house: House) -> None:
+    (house.folder / 'taken').write_text('')
+    with raises_config_error('out', str(house.folder / 'taken'), 'folder'):
+        house.plan('kd').write(house.folder / 'taken')
+
+
+def test_student_that_distils_already_is_refused(house: House) -> None:
+    [path] = house.plan('kd').write(house.folder)
+    with raises_config_error('student', str(path), 'inherits'):
+        plan(str(path), house.teachers[:1], 'at')
+
+
+def test_option_that_adds_a_key_is_named(house: House) -> None:
+    options = {'train_cfg.max_epoch': 3, 'train_cfg.max_epochs': 2, 'trian_cfg.max_epochs': 3}
+    notes = house.plan('kd', options=options).taps
+    assert len(notes) == 2
+    assert 'cfg.train_cfg.max_epoch is new' in notes[0] and "'max_epochs'" in notes[0]
+    assert 'cfg.trian_cfg.max_epochs is new' in notes[1] and "'train_cfg'" in notes[1]
+
+
 def test_teachers_of_one_config_get_names_of_their_own(house: House) -> None:
     model = built(plan(house.student, [house.teachers[0]] * 2, 'kd'))
     assert [one.name for one in model.teachers] == ['teacher0-0', 'teacher0-1']
@@ -298,6 +321,39 @@ def test_command_prints_and_writes(
     shown = capsys.readouterr().out
     assert 'at_teacher0_student.py --work-dir runs/at_teacher0_student' in shown
     assert (house.folder / 'at_teacher0_student.py').exists()
+
+
+@pytest.mark.parametrize(
+    ('called', 'train'),
+    [
+        ('mmkd distill', 'mmkd train'),
+        ('../clone/tools/distill.py', 'python ../clone/tools/train.py'),
+    ],
+)
+def test_printed_command_can_be_run_where_the_first_one_was(
+    called: str,
+    train: str,
+    house: House,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, 'argv', [called])
+    config, checkpoint = house.teachers[0]
+    folder = house.folder / 'my configs'
+    words = [house.student, '--teacher', config, checkpoint, '--out', str(folder)]
+    cli.run_distill(words)
+    command = capsys.readouterr().out.splitlines()[-1].strip()
+    assert command == f"{train} '{folder / 'kd_teacher0_student.py'}'"
+
+
+def test_error_of_training_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, 'argv', ['mmkd', 'train', 'nowhere.py'])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert done.value.code == 1
+    assert capsys.readouterr().err.startswith('error: config: must be the path of a config file')
 
 
 def test_error_of_the_command_is_one_line(house: House) -> None:

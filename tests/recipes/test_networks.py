@@ -1,0 +1,81 @@
+"""Levels of a network are found without its values, where it does not read them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import classification as tiny
+from helpers import detection as small
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+
+from mmkd_plugin.adapters.levels import LevelFinder
+from mmkd_plugin.adapters.tapped_model import TappedModel
+from mmkd_plugin.loading.build import build_network, network_config
+from mmkd_plugin.recipes.networks import Networks, one_thread
+
+
+@ROOT_MODELS.register_module(force=True)
+class ReadsValues(nn.Module):
+    """A backbone that computes a number from its weights, as no network can without values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor]:
+        scale = self.stage[0].weight.abs().max().item()
+        return (self.stage(inputs) / scale,)
+
+
+def plain(path: str) -> LevelFinder:
+    network = build_network(network_config(path, 'student'), 'student')
+    return LevelFinder(TappedModel(network, 'student'))
+
+
+def written(folder: Path, model: Any, scope: str) -> str:
+    path = folder / 'student.py'
+    Config(dict(model=ConfigDict(model), default_scope=scope)).dump(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ('scope', 'words'), [('mmpretrain', ['stages', 'last']), ('mmdet', ['stages', 'neck'])]
+)
+def test_levels_without_values_are_those_with_values(
+    scope: str, words: list[str], tmp_path: Path
+) -> None:
+    model = tiny.classifier() if scope == 'mmpretrain' else small.detector('retinanet')
+    path = written(tmp_path, model, scope)
+    before = torch.get_rng_state()
+    found = Networks(path, [], []).own
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(one.is_meta for one in found.network.model.parameters())
+    for word in words:
+        levels = found.levels(word, trained=True)
+        assert levels and levels == plain(path).levels(word, trained=True)
+
+
+def test_network_that_reads_values_is_built_with_them(tmp_path: Path) -> None:
+    model = dict(tiny.classifier(), backbone=dict(type='ReadsValues'))
+    model['head'] = dict(type='LinearClsHead', num_classes=tiny.CLASSES, in_channels=4)
+    path = written(tmp_path, model, 'mmpretrain')
+    found = Networks(path, [], []).own
+    assert not any(one.is_meta for one in found.network.model.parameters())
+    assert [level.shape[0] for level in found.levels('last')] == [4]
+
+
+def test_threads_are_given_back_after_an_error() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = 0
+    try:
+        with pytest.raises(ZeroDivisionError):
+            _ = one_thread()(lambda: torch.get_num_threads() and 1 / 0)()
+        with one_thread():
+            seen = torch.get_num_threads()
+        assert (seen, torch.get_num_threads()) == (1, 2)
+    finally:
+        torch.set_num_threads(before)
