@@ -12,8 +12,8 @@ it in each step. The other students read their teachers' outputs from stores, wh
 before.
 
 **same_iterations** compares with labels alone after 1,000 iterations. **same_time** compares with
-labels alone after 1,300: see *s a step*. The time of the teachers, the paraphrasers and the stores
-is not counted.
+labels alone after 1,300: see *CPU s a run*. The time of the teachers, the paraphrasers and the
+stores is not counted.
 """
 metric = 'coco/bbox_mAP'
 scale = 100
