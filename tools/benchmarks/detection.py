@@ -80,7 +80,10 @@ def _measure(case: Case, device: torch.device, repeats: int, quick: bool) -> lis
     results = []
     for name, distiller in distillers.items():
         scores = distiller.teachers[0].needs_scores
-        parts = ['student', *(part_of_teacher(teacher.name, scores) for teacher in distiller.teachers)]
+        parts = [
+            'student',
+            *(part_of_teacher(teacher.name, scores) for teacher in distiller.teachers),
+        ]
         at_most = None if quick else SCORES if scores else FEATURES
         subject = f'{case.name}, batch {case.batch} of {case.side} px, {name}'
         results.append(ratio(f'{subject}: of its parts', of_parts(seconds, name, parts), at_most))
@@ -108,7 +111,9 @@ def part_of_teacher(name: str, scores: bool) -> str:
     return f'{name} with scores' if scores else name
 
 
-def bare_teacher(distiller: Any, teacher: Any, scores: bool, data: dict[str, Any]) -> Callable[[], object]:
+def bare_teacher(
+    distiller: Any, teacher: Any, scores: bool, data: dict[str, Any]
+) -> Callable[[], object]:
     """Return a bare forward of the teacher: backbone, neck, and the head for class scores."""
     batch = distiller.data_preprocessor(data, training=True)
     inputs, model = batch['inputs'], teacher.model.to(batch['inputs'].device)
