@@ -73,7 +73,7 @@ def _measure(case: Case, device: torch.device, repeats: int, quick: bool) -> lis
     most = max(distillers.values(), key=lambda distiller: len(distiller.teachers))
     for teacher in most.teachers:
         for scores in (False, True):
-            tasks[part_of_teacher(teacher.name, scores)] = bare_teacher(most, teacher, scores, data)
+            tasks[_part(teacher.name, scores)] = bare_teacher(most, teacher, scores, data)
     if 'IE-KD' in distillers:
         tasks['encoders'] = _encoders(distillers['IE-KD'], data)
     seconds = seconds_in_turns(tasks, repeats, device)
@@ -82,7 +82,7 @@ def _measure(case: Case, device: torch.device, repeats: int, quick: bool) -> lis
         scores = distiller.teachers[0].needs_scores
         parts = [
             'student',
-            *(part_of_teacher(teacher.name, scores) for teacher in distiller.teachers),
+            *(_part(teacher.name, scores) for teacher in distiller.teachers),
         ]
         at_most = None if quick else SCORES if scores else FEATURES
         subject = f'{case.name}, batch {case.batch} of {case.side} px, {name}'
@@ -95,6 +95,7 @@ def _measure(case: Case, device: torch.device, repeats: int, quick: bool) -> lis
 
 
 def of_parts(seconds: dict[str, list[float]], whole: str, parts: Sequence[str]) -> list[float]:
+    """Return the seconds of a task over the sum of others, in each round."""
     sums = [sum(of_round) for of_round in zip(*(seconds[part] for part in parts), strict=True)]
     return [own / total for own, total in zip(seconds[whole], sums, strict=True)]
 
@@ -107,7 +108,7 @@ def _encoders(distiller: Any, data: dict[str, Any]) -> Callable[[], object]:
     return encoders_step(distiller.methods.method.transform, list(levels)[: len(LEVELS)])
 
 
-def part_of_teacher(name: str, scores: bool) -> str:
+def _part(name: str, scores: bool) -> str:
     return f'{name} with scores' if scores else name
 
 

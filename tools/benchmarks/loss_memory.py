@@ -29,7 +29,7 @@ def measure_loss_memory(device: torch.device, repeats: int, quick: bool) -> list
     """
     init_default_scope('mmdet')
     torch.manual_seed(0)
-    batch, size = (1, (96, 128)) if quick else (2, (800, 1344))
+    batch, size = (2, (96, 128)) if quick else (2, (800, 1344))
     methods = dense_methods()
     keys = {name: f'm{number}' for number, name in enumerate(methods)}
     model = gfl(18, quick)
@@ -47,11 +47,15 @@ def measure_loss_memory(device: torch.device, repeats: int, quick: bool) -> list
     distiller = distiller.to(device).train()
     calls: dict[str, tuple[Any, ...]] = {}
     named = dict(distiller.methods.named())
-    for key, method in named.items():
-        method.register_forward_pre_hook(lambda _, args, key=key: calls.update({key: args}))
+    handles = [
+        method.register_forward_pre_hook(lambda _, args, key=key: calls.setdefault(key, args) and None)
+        for key, method in named.items()
+    ]
     with torch.no_grad():
         data = distiller.data_preprocessor(batch_of(batch, size), True)
         distiller(**data, mode='loss')
+    for handle in handles:
+        handle.remove()
     results = []
     for name, key in keys.items():
         peak, compared = loss_peak(named[key], *calls[key])
@@ -78,7 +82,7 @@ def loss_peak(method: Method, student: NetworkOutput, *others: Any) -> tuple[int
         scores = replace(scores, logits=_leaf(scores.logits)) if wanted.scores else None
     if boxes is not None:
         boxes = replace(boxes, values=_leaf(boxes.values)) if wanted.boxes else None
-    own = NetworkOutput(scores, features, boxes, student.objects)
+    own = replace(student, scores=scores, features=features, boxes=boxes)
     sizes = [one.numel() * one.element_size() for one in own.tensors().values()]
 
     def step() -> None:
