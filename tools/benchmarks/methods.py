@@ -9,6 +9,7 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
 
+from benchmarks.alone import inputs_of_methods, loss_alone
 from benchmarks.detection import bare_teacher, of_parts
 from benchmarks.detectors import Case, batch_of, teachers_of
 from benchmarks.measure import Result, ratio, seconds_in_turns
@@ -112,7 +113,7 @@ def _classifiers(device: torch.device, repeats: int, quick: bool) -> list[Result
     student = ROOT_MODELS.build(configs[0]).to(device).train()
     inputs = student.data_preprocessor(data, training=True)['inputs']
     first = next(iter(distillers.values()))
-    tasks = {name: step(one, data) for name, one in distillers.items()}
+    tasks = _steps(distillers, data)
     tasks['student'] = step(student, data)
     tasks['teacher'] = forward(first.teachers[0].model.to(device), inputs)
     subject = f'ResNet-34 to 18, batch {batch} of {side} px'
@@ -132,7 +133,7 @@ def _detectors(device: torch.device, repeats: int, quick: bool) -> list[Result]:
             for name, one in dense_methods().items()
         }
     student = ROOT_MODELS.build(case.student).to(device).train()
-    tasks = {name: step(one, data) for name, one in distillers.items()}
+    tasks = _steps(distillers, data)
     tasks['student'] = step(student, data)
     own = {}
     for name, distiller in distillers.items():
@@ -149,6 +150,15 @@ def _detectors(device: torch.device, repeats: int, quick: bool) -> list[Result]:
     return _ratios(subject, tasks, own, repeats, device, quick)
 
 
+def _steps(distillers: Mapping[str, Any], data: dict[str, Any]) -> dict[str, Callable[[], object]]:
+    """Return the whole step of each distiller, and the losses of its method alone."""
+    tasks = {name: step(one, data) for name, one in distillers.items()}
+    for name, distiller in distillers.items():
+        [inputs] = inputs_of_methods(distiller, data).values()
+        tasks[f'{name}: loss'], _ = loss_alone(distiller.methods.method, inputs)
+    return tasks
+
+
 def _ratios(
     subject: str,
     tasks: dict[str, Callable[[], object]],
@@ -157,13 +167,21 @@ def _ratios(
     device: torch.device,
     quick: bool,
 ) -> list[Result]:
-    """Compare each method with the student's step, the teacher's forward and its own networks."""
+    """Compare each method with the student's step, the teacher's forward and its own networks.
+
+    A method's losses alone are compared with the same sum. They last milliseconds, so other
+    processes disturb them less than whole steps.
+    """
     seconds = seconds_in_turns(tasks, repeats, device)
     results = []
     for name, parts in own.items():
         parts = ['student', *(parts or ['teacher'])]
-        rounds = of_parts(seconds, name, parts)
         networks = ' and networks' if len(parts) > 2 else ''
-        title = f'{subject}, {name}: of its parts{networks}'
-        results.append(ratio(title, rounds, at_most=None if quick else BOUND))
+        for task, words, bound in (
+            (name, '', BOUND),
+            (f'{name}: loss', ', loss alone', None if networks else BOUND - 1),
+        ):
+            rounds = of_parts(seconds, task, parts)
+            title = f'{subject}, {name}{words}: of its parts{networks}'
+            results.append(ratio(title, rounds, at_most=None if quick else bound))
     return results
