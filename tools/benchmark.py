@@ -23,7 +23,9 @@ from benchmarks import measure
 from benchmarks.angle import measure_angle
 from benchmarks.detection import measure_detection
 from benchmarks.ie_kd import measure_ie_kd
+from benchmarks.loss_memory import measure_loss_memory
 from benchmarks.measure import Result
+from benchmarks.methods import measure_methods
 from benchmarks.mutual import measure_mutual
 from benchmarks.replay import measure_replay
 from benchmarks.steps import measure_steps
@@ -38,10 +40,20 @@ SUBJECTS: dict[str, Callable[[torch.device, int, bool], list[Result]]] = dict(
     mutual=measure_mutual,
     detection=measure_detection,
     replay=measure_replay,
+    methods=measure_methods,
+    loss_memory=measure_loss_memory,
 )
 #: About the seconds on 2 x86-64 cores with 7 repeats, for the first estimate of the time left.
 USUAL_SECONDS = dict(
-    angle=15.0, teachers=25.0, steps=60.0, ie_kd=30.0, mutual=90.0, detection=130.0, replay=45.0
+    angle=15.0,
+    teachers=25.0,
+    steps=60.0,
+    ie_kd=30.0,
+    mutual=90.0,
+    detection=130.0,
+    replay=45.0,
+    methods=240.0,
+    loss_memory=60.0,
 )
 
 

@@ -37,7 +37,8 @@ def to_bytes(values: Tensor, dtype: str, key: str) -> Bytes:
 
 def from_bytes(data: Bytes, dtype: str) -> Tensor:
     """Return rows of bytes (R, B) as float32 (R, D)."""
-    return torch.from_numpy(np.ascontiguousarray(data).view(dtype).astype(np.float32))
+    # A copy, as rows may be read-only. Torch widens float16 several times as fast as numpy.
+    return torch.from_numpy(np.array(data, order='C').view(dtype)).float()
 
 
 @dataclass(frozen=True)

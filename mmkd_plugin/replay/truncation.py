@@ -61,8 +61,7 @@ class Truncation:
     def compare_feature(self, expected: Tensor, found: Tensor) -> None:
         """Add the difference of a feature of one batch."""
         if expected.numel():
-            largest = float(expected.abs().max())
-            difference = float((expected - found).abs().max())
+            largest, difference = _largest(expected), _largest(expected - found)
             self.features = max(self.features, difference / largest if largest else 0.0)
 
     def add(self, other: 'Truncation') -> None:
@@ -105,3 +104,9 @@ class Truncation:
             f'{self.locations_cut:,} of {self.locations:,} did not fit into {self.images_cut:,} '
             f'images, {100 * self.weight_cut / max(self.weight, 1e-30):.2g}% of the weight'
         )
+
+
+def _largest(values: Tensor) -> float:
+    """Return the largest absolute value, in one pass without a copy."""
+    low, high = values.aminmax()
+    return max(-float(low), float(high))

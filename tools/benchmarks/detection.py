@@ -73,25 +73,29 @@ def _measure(case: Case, device: torch.device, repeats: int, quick: bool) -> lis
     most = max(distillers.values(), key=lambda distiller: len(distiller.teachers))
     for teacher in most.teachers:
         for scores in (False, True):
-            tasks[_part(teacher.name, scores)] = _bare(most, teacher, scores, data)
+            tasks[_part(teacher.name, scores)] = bare_teacher(most, teacher, scores, data)
     if 'IE-KD' in distillers:
         tasks['encoders'] = _encoders(distillers['IE-KD'], data)
     seconds = seconds_in_turns(tasks, repeats, device)
     results = []
     for name, distiller in distillers.items():
         scores = distiller.teachers[0].needs_scores
-        parts = ['student', *(_part(teacher.name, scores) for teacher in distiller.teachers)]
+        parts = [
+            'student',
+            *(_part(teacher.name, scores) for teacher in distiller.teachers),
+        ]
         at_most = None if quick else SCORES if scores else FEATURES
         subject = f'{case.name}, batch {case.batch} of {case.side} px, {name}'
-        results.append(ratio(f'{subject}: of its parts', _of_parts(seconds, name, parts), at_most))
+        results.append(ratio(f'{subject}: of its parts', of_parts(seconds, name, parts), at_most))
         if name == 'IE-KD':
-            rounds = _of_parts(seconds, name, [*parts, 'encoders'])
+            rounds = of_parts(seconds, name, [*parts, 'encoders'])
             results.append(ratio(f'{subject}: of its parts and encoders', rounds, at_most))
         results.append(kept_of_teachers(f'{subject}: kept of teachers', distiller, data))
     return results
 
 
-def _of_parts(seconds: dict[str, list[float]], whole: str, parts: Sequence[str]) -> list[float]:
+def of_parts(seconds: dict[str, list[float]], whole: str, parts: Sequence[str]) -> list[float]:
+    """Return the seconds of a task over the sum of others, in each round."""
     sums = [sum(of_round) for of_round in zip(*(seconds[part] for part in parts), strict=True)]
     return [own / total for own, total in zip(seconds[whole], sums, strict=True)]
 
@@ -108,7 +112,9 @@ def _part(name: str, scores: bool) -> str:
     return f'{name} with scores' if scores else name
 
 
-def _bare(distiller: Any, teacher: Any, scores: bool, data: dict[str, Any]) -> Callable[[], object]:
+def bare_teacher(
+    distiller: Any, teacher: Any, scores: bool, data: dict[str, Any]
+) -> Callable[[], object]:
     """Return a bare forward of the teacher: backbone, neck, and the head for class scores."""
     batch = distiller.data_preprocessor(data, training=True)
     inputs, model = batch['inputs'], teacher.model.to(batch['inputs'].device)

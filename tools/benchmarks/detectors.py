@@ -72,19 +72,28 @@ def faster_rcnn(depth: int, channels: int) -> ConfigDict:
     return network_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'student', options)
 
 
-def batch_of(images: int, side: int) -> dict[str, Any]:
-    """Return noise with four boxes an image, as the data loader collates it."""
+def batch_of(images: int, size: int | tuple[int, int]) -> dict[str, Any]:
+    """Return noise with four boxes an image, as the data loader collates it.
+
+    Args:
+        images: Number of images.
+        size: (height, width), or the side of a square.
+    """
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
+    height, width = (size, size) if isinstance(size, int) else size
+    sides = torch.tensor([width, height])
     generator = torch.Generator().manual_seed(0)
     samples = []
     for _ in range(images):
         sample = DetDataSample(
-            metainfo=dict(img_shape=(side, side), ori_shape=(side, side), scale_factor=(1.0, 1.0))
+            metainfo=dict(
+                img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0)
+            )
         )
-        corners = torch.rand(4, 2, generator=generator) * side / 2
-        sizes = (0.1 + 0.4 * torch.rand(4, 2, generator=generator)) * side
+        corners = torch.rand(4, 2, generator=generator) * sides / 2
+        sizes = (0.1 + 0.4 * torch.rand(4, 2, generator=generator)) * sides
         labels = torch.randint(0, CLASSES, (4,), generator=generator)
         sample.gt_instances = InstanceData(
             bboxes=torch.cat([corners, corners + sizes], dim=1), labels=labels
@@ -93,7 +102,9 @@ def batch_of(images: int, side: int) -> dict[str, Any]:
             bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
         )
         samples.append(sample)
-    noise = torch.randint(0, 256, (images, 3, side, side), generator=generator, dtype=torch.uint8)
+    noise = torch.randint(
+        0, 256, (images, 3, height, width), generator=generator, dtype=torch.uint8
+    )
     return dict(inputs=list(noise), data_samples=samples)
 
 
