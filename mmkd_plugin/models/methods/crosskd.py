@@ -296,4 +296,5 @@ def _aligned(student: Tensor, teacher: Tensor) -> Tensor:
     axes = (0, 2, 3)
     variance, mean = torch.var_mean(own, axes, correction=0, keepdim=True)
     wanted, centre = torch.var_mean(other, axes, correction=0, keepdim=True)
-    return (own - mean) * (wanted / (variance + _EPS)).sqrt() + centre
+    # Two roots: that of a quotient has no gradient where the teacher's channel is constant.
+    return (own - mean) * (wanted.sqrt() / (variance + _EPS).sqrt()) + centre
