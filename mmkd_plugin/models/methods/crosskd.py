@@ -46,17 +46,20 @@ class CrossKD(Method):
     A 1x1 convolution for each tower is learned if the channels of the student's maps differ from
     the teacher's. All levels share it.
 
-    The authors' code also compares the centerness of ATSS. It has the IoU in place of the GIoU for
-    FCOS, and a later version adds the GIoU for GFL. These are not included.
+    The authors' code also compares the centerness of ATSS, and a later version adds the GIoU for
+    GFL. These are not included. It leaves out anchors that the assigner ignores, as RetinaNet's
+    with an IoU between 0.4 and 0.5; here all locations count. For FCOS it has the IoU in place of
+    the GIoU, and the sum of the centerness targets in place of Z.
 
     Args:
         score_weight: :math:`w_s`.
         box_weight: :math:`w_b`. The authors' configs have 1.0 for RetinaNet and ATSS, and 4.0 or
-            3.0 for GFL.
+            3.0 for GFL; for FCOS 0.75, with 0.4 for the scores.
         beta: :math:`\beta`, above 0.
         temperature: :math:`\tau`, for distributions.
         layer: Number of the student's convolution whose output continues, from 1. Default: the
-            last but one, or the only one. The authors take the third of four.
+            last but one, or the only one. The authors take the third of four, and the second for
+            FCOS.
         remaining: Number of convolutions of each of the teacher's towers that still run, before
             the predictions. Default: one, or none where the teacher has one.
         align: Whether each channel of the student's map, before its activation, gets mean and
@@ -296,4 +299,5 @@ def _aligned(student: Tensor, teacher: Tensor) -> Tensor:
     axes = (0, 2, 3)
     variance, mean = torch.var_mean(own, axes, correction=0, keepdim=True)
     wanted, centre = torch.var_mean(other, axes, correction=0, keepdim=True)
-    return (own - mean) * (wanted / (variance + _EPS)).sqrt() + centre
+    # Two roots: that of a quotient has no gradient where the teacher's channel is constant.
+    return (own - mean) * (wanted.sqrt() / (variance + _EPS).sqrt()) + centre

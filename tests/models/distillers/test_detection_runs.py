@@ -106,6 +106,30 @@ def test_runner_with_a_distiller_trains_evaluates_and_saves_the_student_alone(
         assert torch.equal(one.pred_instances.bboxes, other.pred_instances.bboxes)
 
 
+@pytest.mark.parametrize('family', ['gfl', 'retinanet'])
+def test_runner_with_crosskd_averages_weights_and_leaves_the_teacher_as_it_is(
+    family: str, tmp_path: Path
+) -> None:
+    detector = small.detector(family)
+    teachers = [small.teacher(tmp_path, small.detector(family, bbox_head__stacked_convs=2))]
+    methods = dict(crosskd=dict(type='CrossKD'))
+    model = config(tmp_path, student=detector, teachers=teachers, methods=methods)
+    runner = run(tmp_path, model, custom_hooks=[dict(type='EMAHook', momentum=0.1)])
+    teacher = runner.model.teachers[0].model
+    before = tiny.weights_of(teacher)
+    runner.train()
+    assert all(torch.equal(one, before[name]) for name, one in teacher.state_dict().items())
+    assert not any(module.training for module in teacher.modules())
+    saved = torch.load(tmp_path / 'run' / 'iter_2.pth', weights_only=False)
+    for part in ('state_dict', 'ema_state_dict'):
+        assert not [name for name in saved[part] if 'teacher' in name and 'convs' in name]
+        assert not [name for name in saved[part] if name.startswith(('methods', 'module.methods'))]
+    lines = next((tmp_path / 'run').glob('*/vis_data/scalars.json')).read_text().splitlines()
+    logged = [one for one in map(json.loads, lines) if 'crosskd.loss_scores' in one]
+    assert logged and all(one['crosskd.loss_scores'] > 0 for one in logged)
+    assert all(one['crosskd.loss_boxes'] > 0 for one in logged)
+
+
 def test_evaluate_teachers_that_detect_nothing_score_zero(tmp_path: Path) -> None:
     """CocoMetric returns no bbox_mAP then."""
     detector = small.detector('gfl', test_cfg__score_thr=0.999)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,22 @@ from torch.nn import functional as F
 
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.methods import CrossKD
+from mmkd_plugin.models.methods.crosskd import _aligned
 
 FAMILIES = ('gfl', 'retinanet', 'fcos', 'atss')
 PREDICTIONS = {'gfl': ('gfl_cls', 'gfl_reg'), 'retinanet': ('retina_cls', 'retina_reg')}
 BACKGROUND = 0.05
 
 
-def distiller(folder: Path, family: str, convs: int = 2, **options: Any) -> Any:
-    """Build a student with one convolution in each tower that learns from a deeper head."""
+def distiller(folder: Path, family: str, convs: int = 2, divisor: int = 32, **options: Any) -> Any:
+    """Build a student with one convolution in each tower that learns from a deeper head.
+
+    The teacher's config pads images to multiples of ``divisor``.
+    """
     detector = small.detector(family)
     teacher = copy.deepcopy(detector)
     teacher.bbox_head.stacked_convs = convs
+    teacher.data_preprocessor.pad_size_divisor = divisor
     teachers = [small.teacher(folder, teacher)]
     methods = dict(x=dict(type='CrossKD', **options))
     return small.distiller(folder, detector, teachers, methods=methods).train()
@@ -317,17 +323,70 @@ def test_classes_in_another_order_are_mapped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('family', ['gfl', 'retinanet'])
-def test_teacher_with_another_padding_is_compared_where_both_have_locations(
-    family: str, tmp_path: Path
-) -> None:
-    detector = small.detector(family)
-    teacher = copy.deepcopy(detector)
-    teacher.data_preprocessor.pad_size_divisor = 64  # 128 by 128 pixels
-    methods = dict(x=dict(type='CrossKD'))
-    teachers = [small.teacher(tmp_path, teacher)]
-    model = small.distiller(tmp_path, detector, teachers, methods=methods).train()
-    found = cross_losses(model, family)
-    assert all(one.isfinite() and one > 0 for one in found.values())
+def test_padding_in_the_config_of_the_teacher_changes_nothing(family: str, tmp_path: Path) -> None:
+    plain = cross_losses(distiller(tmp_path, family), family)
+    padded = cross_losses(distiller(tmp_path, family, divisor=64), family)  # 128 for 96 pixels
+    for name in ('loss_scores', 'loss_boxes'):
+        assert padded[name].item() == pytest.approx(plain[name].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize('family', ['gfl', 'retinanet'])
+def test_cells_that_the_teacher_alone_has_take_no_part(family: str, tmp_path: Path) -> None:
+    model = distiller(tmp_path, family, align=False, normalize='confidence')
+    method, teacher = model.methods['x'], model.teachers[0]
+    seen: list[Any] = []
+    hook = method.register_forward_pre_hook(lambda _, args: seen.append(args))
+    small.losses_of(model, small.batch_for(family))
+    hook.remove()
+    [(student, [own], labels)] = seen
+    images = torch.rand(2, 3, 128, 160, generator=torch.Generator().manual_seed(0))
+    larger = teacher.observe(images)
+    kept, start = [], 0
+    for (rows, columns, anchors), (of, every, _) in zip(
+        own.scores.levels, larger.scores.levels, strict=True
+    ):
+        grid = start + torch.arange(of * every * anchors).view(of, every, anchors)
+        kept.append(grid[:rows, :columns].flatten())
+        start += grid.numel()
+    index = torch.cat(kept)
+    assert len(index) < start
+    scores = replace(own.scores, logits=larger.scores.logits[:, index])
+    boxes = replace(own.boxes, values=larger.boxes.values[:, index])
+    by_hand = replace(own, scores=scores, boxes=boxes)
+    expected = method(student, [by_hand], labels)
+    found = method(student, [larger], labels)
+    for name in ('loss_scores', 'loss_boxes'):
+        assert found[name] > 0.01
+        assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_level_of_one_cell_and_one_image_has_a_finite_gradient(family: str, tmp_path: Path) -> None:
+    """There all variances are 0; the coarsest level of 96 pixels has one cell."""
+    model = distiller(tmp_path, family)
+    raw = small.batch_of([small.sample([[8, 8, 40, 40]], [0], (96, 96))])
+    found = small.losses_of(model, raw)
+    (found['x.loss_scores'] + found['x.loss_boxes']).backward()
+    gradients = [one.grad for one in model.student.parameters() if one.grad is not None]
+    assert gradients and all(one.isfinite().all() for one in gradients)
+    assert any(one.any() for one in gradients)
+
+
+def test_channel_that_is_constant_in_the_teacher_is_constant_in_the_aligned_map() -> None:
+    student = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    teacher = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    teacher[:, 1] = 0.5
+    student.requires_grad_()
+    found = _aligned(student, teacher)
+    assert torch.allclose(found[:, 1], torch.tensor(0.5))
+    for channel in (0, 2):
+        for statistic in (torch.mean, torch.var):
+            torch.testing.assert_close(
+                statistic(found[:, channel]), statistic(teacher[:, channel]), rtol=1e-4, atol=1e-5
+            )
+    (found * torch.arange(4.0)).sum().backward()
+    assert student.grad is not None and student.grad.isfinite().all()
+    assert not student.grad[:, 1].any() and student.grad[:, 0].any()
 
 
 @pytest.mark.parametrize('precision', [None, 'fp32', 'bf16'])
