@@ -181,3 +181,14 @@ def test_write_report_scales_metrics_and_shows_known_step_times(
     assert '| test 100 · toy/accuracy |' in text and '| CPU s a run | s a step |' in text
     assert '| mean |  | 1 | 70.00 |  |  | 10 | 8 | 0.062 |' in text
     assert '| new | ours | 1 | 82.50 |  |  | 10 | 9 |  |' in text
+
+
+def test_baseline_may_name_a_table_of_the_shared_arms_alone(study_file: Path) -> None:
+    baselines = "dict(weak='mean', strong='mean', to_alone='alone')"
+    changed = STUDY.replace("'mean'\nconfig", f'{baselines}\nconfig')
+    study_file.write_text(f"{changed}arms['more'] = dict()\n")
+    lines = [line('alone', seed, 10.0) for seed in (0, 1)]
+    lines += [line('more', seed, 12.0) for seed in (0, 1)] + [line('weak/mean', 0, 11.0)]
+    rows = tables(load_study(study_file), lines)['to_alone']
+    assert [row.arm for row in rows] == ['alone', 'more']
+    assert rows[1].difference is not None and rows[1].difference.mean == 2.0

@@ -60,11 +60,13 @@ class Row:
 def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
     """Return a table for each setting, the part of an arm's name before the slash.
 
-    An arm without a setting stands in all tables. Only runs of one config count for an arm: the
-    config of its newest reported line. Arms without lines are left out;
-    :func:`arms_without_lines` returns them.
+    An arm without a setting stands in all tables. A baseline may name a table without own arms.
+    Only runs of one config count for an arm: the config of its newest reported line. Arms without
+    lines are left out; :func:`arms_without_lines` returns them.
     """
     settings = dict.fromkeys(name.rpartition('/')[0] for name in study.arms)
+    if isinstance(study.baseline, Mapping):
+        settings |= dict.fromkeys(study.baseline)
     if len(settings) > 1:
         settings.pop('', None)
     runs = {name: _reported(name, lines) for name in study.arms}
