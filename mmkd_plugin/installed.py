@@ -1,5 +1,7 @@
 """Check that the required packages are installed: one line for each that is missing."""
 
+import sys
+from importlib import metadata
 from importlib.util import find_spec
 
 #: Older versions of torch.load run code of a checkpoint, or cannot be given further allowed types.
@@ -58,7 +60,11 @@ def require_hosts() -> None:
 
 
 def _torch_version() -> tuple[int, int]:
-    from torch import __version__
-
-    major, minor = __version__.split('.')[:2]
+    """Return the version; an import of torch takes seconds, and `--help` needs none."""
+    imported = sys.modules.get('torch')
+    try:
+        found = metadata.version('torch') if imported is None else imported.__version__
+    except metadata.PackageNotFoundError:  # built in place
+        from torch import __version__ as found
+    major, minor = found.split('.')[:2]
     return int(major), int(minor)

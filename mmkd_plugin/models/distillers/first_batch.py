@@ -69,12 +69,14 @@ class Batch:
         data_samples: The framework's.
         student: Outputs of the network.
         teachers: Outputs of its teachers, by their config key.
+        frozen: Whether the teachers stay as they are; peers learn to output classes.
     """
 
     inputs: Any
     data_samples: Any
     student: NetworkOutput
     teachers: Mapping[str, NetworkOutput]
+    frozen: bool = True
 
 
 def check_outputs(network: TappedModel, batch: Batch) -> None:
@@ -123,7 +125,7 @@ def check_losses(
         if not requests[name].scores:
             with config_key(f'methods.{name}'):
                 require_effect(method, requests[name], own, others)
-    _require_confidence(methods, list(batch.teachers.values()), batch.data_samples)
+    _require_confidence(methods, batch)
 
 
 def _require_probed_form(network: TappedModel, student: NetworkOutput) -> None:
@@ -161,11 +163,12 @@ def refusal(network: TappedModel, inputs: Any, error: Exception) -> Exception:
     )
 
 
-def _require_confidence(
-    methods: Mapping[str, Method], teachers: Sequence[NetworkOutput], data_samples: Any
-) -> None:
-    """Refuse soft targets of detectors none of which outputs a class at any location."""
-    found = [_confidence(one) for one in teachers]
+def _require_confidence(methods: Mapping[str, Method], batch: Batch) -> None:
+    """Refuse soft targets of detectors none of which outputs a class at any location.
+
+    Peers begin with the background everywhere: a warning says that they teach later.
+    """
+    found = [_confidence(one) for one in batch.teachers.values()]
     if not found or any(one is None or not one.numel() for one in found):
         return
     highest = max(float(one.max()) for one in found if one is not None)
@@ -181,8 +184,9 @@ def _require_confidence(
                 f'is {locations.background}, and no location of the first batch has such a '
                 'probability of a class in any teacher: nothing would be distilled'
             )
-            if not _has_objects(data_samples):
-                print_log(f'{key} {problem}', logger='current', level=30)
+            if not batch.frozen or not _has_objects(batch.data_samples):
+                until = '' if batch.frozen else ' until its peers output classes'
+                print_log(f'{key} {problem}{until}', logger='current', level=30)
                 continue
             raise ConfigError(
                 key,

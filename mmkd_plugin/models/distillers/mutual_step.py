@@ -106,7 +106,7 @@ def _learn(
         teachers = {other.key: outputs[other] for other in step.others(peer)}
         inputs = step.input_of(peer)
         own = with_objects(own, peer.tapped.adapter, inputs, step.data_samples, peer.requests)
-        batch = Batch(inputs, step.data_samples, own, teachers)
+        batch = Batch(inputs, step.data_samples, own, teachers, frozen=False)
         if not peer.checked:  # what the first batch shows holds for all of them
             check_outputs(peer.tapped, batch)
         methods = step.parallel.get(peer.methods, peer.methods)

@@ -11,6 +11,7 @@ import torch
 from helpers import classification, detection
 from helpers.errors import raises_config_error
 from helpers.forbid import forbid
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS as ROOT_MODELS
 
 from mmkd_plugin.engine.optim_wrappers import PeerOptimWrappers
@@ -142,3 +143,22 @@ def test_mutual_detectors_with_a_classifier_among_them_raise() -> None:
     ]
     with raises_config_error('peers[1] (b)', 'classification', 'detection', 'peers[0] (a)'):
         built('retinanet', peers=peers)
+
+
+def test_peers_that_output_no_class_yet_learn_from_labels_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """At the start a focal loss makes everything background: no frozen teacher may be so."""
+    model = built('retinanet')
+    for peer in model.all_peers():
+        torch.nn.init.constant_(peer.network.bbox_head.retina_cls.weight, 0.0)
+        torch.nn.init.constant_(peer.network.bbox_head.retina_cls.bias, -5.0)
+    wrappers = PeerOptimWrappers(dict(optimizer=dict(type='SGD', lr=0.1)))(model)
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        found = model.train_step(copy.deepcopy(detection.batch_for('retinanet')), wrappers)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert found['a.kd.loss_kd'] == 0 and found['a.task.loss_cls'] > 0
+    assert 'nothing would be distilled until its peers output classes' in caplog.text
