@@ -51,10 +51,12 @@ def binary_quality_loss(
         raise wrong_shapes('binary_quality_loss', 'must be (R, C) with the same R and C', **shapes)
     student, teacher = at_least_float32(student_logits, teacher_logits.detach())
     target = teacher.sigmoid()
-    # A difference of 0 has no gradient; the power of one below 1 would give it NaN.
-    difference = (student.sigmoid() - target).abs().clamp_min(torch.finfo(target.dtype).tiny)
+    difference = (student.sigmoid() - target).abs()
+    if beta != 1.0:  # a power of 1 would only cost copies
+        # A difference of 0 has no gradient; the power of one below 1 would give it NaN.
+        difference = difference.clamp_min(torch.finfo(target.dtype).tiny) ** beta
     entropy = F.binary_cross_entropy_with_logits(student, target, reduction='none')
-    return weighted_mean('binary_quality_loss', (difference**beta * entropy).sum(1), weights)
+    return weighted_mean('binary_quality_loss', (difference * entropy).sum(1), weights)
 
 
 def localization_loss(
