@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkd_plugin.adapters.dry_run import first_line
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.config_files import read_config, reading_once
 from mmkd_plugin.loading.run_model import kind_of
@@ -182,7 +183,7 @@ def plan(
         checks.append(_text(absolute, content, options or {}))
     for text in checks:  # a fault is found before anything is written
         networks.require_builds(text)
-    return Plan(texts, [*taps, *new_keys(base, options or {})])
+    return Plan(texts, [*taps, *new_keys(base.to_dict(), options or {})])
 
 
 def _require_partners(
@@ -277,7 +278,16 @@ def _text(base: str, content: Mapping[str, Any], options: Mapping[str, Any]) -> 
         options: Changes to them, and to those of the base.
     """
     merged = Config(dict(content))
-    merged.merge_from_dict(dict(options))
+    for key, value in options.items():
+        try:
+            merged.merge_from_dict({key: value})
+        except (TypeError, KeyError, IndexError, AssertionError) as error:
+            raise ConfigError(
+                f'cfg.{key}',
+                f'does not fit the config: {first_line(error)}',
+                'An entry of a list has a number in place of a name.',
+                found=value,
+            ) from error
     lines = [f'_base_ = {base!r}', '']
     for key, value in merged.to_dict().items():
         lines.append(f'{key} = {to_text(value, used=len(key) + 3)}')

@@ -290,6 +290,11 @@ def test_student_that_distils_already_is_refused(house: House) -> None:
         plan(str(path), house.teachers[:1], 'at')
 
 
+def test_option_that_does_not_fit_is_refused(house: House) -> None:
+    with raises_config_error('cfg.custom_hooks.first', 3, 'does not fit', fix='number'):
+        house.plan('kd', options={'custom_hooks.first': 3})
+
+
 def test_option_that_adds_a_key_is_named(house: House) -> None:
     options = {'train_cfg.max_epoch': 3, 'train_cfg.max_epochs': 2, 'trian_cfg.max_epochs': 3}
     notes = house.plan('kd', options=options).taps

@@ -1,6 +1,6 @@
 """Checks of the first training batch: what it shows holds for all of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 

@@ -165,8 +165,10 @@ def _check_baseline(baseline: str | Mapping[str, str], arms: Mapping[str, Arm]) 
         found = baseline in {name.rpartition('/')[2] for name in arms}
     else:
         settings = {name.rpartition('/')[0] for name in arms} - {''}
-        found = bool(settings) and baseline.keys() >= settings and all(
-            {arm, f'{setting}/{arm}'} & arms.keys() for setting, arm in baseline.items()
+        found = (
+            bool(settings)
+            and baseline.keys() >= settings
+            and all({arm, f'{setting}/{arm}'} & arms.keys() for setting, arm in baseline.items())
         )
     if not found:
         raise ConfigError(
