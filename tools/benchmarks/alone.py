@@ -59,7 +59,7 @@ def loss_alone(method: Method, inputs: Inputs) -> tuple[Callable[[], object], in
             leaf.grad = None
         losses = method(own, *others)
         total = torch.stack([value for name, value in losses.items() if 'loss' in name]).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
 
     return run, sum(one.numel() * one.element_size() for one in leaves)
 

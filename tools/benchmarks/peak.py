@@ -14,12 +14,12 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str = 'cpu') -
     """Return the largest sum of bytes that were allocated in a call and not yet freed.
 
     On the CPU each allocation is followed, also those inside an operation, so the number does not
-    depend on the allocator or on the machine's load. What was allocated before counts for nothing,
+    depend on the allocator or on the machine's load. Earlier allocations do not count,
     even if the call frees it.
 
     Args:
-        call: What is measured. Tensors that it makes and others keep count.
-        device: Where it allocates.
+        call: The call to measure. Tensors that it makes and others keep count.
+        device: The device of its tensors.
 
     Returns:
         Bytes; 0 if nothing is allocated.
