@@ -18,7 +18,6 @@ from mmkd_plugin.adapters.detector import DetectorAdapter
 from mmkd_plugin.adapters.head_output import (
     HeadOutput,
     rows_of_boxes,
-    rows_of_scores,
     stated_anchors,
 )
 from mmkd_plugin.adapters.score_readers import find_score_reader, overridden_head
@@ -204,6 +203,12 @@ class DenseDetectorAdapter(DetectorAdapter):
         read = HeadOutput.read(self._reader.read, head, output)
         self._box_form = read.kind, read.coding, read.coder
         return read.require_boxes(head, _channels(head))
+
+
+def rows_of_scores(maps: Sequence[Tensor], width: int) -> Tensor:
+    """Return the scores of all locations, (N, A, width), of maps (N, anchors * width, H, W)."""
+    rows = [one.permute(0, 2, 3, 1).reshape(len(one), -1, width) for one in maps]
+    return torch.cat(rows, dim=1)
 
 
 def _inside(

@@ -19,8 +19,8 @@ from mmkd_plugin.adapters.compat import ClassMap
 from mmkd_plugin.adapters.dry_run import Shape
 from mmkd_plugin.adapters.fused_pairs import refresh
 from mmkd_plugin.adapters.fusion import FastForm, find_fast_form
-from mmkd_plugin.adapters.swaps import compiled, on_device, outside_graphs, weights_on
-from mmkd_plugin.adapters.tapped_model import TappedModel
+from mmkd_plugin.adapters.swaps import compiled, on_device, weights_on
+from mmkd_plugin.adapters.tapped_model import TappedModel, outside_graphs
 from mmkd_plugin.adapters.unused import filled
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput

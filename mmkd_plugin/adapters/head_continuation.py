@@ -8,10 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters.dense_detector import DenseDetectorAdapter
+from mmkd_plugin.adapters.dense_detector import DenseDetectorAdapter, rows_of_scores
 from mmkd_plugin.adapters.dry_run import Shape
 from mmkd_plugin.adapters.frozen_network import FrozenNetwork
-from mmkd_plugin.adapters.head_output import rows_of_boxes, rows_of_scores
+from mmkd_plugin.adapters.head_output import rows_of_boxes
 from mmkd_plugin.adapters.head_towers import TOWERS, final_activation, find_towers
 from mmkd_plugin.adapters.probe import dry_run
 from mmkd_plugin.adapters.swaps import weights_on

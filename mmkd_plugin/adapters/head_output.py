@@ -142,12 +142,6 @@ def _values_of(box: Tensor, scores: Tensor, width: int) -> int:
     return box.shape[1] // anchors if same and box.shape[1] % (4 * anchors) == 0 else 0
 
 
-def rows_of_scores(maps: Sequence[Tensor], width: int) -> Tensor:
-    """Return the scores of all locations, (N, A, width), of maps (N, anchors * width, H, W)."""
-    rows = [one.permute(0, 2, 3, 1).reshape(len(one), -1, width) for one in maps]
-    return torch.cat(rows, dim=1)
-
-
 def rows_of_boxes(maps: Sequence[Tensor], anchors: Sequence[int], distribution: bool) -> Tensor:
     """Return the boxes of all locations, (N, A, 4), or (N, A, 4, bins) for distributions.
 

@@ -1,31 +1,11 @@
-"""Weights on a device, forwards that are compiled, and functions that are not."""
+"""Parts of a network that are exchanged while it runs: weights on a device, compiled forwards."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-Function = TypeVar('Function', bound=Callable[..., Any])
-
-
-def outside_graphs(function: Function) -> Function:
-    """Keep a function out of the graphs of ``torch.compile``, as ``torch.compiler.disable`` does.
-
-    That one imports the compiler where a function is defined, which takes seconds. This one does so
-    when the function is called first, when an optimizer does so anyway.
-    """
-    found: list[Callable[..., Any]] = []
-
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if not found:
-            found.append(torch.compiler.disable(function))
-        return found[0](*args, **kwargs)
-
-    return cast(Function, call)
 
 
 @contextmanager

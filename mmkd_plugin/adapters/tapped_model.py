@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from mmkd_plugin.adapters.tap_requests import BOXES, SCORES, Pick, Points, TapRe
 from mmkd_plugin.adapters.taps import Tap
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
+
+Function = TypeVar('Function', bound=Callable[..., Any])
 
 
 class TappedModel(TapRequests):
@@ -219,3 +221,20 @@ def hook(model: nn.Module, tap: Tap, function: Callable[[nn.Module, Any], Any]) 
 
 class _AllRecordedError(Exception):
     """Leaves a forward whose remaining layers are not needed."""
+
+
+def outside_graphs(function: Function) -> Function:
+    """Keep a function out of the graphs of ``torch.compile``, as ``torch.compiler.disable`` does.
+
+    That one imports the compiler where a function is defined, which takes seconds. This one does so
+    when the function is called first, when an optimizer does so anyway.
+    """
+    found: list[Callable[..., Any]] = []
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not found:
+            found.append(torch.compiler.disable(function))
+        return found[0](*args, **kwargs)
+
+    return cast(Function, call)

@@ -148,20 +148,21 @@ def one_thread() -> Iterator[None]:
 
 
 def _finder(key: str, model: Any, options: Mapping[str, Any] | None = None) -> LevelFinder:
-    """Return a finder of the levels of a network, if possible one without values.
+    """Return a finder of the levels of a network: of a detector, those of a copy without values.
 
-    Levels are shapes. On the meta device nothing is drawn and nothing is computed. A network that
-    reads values, as the drop path of a Swin does, is built and run as usual.
+    Levels are shapes, and on the meta device nothing is computed. That spares seconds where images
+    are large. A network that reads values, as two-stage detectors do for proposals, runs as it is.
     """
     config = network_config(model, key, options)
-    with suppress(Exception), torch.random.fork_rng(devices=[]):
-        with torch.device('meta'):
-            finder = LevelFinder(TappedModel(build_network(deepcopy(config), key), key))
-            finder.run()
-        return finder
     with torch.random.fork_rng(devices=[]):
         network = build_network(config, key)
-    return LevelFinder(TappedModel(network, key))
+    plain = LevelFinder(TappedModel(network, key))
+    if plain.is_detector and not plain.network.adapter.scores_need_training:
+        with suppress(Exception), torch.device('meta'):
+            shapes = LevelFinder(TappedModel(deepcopy(network).to('meta'), key))
+            shapes.run()
+            return shapes
+    return plain
 
 
 def name_of(path: str) -> str:

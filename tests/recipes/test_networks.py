@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import classification as tiny
 from helpers import detection as small
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -41,27 +40,23 @@ def written(folder: Path, model: Any, scope: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(
-    ('scope', 'words'), [('mmpretrain', ['stages', 'last']), ('mmdet', ['stages', 'neck'])]
-)
-def test_levels_without_values_are_those_with_values(
-    scope: str, words: list[str], tmp_path: Path
-) -> None:
-    model = tiny.classifier() if scope == 'mmpretrain' else small.detector('retinanet')
-    path = written(tmp_path, model, scope)
+@pytest.mark.parametrize('family', ['retinanet', 'gfl', 'faster_rcnn'])
+def test_levels_without_values_are_those_with_values(family: str, tmp_path: Path) -> None:
+    path = written(tmp_path, small.detector(family), 'mmdet')
     before = torch.get_rng_state()
     found = Networks(path, [], []).own
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(one.is_meta for one in found.network.model.parameters())
-    for word in words:
+    blank = [one.is_meta for one in found.network.model.parameters()]
+    assert all(blank) if family != 'faster_rcnn' else not any(blank)
+    for word in ('stages', 'neck', 'last'):
         levels = found.levels(word, trained=True)
         assert levels and levels == plain(path).levels(word, trained=True)
 
 
-def test_network_that_reads_values_is_built_with_them(tmp_path: Path) -> None:
-    model = dict(tiny.classifier(), backbone=dict(type='ReadsValues'))
-    model['head'] = dict(type='LinearClsHead', num_classes=tiny.CLASSES, in_channels=4)
-    path = written(tmp_path, model, 'mmpretrain')
+def test_network_that_reads_values_runs_with_them(tmp_path: Path) -> None:
+    model = dict(small.detector('retinanet'), backbone=dict(type='ReadsValues'))
+    model['neck'] = dict(type='mmdet.FPN', in_channels=[4], out_channels=8, num_outs=5)
+    path = written(tmp_path, model, 'mmdet')
     found = Networks(path, [], []).own
     assert not any(one.is_meta for one in found.network.model.parameters())
     assert [level.shape[0] for level in found.levels('last')] == [4]

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mmkd_plugin.adapters.dry_run import first_line
 from mmkd_plugin.adapters.probe import Probe
-from mmkd_plugin.adapters.swaps import outside_graphs
-from mmkd_plugin.adapters.tapped_model import TappedModel
+from mmkd_plugin.adapters.tapped_model import TappedModel, outside_graphs
 from mmkd_plugin.errors import ConfigError, config_key
 from mmkd_plugin.models.distillers.effect import require_effect
 from mmkd_plugin.models.distillers.gradient_check import require_gradient

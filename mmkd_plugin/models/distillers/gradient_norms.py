@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mmkd_plugin.adapters.swaps import outside_graphs
+from mmkd_plugin.adapters.tapped_model import outside_graphs
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.methods.base import Requests
 

@@ -7,7 +7,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters.swaps import outside_graphs
+from mmkd_plugin.adapters.tapped_model import outside_graphs
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.methods import Method
 from mmkd_plugin.models.scheduled_number import ScheduledNumber, scheduled, set_time_of

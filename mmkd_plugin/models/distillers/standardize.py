@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from mmkd_plugin.adapters.swaps import outside_graphs
+from mmkd_plugin.adapters.tapped_model import outside_graphs
 from mmkd_plugin.adapters.teacher import Teacher
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.methods import Method

@@ -10,6 +10,8 @@ from experiments.study.run import StudyRunner
 RESULTS = Path(__file__).parents[3] / 'docs/results'
 #: Arms that were added to a study after its runs.
 NOT_RUN = {'detection': 5}
+#: Studies without any run yet.
+PLANNED = ('methods_detection',)
 
 
 @pytest.mark.slow
@@ -17,6 +19,9 @@ NOT_RUN = {'detection': 5}
 def test_study_configs_are_those_of_the_results(file: Path) -> None:
     """A run is its arm, seed and resolved config: a changed config would make its lines void."""
     lines = RESULTS / f'{file.stem}.jsonl'
+    if file.stem in PLANNED:
+        assert load_study(file).arms and not lines.exists()
+        return
     assert read_lines(lines)
     counts = StudyRunner(load_study(file), lines, jobs=1).counts()
     assert counts['tune'][0] == 0
