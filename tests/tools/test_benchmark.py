@@ -211,6 +211,40 @@ def test_benchmark_detection_is_compared_with_its_parts_and_keeps_no_memory(
     assert hint['met'] and ie_kd['met'] and soft['met']
 
 
+@pytest.mark.slow
+def test_benchmark_methods_are_compared_with_their_parts_and_alone(
+    run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('mmpretrain')
+    pytest.importorskip('mmdet')
+    run('methods', '--quick', '--repeats', '1', '--device', 'cpu')
+    from benchmarks.methods import LOGITS, dense_methods
+
+    lines = [line for line in capsys.readouterr().out.splitlines() if 'of its parts' in line]
+    names = [*LOGITS, *dense_methods()]
+    assert 'CrossKD' in names
+    for name, whole, alone in zip(names, lines[::2], lines[1::2], strict=True):
+        assert f' px, {name}: of its parts' in whole
+        assert f' px, {name}, loss alone: of its parts' in alone
+    own = [name for name, line in zip(names, lines[::2], strict=True) if 'and networks' in line]
+    assert own == ['MGD', 'FGD', 'CrossKD']
+
+
+@pytest.mark.slow
+def test_benchmark_memory_of_losses_is_next_to_what_they_compare(
+    run: Callable[..., None], tmp_path: Path
+) -> None:
+    pytest.importorskip('mmdet')
+    report = tmp_path / 'memory.json'
+    run('loss_memory', '--quick', '--device', 'cpu', '--json', str(report))
+    results = json.loads(report.read_text())['results']
+    from benchmarks.methods import dense_methods
+
+    assert [one['name'].split(', ')[2].split(':')[0] for one in results] == [*dense_methods()]
+    values = {one['name'].split(', ')[2].split(':')[0]: one['value'] for one in results}
+    assert 0 < values['LD'] < 1 < values['BCKD'] < 6
+
+
 @pytest.mark.parametrize('option', ['--repeats', '--threads'])
 def test_benchmark_numbers_below_one_are_refused(
     run: Callable[..., None], capsys: pytest.CaptureFixture[str], option: str

@@ -14,10 +14,11 @@ from benchmarks.detectors import digit_scenes
 from benchmarks.measure import Result, ratio, seconds_in_turns
 from benchmarks.steps import batch_of, classifier, step, untrained_teacher
 from mmkd_plugin.adapters import Teacher
+from mmkd_plugin.loading.build import network_config
 
 
 def measure_teachers(device: torch.device, repeats: int, quick: bool) -> list[Result]:
-    """Measure a ResNet-56 of CIFAR's size, and the GFL of the study `detection`."""
+    """Measure ResNets of two sizes, and the GFL of the study `detection`."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         init_default_scope('mmpretrain')
@@ -28,6 +29,7 @@ def measure_teachers(device: torch.device, repeats: int, quick: bool) -> list[Re
         name = f'frozen ResNet-{depth}, batch {size}: of its plain forward'
         results = [ratio(name, rounds, at_most=None if quick else 0.75)]
         results.append(_after_a_schedule(entry, 8 if quick else 20, size, device, repeats, quick))
+        results.append(_resnet34(Path(folder), device, repeats, quick))
 
         init_default_scope('mmdet')
         size, side = (2, 64) if quick else (16, 96)
@@ -64,6 +66,18 @@ def _after_a_schedule(
     rounds = [one / other for one, other in zip(*seconds.values(), strict=True)]
     name = f'step after the end of a schedule, ResNet-{depth}, batch {batch}: of the bare step'
     return ratio(name, rounds, at_most=None if quick else 1.02)
+
+
+def _resnet34(folder: Path, device: torch.device, repeats: int, quick: bool) -> Result:
+    """Compare MMPretrain's ResNet-34 on small images, whose deep maps have few locations."""
+    batch, side = (4, 32) if quick else (64, 64)
+    model = network_config('mmpretrain::resnet/resnet34_8xb32_in1k.py', 'model')
+    path = folder / 'resnet34.pth'
+    torch.save(dict(state_dict=MODELS.build(copy.deepcopy(model)).state_dict()), path)
+    entry = dict(name='resnet34', model=model, checkpoint=str(path))
+    images = torch.randn(batch, 3, side, side)
+    rounds = _fast_over_plain(entry, images, (3, side, side), device, repeats)
+    return ratio(f'frozen ResNet-34, batch {batch} of {side} px: of its plain forward', rounds)
 
 
 def _fast_over_plain(
