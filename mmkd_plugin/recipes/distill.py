@@ -256,7 +256,10 @@ def _changes(
     changes: dict[str, Any] = {}
     if 'custom_hooks' not in options:
         changes['custom_hooks'] = [*given, *hooks]
-    if learns:  # weight decay would make all teachers' weights equal
+    optimizer = (base.get('optim_wrapper') or {}).get('optimizer') or {}
+    # Weight decay would make all teachers' weights equal. MMEngine refuses the key where there is
+    # none to change.
+    if learns and optimizer.get('weight_decay') is not None:
         keys = {'weighting': dict(decay_mult=0.0)}
         changes['optim_wrapper'] = dict(paramwise_cfg=dict(custom_keys=keys))
     if recipe.mutual:

@@ -392,3 +392,16 @@ def test_text_of_a_config_is_what_it_was_made_from() -> None:
     assert eval(to_text(value)) == value
     assert max(map(len, to_text(value['c']).splitlines())) <= 100
     assert to_text(dict(model=Code('_base_.model'))) == 'dict(model=_base_.model)'
+
+
+def test_no_decay_key_is_left_out_where_the_optimizer_states_no_decay(house: House) -> None:
+    path = house.folder / 'plain.py'
+    changed = Config.fromfile(house.student)
+    changed.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+    changed.dump(path)
+    found = plan(str(path), house.teachers, 'amtml')
+    assert 'decay_mult' not in found.texts[found.name]
+    changed.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, weight_decay=1e-4))
+    changed.dump(path)
+    found = plan(str(path), house.teachers, 'amtml')
+    assert 'decay_mult' in found.texts[found.name]
