@@ -22,6 +22,7 @@ __all__ = [
     'NetworkOutput',
     'ObjectBoxes',
     'ScoreRows',
+    'common_scores',
     'score_rows',
 ]
 
@@ -244,8 +245,7 @@ def score_rows(
         location_weights: Maps the teachers' confidence (N, A) and the valid mask to weights (N, A).
             Locations of weight 0 give no row. Not called for classifiers.
     """
-    scores = _on_common_levels([_scores(output) for output in (student, *teachers)])
-    own, others = scores[0], scores[1:]
+    own, *others = common_scores(student, teachers)
     if own.per_image:
         stacked = torch.stack([_upcast(one.logits.detach()[:, 0]) for one in others], dim=1)
         return ScoreRows(_upcast(own.logits[:, 0]), stacked, own.activation)
@@ -263,17 +263,21 @@ def score_rows(
     )
 
 
-def _scores(output: NetworkOutput) -> ClassScores:
-    if output.scores is None:
-        raise ValueError('class scores were not requested of this network')
-    return output.scores
+def common_scores(student: NetworkOutput, teachers: Sequence[NetworkOutput]) -> list[ClassScores]:
+    """Return the class scores of a student and its teachers, on the levels that all share.
 
-
-def _on_common_levels(scores: Sequence[ClassScores]) -> list[ClassScores]:
-    if all(one.levels == scores[0].levels for one in scores):
-        return list(scores)
-    levels = common_levels(*(one.levels for one in scores))
-    return [one.on_levels(levels) for one in scores]
+    Raises:
+        ValueError: If class scores were not requested of a network.
+    """
+    found = []
+    for output in (student, *teachers):
+        if output.scores is None:
+            raise ValueError('class scores were not requested of this network')
+        found.append(output.scores)
+    if all(one.levels == found[0].levels for one in found):
+        return found
+    levels = common_levels(*(one.levels for one in found))
+    return [one.on_levels(levels) for one in found]
 
 
 def _upcast(values: Tensor) -> Tensor:

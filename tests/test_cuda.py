@@ -1,7 +1,7 @@
 """Training on a GPU gives what training on the CPU gives. These tests need a GPU."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +53,31 @@ def full_precision() -> Iterator[None]:
 in_full_precision = pytest.fixture(autouse=True)(full_precision)
 
 
+def on_devices(
+    model: Any, losses_of: Callable[[Any], Any], devices: Sequence[str] = ('cpu', 'cuda')
+) -> list[tuple[dict[str, torch.Tensor], list[torch.Tensor]]]:
+    """Return the losses and the gradients of a distiller in float64, on each device."""
+    model.double().train()
+    for teacher in model.teachers:
+        teacher.model.double()
+    model.data_preprocessor = InDouble(model.data_preprocessor)
+    found = []
+    for device in devices:
+        copied = copy.deepcopy(model).to(device)
+        total, logged = copied.parse_losses(losses_of(copied))
+        total.backward()
+        gradients = [p.grad.cpu() for p in copied.parameters() if p.grad is not None]
+        found.append(({name: value.cpu() for name, value in logged.items()}, gradients))
+    return found
+
+
 @pytest.mark.parametrize('name', METHODS)
 def test_distiller_on_gpu_has_the_losses_and_gradients_of_the_cpu(
     tmp_path: Path, name: str
 ) -> None:
-    model = tiny.distiller(tmp_path, methods=dict(m=METHODS[name])).double().train()
-    for teacher in model.teachers:
-        teacher.model.double()
-    model.data_preprocessor = InDouble(model.data_preprocessor)
-    found = {}
-    for device in ('cpu', 'cuda'):
-        copied = copy.deepcopy(model).to(device)
-        total, logged = copied.parse_losses(tiny.losses_of(copied))
-        total.backward()
-        gradients = [p.grad.cpu() for p in copied.parameters() if p.grad is not None]
-        found[device] = {k: v.cpu() for k, v in logged.items()}, gradients
-    torch.testing.assert_close(found['cuda'], found['cpu'], rtol=1e-6, atol=1e-9)
+    model = tiny.distiller(tmp_path, methods=dict(m=METHODS[name]))
+    on_cpu, on_gpu = on_devices(model, tiny.losses_of)
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-6, atol=1e-9)
 
 
 class InDouble(torch.nn.Module):

@@ -1,13 +1,12 @@
 """Detection methods on a GPU give what they give on the CPU. These tests need a GPU."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.detection import batch_for, detector, distiller, losses_of
-from test_cuda import InDouble, full_precision
+from test_cuda import full_precision, on_devices
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 
@@ -41,17 +40,8 @@ in_full_precision = pytest.fixture(autouse=True)(full_precision)
 
 @pytest.mark.parametrize('name', METHODS)
 def test_detector_on_gpu_has_the_losses_and_gradients_of_the_cpu(tmp_path: Path, name: str) -> None:
-    model = distiller(tmp_path, detector('gfl'), methods=dict(m=METHODS[name])).double().train()
-    for teacher in model.teachers:
-        teacher.model.double()
-    model.data_preprocessor = InDouble(model.data_preprocessor)
-    found = {}
-    for device in ('cpu', 'cuda'):
-        copied = copy.deepcopy(model).to(device)
-        total, logged = copied.parse_losses(losses_of(copied, batch_for('gfl')))
-        total.backward()
-        gradients = [p.grad.cpu() for p in copied.parameters() if p.grad is not None]
-        found[device] = {key: value.cpu() for key, value in logged.items()}, gradients
-    assert any(key.startswith('m.') and value > 0 for key, value in found['cpu'][0].items())
+    model = distiller(tmp_path, detector('gfl'), methods=dict(m=METHODS[name]))
+    on_cpu, on_gpu = on_devices(model, lambda one: losses_of(one, batch_for('gfl')))
+    assert any(key.startswith('m.') and value > 0 for key, value in on_cpu[0].items())
     # MMDet's GFLHead returns boxes in float32.
-    torch.testing.assert_close(found['cuda'], found['cpu'], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-4, atol=1e-6)

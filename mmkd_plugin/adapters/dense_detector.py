@@ -67,10 +67,10 @@ class DenseDetectorAdapter(DetectorAdapter):
             return f'no score reader is registered for {name}'
         if self.num_classes is None:
             return f'{name} has no attribute num_classes'
-        if _channels(head) - self.num_classes not in (0, 1):
+        if score_channels(head) - self.num_classes not in (0, 1):
             return (
-                f'{name} has {_channels(head)} channels for {self.num_classes} classes, so they '
-                'are no classes with or without a background'
+                f'{name} has {score_channels(head)} channels for {self.num_classes} classes, so '
+                'they are no classes with or without a background'
             )
         return ''
 
@@ -128,7 +128,7 @@ class DenseDetectorAdapter(DetectorAdapter):
         maps = found[self._tap]
         sigmoid = getattr(head, 'use_sigmoid_cls', True)
         activation = self._reader.activation if self._reader else None
-        channels = _channels(head)
+        channels = score_channels(head)
         levels = tuple((m.shape[2], m.shape[3], m.shape[1] // channels) for m in maps)
         size = (*inputs.shape[-2:], *levels)
         if size not in self._strides:  # a run has few sizes
@@ -194,7 +194,7 @@ class DenseDetectorAdapter(DetectorAdapter):
             found = self._reader.read(head, output)
             return list(found.scores if isinstance(found, HeadOutput) else found)
         read = HeadOutput.read(self._reader.read, head, output)
-        scores = read.require_scores(head, _channels(head), self._anchors)
+        scores = read.require_scores(head, score_channels(head), self._anchors)
         self._form_checked = True
         return scores
 
@@ -202,7 +202,7 @@ class DenseDetectorAdapter(DetectorAdapter):
         assert self._reader is not None
         read = HeadOutput.read(self._reader.read, head, output)
         self._box_form = read.kind, read.coding, read.coder
-        return read.require_boxes(head, _channels(head))
+        return read.require_boxes(head, score_channels(head))
 
 
 def rows_of_scores(maps: Sequence[Tensor], width: int) -> Tensor:
@@ -232,7 +232,7 @@ def _inside(
     return torch.cat(masks, dim=1)
 
 
-def _channels(head: Any) -> int:
+def score_channels(head: Any) -> int:
     """Return the number of channels that score one anchor."""
     return int(getattr(head, 'cls_out_channels', head.num_classes))
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mmkd_plugin.adapters.dense_detector import DenseDetectorAdapter, rows_of_scores
+from mmkd_plugin.adapters.dense_detector import DenseDetectorAdapter, rows_of_scores, score_channels
 from mmkd_plugin.adapters.dry_run import Shape
 from mmkd_plugin.adapters.frozen_network import FrozenNetwork
 from mmkd_plugin.adapters.head_output import rows_of_boxes
@@ -70,7 +70,7 @@ class HeadContinuation:
             first = cut if activation is None else cut - 1
             self._head._modules[name] = nn.ModuleList([feed, *convs[first:]])
         self._head.training = True  # of this module alone: some heads output less in eval mode
-        self._width = int(getattr(head, 'cls_out_channels', head.num_classes))
+        self._width = score_channels(head)
         taps = {name: towers.taps(name, cut, before_activation) for name in self._reads}
         own = TappedModel(teacher.model, teacher.key)
         own.request([tap for of_tower in taps.values() for tap in of_tower], True, boxes=boxes)

@@ -16,7 +16,7 @@ from mmkd_plugin.adapters.taps import Tap
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import NetworkOutput
 
-Function = TypeVar('Function', bound=Callable[..., Any])
+_Function = TypeVar('_Function', bound=Callable[..., Any])
 
 
 class TappedModel(TapRequests):
@@ -223,7 +223,7 @@ class _AllRecordedError(Exception):
     """Leaves a forward whose remaining layers are not needed."""
 
 
-def outside_graphs(function: Function) -> Function:
+def outside_graphs(function: _Function) -> _Function:
     """Keep a function out of the graphs of ``torch.compile``, as ``torch.compiler.disable`` does.
 
     That one imports the compiler where a function is defined, which takes seconds. This one does so
@@ -237,4 +237,4 @@ def outside_graphs(function: Function) -> Function:
             found.append(torch.compiler.disable(function))
         return found[0](*args, **kwargs)
 
-    return cast(Function, call)
+    return cast(_Function, call)

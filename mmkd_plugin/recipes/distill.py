@@ -8,14 +8,14 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkd_plugin.adapters.dry_run import first_line
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.config_files import read_config, reading_once
 from mmkd_plugin.loading.run_model import kind_of
+from mmkd_plugin.recipes.changes import changes_of, merged_with
 from mmkd_plugin.recipes.networks import Networks, name_of, one_thread
 from mmkd_plugin.recipes.stages import paraphraser_stage, paraphraser_stem
 from mmkd_plugin.recipes.table import Recipe, recipe_of
-from mmkd_plugin.recipes.text import Code, new_keys, to_text
+from mmkd_plugin.recipes.text import new_keys, to_text
 
 #: A teacher: (config, checkpoint), or the dict of a distillation config.
 TeacherLike = Sequence[str] | Mapping[str, Any]
@@ -176,7 +176,7 @@ def plan(
         texts[f'{stage}.py'], pair['checkpoint'] = paraphraser_stage(relative, *of_stage)
     content = {
         'model': networks.model(name, config),
-        **_changes(base, recipe, config, options or {}),
+        **changes_of(base, recipe, config, options or {}),
     }
     texts[f'{stem}.py'] = _text(relative, content, options or {})
     if not checks:  # or checkpoints of paraphrasers are still missing
@@ -241,37 +241,6 @@ def _relative(student: str, folder: str | Path | None) -> str:
     return str(path) if folder is None else os.path.relpath(path, Path(folder).resolve())
 
 
-def _changes(
-    base: Config, recipe: Recipe, config: Mapping[str, Any], options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the top-level keys beside the model."""
-    hooks: list[Any] = []
-    learns = config['type'] == 'AMTMLKD' or config.get('weighting') is not None
-    if not recipe.mutual and base.get('val_cfg') is not None:
-        hooks.append(dict(type='mmkd_plugin.EvaluateTeachers'))
-    if learns:
-        hooks.append(dict(type='mmkd_plugin.LogTeacherWeights'))
-    hooks.append(dict(type='mmkd_plugin.SaveStudent'))
-    given = [Code('*_base_.custom_hooks')] if base.get('custom_hooks') else []
-    changes: dict[str, Any] = {}
-    if 'custom_hooks' not in options:
-        changes['custom_hooks'] = [*given, *hooks]
-    optimizer = (base.get('optim_wrapper') or {}).get('optimizer') or {}
-    # Weight decay would make all teachers' weights equal. MMEngine refuses the key where there is
-    # none to change.
-    if learns and optimizer.get('weight_decay') is not None:
-        keys = {'weighting': dict(decay_mult=0.0)}
-        changes['optim_wrapper'] = dict(paramwise_cfg=dict(custom_keys=keys))
-    if recipe.mutual:
-        changes['optim_wrapper'] = dict(constructor='mmkd_plugin.PeerOptimWrappers')
-        changes['model_wrapper_cfg'] = dict(type='mmkd_plugin.PeerDataParallel')
-        if base.get('val_cfg') is not None:
-            changes['val_cfg'] = dict(type='mmkd_plugin.PeerValLoop')
-        if base.get('test_cfg') is not None:
-            changes['test_cfg'] = dict(type='mmkd_plugin.PeerTestLoop')
-    return changes
-
-
 def _text(base: str, content: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Return the text of a config over a base.
 
@@ -280,17 +249,7 @@ def _text(base: str, content: Mapping[str, Any], options: Mapping[str, Any]) -> 
         content: Its top-level keys.
         options: Changes to them, and to those of the base.
     """
-    merged = Config(dict(content))
-    for key, value in options.items():
-        try:
-            merged.merge_from_dict({key: value})
-        except (TypeError, KeyError, IndexError, AssertionError) as error:
-            raise ConfigError(
-                f'cfg.{key}',
-                f'does not fit the config: {first_line(error)}',
-                'An entry of a list has a number in place of a name.',
-                found=value,
-            ) from error
+    merged = merged_with(content, options)
     lines = [f'_base_ = {base!r}', '']
     for key, value in merged.to_dict().items():
         lines.append(f'{key} = {to_text(value, used=len(key) + 3)}')

@@ -187,7 +187,8 @@ def test_peers_of_other_families_have_taps_of_their_own(tmp_path: Path) -> None:
 
 def test_hooks_of_the_student_stay_and_ours_are_added(tmp_path: Path) -> None:
     own = dict(type='EMAHook')
-    house = House(tmp_path, custom_hooks=[own])
+    decays = dict(optimizer=dict(type='SGD', lr=0.05, weight_decay=1e-4))
+    house = House(tmp_path, custom_hooks=[own], optim_wrapper=decays)
     found = house.plan('amtml', 2)
     config = Config.fromstring(found.texts[found.name], '.py')
     names = [hook['type'].removeprefix('mmkd_plugin.') for hook in config.custom_hooks]
@@ -203,13 +204,14 @@ def test_config_without_validation_evaluates_no_teacher(tmp_path: Path) -> None:
 
 def test_options_change_any_key_of_the_config(house: House) -> None:
     options = {'model.task_weight': 0.5, 'custom_hooks': [], 'optim_wrapper.optimizer.lr': 0.3}
+    options['optim_wrapper.optimizer.weight_decay'] = 1e-4
     found = house.plan('amtml', 2, options=options)
     text = found.texts[found.name]
     assert text.count('model = ') == 1 and text.count('custom_hooks') == 1
     config = Config.fromstring(text, '.py')
     assert config.model.type == 'mmkd_plugin.Distiller' and config.model.task_weight == 0.5
     assert config.custom_hooks == []
-    assert config.optim_wrapper.optimizer == dict(type='SGD', lr=0.3)
+    assert config.optim_wrapper.optimizer == dict(type='SGD', lr=0.3, weight_decay=1e-4)
     assert 'weighting' in config.optim_wrapper.paramwise_cfg.custom_keys
 
 
@@ -394,14 +396,24 @@ def test_text_of_a_config_is_what_it_was_made_from() -> None:
     assert to_text(dict(model=Code('_base_.model'))) == 'dict(model=_base_.model)'
 
 
-def test_no_decay_key_is_left_out_where_the_optimizer_states_no_decay(house: House) -> None:
+@pytest.mark.parametrize(
+    ('optimizer', 'states', 'keeps'),
+    [
+        (dict(type='SGD', lr=0.1), None, False),  # it has none: MMEngine refuses a multiplier
+        (dict(type='SGD', lr=0.1, weight_decay=1e-4), None, True),
+        (dict(type='AdamW', lr=0.1), 0.01, True),
+    ],
+)
+def test_decay_is_kept_off_learned_weights(
+    optimizer: dict[str, Any], states: float | None, keeps: bool, house: House
+) -> None:
     path = house.folder / 'plain.py'
     changed = Config.fromfile(house.student)
-    changed.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+    changed.optim_wrapper = dict(optimizer=optimizer)
     changed.dump(path)
     found = plan(str(path), house.teachers, 'amtml')
-    assert 'decay_mult' not in found.texts[found.name]
-    changed.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, weight_decay=1e-4))
-    changed.dump(path)
-    found = plan(str(path), house.teachers, 'amtml')
-    assert 'decay_mult' in found.texts[found.name]
+    wrapper = Config.fromstring(found.texts[found.name], '.py').optim_wrapper
+    assert wrapper.optimizer.get('weight_decay') == (states or optimizer.get('weight_decay'))
+    assert ('paramwise_cfg' in wrapper) == keeps
+    if keeps:
+        assert wrapper.paramwise_cfg.custom_keys.weighting.decay_mult == 0

@@ -218,10 +218,10 @@ def test_benchmark_methods_are_compared_with_their_parts_and_alone(
     pytest.importorskip('mmpretrain')
     pytest.importorskip('mmdet')
     run('methods', '--quick', '--repeats', '1', '--device', 'cpu')
-    from benchmarks.methods import LOGITS, dense_methods
+    from benchmarks.methods import DENSE, LOGITS
 
     lines = [line for line in capsys.readouterr().out.splitlines() if 'of its parts' in line]
-    names = [*LOGITS, *dense_methods()]
+    names = [*LOGITS, *DENSE]
     assert 'CrossKD' in names
     for name, whole, alone in zip(names, lines[::2], lines[1::2], strict=True):
         assert f' px, {name}: of its parts' in whole
@@ -238,9 +238,9 @@ def test_benchmark_memory_of_losses_is_next_to_what_they_compare(
     report = tmp_path / 'memory.json'
     run('loss_memory', '--quick', '--device', 'cpu', '--json', str(report))
     results = json.loads(report.read_text())['results']
-    from benchmarks.methods import dense_methods
+    from benchmarks.methods import DENSE
 
-    assert [one['name'].split(', ')[2].split(':')[0] for one in results] == [*dense_methods()]
+    assert [one['name'].split(', ')[2].split(':')[0] for one in results] == [*DENSE]
     values = {one['name'].split(', ')[2].split(':')[0]: one['value'] for one in results}
     assert 0 < values['LD'] < 1 < values['BCKD'] < 6
 

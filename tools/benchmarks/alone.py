@@ -19,8 +19,11 @@ def inputs_of_methods(distiller: Any, data: dict[str, Any]) -> dict[str, Inputs]
     found: dict[str, Inputs] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        # The first call counts: the distiller checks the gradients of the first batch by others.
-        return lambda _, inputs: void(found.setdefault(name, inputs))
+        def hook(_: object, inputs: Inputs) -> None:
+            # The first call counts: the distiller checks the gradients of that batch by others.
+            found.setdefault(name, inputs)
+
+        return hook
 
     handles = [
         method.register_forward_pre_hook(keep(name)) for name, method in distiller.methods.named()
@@ -30,10 +33,6 @@ def inputs_of_methods(distiller: Any, data: dict[str, Any]) -> dict[str, Inputs]
     for handle in handles:
         handle.remove()
     return found
-
-
-def void(_: object) -> None:
-    """Return nothing, as a hook that leaves its inputs as they are."""
 
 
 def loss_alone(method: Method, inputs: Inputs) -> tuple[Callable[[], object], int]:
@@ -48,9 +47,9 @@ def loss_alone(method: Method, inputs: Inputs) -> tuple[Callable[[], object], in
     scores, boxes = student.scores, student.boxes
     own = replace(
         student,
-        features={tap: _leaf(student.features[tap]) for tap in wanted.student},
-        scores=replace(scores, logits=_leaf(scores.logits)) if scores and wanted.scores else None,
-        boxes=replace(boxes, values=_leaf(boxes.values)) if boxes and wanted.boxes else None,
+        features={tap: leaf_of(student.features[tap]) for tap in wanted.student},
+        scores=replace(scores, logits=leaf_of(scores.logits)) if scores and wanted.scores else None,
+        boxes=replace(boxes, values=leaf_of(boxes.values)) if boxes and wanted.boxes else None,
     )
     leaves = own.tensors().values()
 
@@ -64,5 +63,6 @@ def loss_alone(method: Method, inputs: Inputs) -> tuple[Callable[[], object], in
     return run, sum(one.numel() * one.element_size() for one in leaves)
 
 
-def _leaf(tensor: Tensor) -> Tensor:
+def leaf_of(tensor: Tensor) -> Tensor:
+    """Return a copy that receives a gradient."""
     return tensor.detach().clone().requires_grad_()

@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from benchmarks.alone import inputs_of_methods, loss_alone
 from benchmarks.detectors import batch_of
 from benchmarks.measure import Result
-from benchmarks.methods import dense_methods, gfl
+from benchmarks.methods import DENSE, gfl
 from benchmarks.peak import peak_bytes
 
 #: The most bytes of a loss with its gradients, over the bytes that it compares, by type.
@@ -26,8 +26,7 @@ def measure_loss_memory(device: torch.device, repeats: int, quick: bool) -> list
     init_default_scope('mmdet')
     torch.manual_seed(0)
     batch, size = (2, (96, 128)) if quick else (2, (800, 1344))
-    methods = dense_methods()
-    keys = {name: f'm{number}' for number, name in enumerate(methods)}
+    keys = {name: f'm{number}' for number, name in enumerate(DENSE)}
     model = gfl(18, quick)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'teacher.pth'
@@ -37,7 +36,7 @@ def measure_loss_memory(device: torch.device, repeats: int, quick: bool) -> list
                 type='mmkd_plugin.Distiller',
                 student=model,
                 teachers=[dict(name='t', model=model, checkpoint=str(path))],
-                methods={keys[name]: one for name, one in methods.items()},
+                methods={keys[name]: one for name, one in DENSE.items()},
             )
         )
     distiller = distiller.to(device).train()
@@ -48,7 +47,7 @@ def measure_loss_memory(device: torch.device, repeats: int, quick: bool) -> list
         step, compared = loss_alone(named[key], inputs[key])
         peak = peak_bytes(step, device)
         shown = f'{peak / compared:.3g}× ({peak / 2**20:.3g} of {compared / 2**20:.3g} MiB)'
-        bound = BOUNDS[methods[name]['type']]
+        bound = BOUNDS[DENSE[name]['type']]
         title = f'GFL R18, {batch} x {size[0]} x {size[1]}, {name}: loss of compared outputs'
         promise = ('', None) if quick else (f'≤ {bound:g}×', peak <= bound * compared)
         results.append(Result(title, peak / compared, shown, *promise))

@@ -16,7 +16,6 @@ from benchmarks.measure import Result, ratio, seconds_in_turns
 from benchmarks.own_networks import own_networks
 from benchmarks.steps import forward, step
 from mmkd_plugin.loading.build import network_config
-from mmkd_plugin.registry import MODELS
 
 BOUND = 1.10
 LOGITS: dict[str, dict[str, Any]] = {
@@ -44,11 +43,6 @@ def measure_methods(device: torch.device, repeats: int, quick: bool) -> list[Res
     """Measure MMPretrain's ResNet-34 to 18 and MMDet's GFL R50 to R18."""
     torch.manual_seed(0)
     return [*_classifiers(device, repeats, quick), *_detectors(device, repeats, quick)]
-
-
-def dense_methods() -> dict[str, dict[str, Any]]:
-    """Return the methods for dense detectors that this version has."""
-    return {name: one for name, one in DENSE.items() if one['type'] in MODELS}
 
 
 def gfl(depth: int, quick: bool = False) -> Any:
@@ -129,8 +123,7 @@ def _detectors(device: torch.device, repeats: int, quick: bool) -> list[Result]:
     with tempfile.TemporaryDirectory() as folder:
         [teacher] = teachers_of(case, data, Path(folder))
         distillers = {
-            name: distiller_of(case.student, teacher, one).to(device)
-            for name, one in dense_methods().items()
+            name: distiller_of(case.student, teacher, one).to(device) for name, one in DENSE.items()
         }
     student = ROOT_MODELS.build(case.student).to(device).train()
     tasks = _steps(distillers, data)

@@ -7,6 +7,8 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from benchmarks.alone import leaf_of
+
 
 def own_networks(distiller: Any, data: dict[str, Any]) -> Callable[[], object] | None:
     """Return a step of a method's own networks on maps of the right sizes, or None.
@@ -40,7 +42,7 @@ def _trained(
     optimizer = OptimWrapper(
         torch.optim.SGD(trained.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
     )
-    leaves = [one.clone().requires_grad_() for one in levels]
+    leaves = [leaf_of(one) for one in levels]
 
     def run() -> None:
         outputs = [one(leaf) for one, leaf in zip(networks, leaves, strict=True)]
@@ -56,8 +58,8 @@ def _trained(
 def _continued(head: Any, levels: Sequence[Tensor]) -> Callable[[], object]:
     """Return the last convolution of each tower of GFL's head and its prediction, at each level."""
     towers = [
-        (head.cls_convs[-1], head.gfl_cls, leaves_of(levels)),
-        (head.reg_convs[-1], head.gfl_reg, leaves_of(levels)),
+        (head.cls_convs[-1], head.gfl_cls, [leaf_of(one) for one in levels]),
+        (head.reg_convs[-1], head.gfl_reg, [leaf_of(one) for one in levels]),
     ]
 
     def run() -> None:
@@ -68,8 +70,3 @@ def _continued(head: Any, levels: Sequence[Tensor]) -> Callable[[], object]:
                 leaf.grad = None
 
     return run
-
-
-def leaves_of(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return copies that receive gradients."""
-    return [one.detach().clone().requires_grad_() for one in tensors]

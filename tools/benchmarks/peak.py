@@ -15,7 +15,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str = 'cpu') -
 
     On the CPU each allocation is followed, also those inside an operation, so the number does not
     depend on the allocator or on the machine's load. Earlier allocations do not count,
-    even if the call frees it.
+    even if the call frees them.
 
     Args:
         call: The call to measure. Tensors that it makes and others keep count.

@@ -11,11 +11,9 @@ from mmkd_plugin.errors import ConfigError, one_of, positive_number
 from mmkd_plugin.models.losses import binary_quality_loss, giou_loss
 from mmkd_plugin.models.losses.functional import at_least_float32
 from mmkd_plugin.models.methods.base import Method, Requests
-from mmkd_plugin.models.methods.positives import count_positives
+from mmkd_plugin.models.methods.divisor import DIVISORS, divisor_of
 from mmkd_plugin.outputs import ClassScores, NetworkOutput
 from mmkd_plugin.registry import MODELS
-
-_BACKGROUND = 0.05
 
 
 @MODELS.register_module()
@@ -62,7 +60,7 @@ class BCKD(Method):
     ) -> None:
         super().__init__(score_weight=score_weight, box_weight=box_weight)
         self.beta = positive_number('beta', beta)
-        self.normalize = one_of('normalize', normalize, ('positives', 'confidence'))
+        self.normalize = one_of('normalize', normalize, DIVISORS)
         self._boxes = bool(self.box_weight)
 
     def requests(self, num_teachers: int) -> Requests:
@@ -129,9 +127,5 @@ class BCKD(Method):
         dtype = torch.promote_types(own.logits.dtype, torch.float32)
         ones = own.logits.new_ones(own.logits.shape[:2], dtype=dtype)
         valid = ones if own.valid is None else own.valid.to(ones)
-        if self.normalize == 'positives':
-            total = count_positives(whole)
-        else:
-            confidence = other.confidence()
-            total = (confidence * (confidence >= _BACKGROUND) * valid).sum().clamp_min(1.0)
+        total = divisor_of(self.normalize, whole, own, other)
         return (valid / total).flatten()

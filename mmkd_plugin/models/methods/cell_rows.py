@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from mmkd_plugin.adapters.probe import Probe
-from mmkd_plugin.boxes import common_levels
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.losses.functional import at_least_float32
 from mmkd_plugin.models.methods.location_weights import LocationWeights
-from mmkd_plugin.outputs import ClassScores, NetworkOutput, ScoreRows
+from mmkd_plugin.outputs import ClassScores, NetworkOutput, ScoreRows, common_scores
 
 
 def cell_rows(
@@ -32,17 +31,14 @@ def cell_rows(
         >>> [tuple(one.student.shape) for one in rows]
         [(12, 6), (4, 3)]
     """
-    found = [one.scores for one in (student, *teachers)]
-    every = [one for one in found if one is not None]
-    levels = common_levels(*(one.levels for one in every))
-    own, *others = (one.on_levels(levels) for one in every)
-    sizes = [rows * columns * anchors for rows, columns, anchors in levels]
+    own, *others = common_scores(student, teachers)
+    sizes = [rows * columns * anchors for rows, columns, anchors in own.levels]
     with torch.no_grad():
         confidence = torch.stack([one.confidence() for one in others]).amax(dim=0)
         weights = location_weights(confidence, own.valid).split(sizes, dim=1)
     parts = zip(*(_levels(one, sizes) for one in (own, *others)), strict=True)
     result = []
-    for (_, _, anchors), weight, of_level in zip(levels, weights, parts, strict=True):
+    for (_, _, anchors), weight, of_level in zip(own.levels, weights, parts, strict=True):
         cells = weight.unflatten(1, (-1, anchors)).sum(dim=2)
         images, columns = cells.nonzero(as_tuple=True)
         rows, *targets = (

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe
-from mmkd_plugin.boxes import common_levels
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.models.losses.cwd import location_divergence
 from mmkd_plugin.models.losses.functional import at_least_float32
 from mmkd_plugin.models.methods.log_targets import safe_log
-from mmkd_plugin.outputs import ClassScores, NetworkOutput
+from mmkd_plugin.outputs import ClassScores, NetworkOutput, common_scores
 
 
 def class_maps(scores: ClassScores) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -68,9 +67,7 @@ def class_map_divergence(
     Returns:
         A scalar in float32 or wider.
     """
-    every = [_scores(one) for one in (student, *teachers)]
-    levels = common_levels(*(one.levels for one in every))
-    own, *others = (one.on_levels(levels) for one in every)
+    own, *others = common_scores(student, teachers)
     log_weights = None if weights is None else safe_log(weights)
     targets = zip(*(class_maps(one) for one in others), strict=True)
     total = []
@@ -96,12 +93,6 @@ def require_class_maps(student: Probe) -> None:
             "Name pairs of maps, such as pairs='stages', or use 'DIST' or 'SoftTarget'.",
             found='scores',
         )
-
-
-def _scores(output: NetworkOutput) -> ClassScores:
-    if output.scores is None:
-        raise ValueError('class scores were not requested of this network')
-    return output.scores
 
 
 def _log_cells(maps: Tensor, mask: Tensor | None, temperature: float) -> Tensor:

@@ -16,11 +16,10 @@ from mmkd_plugin.models.connectors import HintRegressor
 from mmkd_plugin.models.losses import binary_quality_loss, giou_loss, localization_loss
 from mmkd_plugin.models.losses.functional import at_least_float32
 from mmkd_plugin.models.methods.base import Method, Requests
-from mmkd_plugin.models.methods.positives import count_positives
-from mmkd_plugin.outputs import ClassScores, NetworkOutput
+from mmkd_plugin.models.methods.divisor import DIVISORS, divisor_of
+from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import MODELS
 
-_BACKGROUND = 0.05
 #: Added to variances; the authors' code adds 1e-6 to the student's standard deviation.
 _EPS = 1e-12
 
@@ -103,7 +102,7 @@ class CrossKD(Method):
         if not isinstance(align, bool):
             raise ConfigError('align', 'must be True or False', found=align)
         self.remaining, self.align = remaining, align
-        self.normalize = one_of('normalize', normalize, ('positives', 'confidence'))
+        self.normalize = one_of('normalize', normalize, DIVISORS)
         weights = (self.score_weight, self.box_weight)
         self._reads = tuple(name for name, one in zip(TOWERS, weights, strict=True) if one)
         self.connectors = nn.ModuleList()
@@ -201,9 +200,10 @@ class CrossKD(Method):
         cross = replace(student.scores, logits=logits).on_levels(levels)
         target = teacher.scores.on_levels(levels)
         with torch.no_grad():
-            confidence, total = _confidence(cross, target)
-            if self.normalize == 'positives':
-                total = count_positives(student.scores)
+            confidence = target.confidence()
+            if cross.valid is not None:
+                confidence = confidence * cross.valid
+            total = divisor_of(self.normalize, student.scores, cross, target)
         losses = {}
         if TOWERS[0] in self._reads:
             counted = torch.ones_like(confidence) if cross.valid is None else cross.valid
@@ -283,14 +283,6 @@ class CrossKD(Method):
                 'Leave standardize out of this teacher, or write align=False.',
                 found=True,
             )
-
-
-def _confidence(cross: ClassScores, target: ClassScores) -> tuple[Tensor, Tensor]:
-    """Return the teacher's confidence, 0 in the padding, (N, A), and the sum of what counts."""
-    confidence = target.confidence()
-    if cross.valid is not None:
-        confidence = confidence * cross.valid
-    return confidence, (confidence * (confidence >= _BACKGROUND)).sum().clamp_min(1.0)
 
 
 def _aligned(student: Tensor, teacher: Tensor) -> Tensor:

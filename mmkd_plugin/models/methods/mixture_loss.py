@@ -1,5 +1,6 @@
 """The losses that a mixture of teachers can have, and how one becomes a part of another method."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -59,6 +60,7 @@ class MixtureLoss(Method):
                 found='paper',
             )
 
+    @abstractmethod
     def mixed_divergence(
         self,
         mixed: Mixture,
@@ -74,7 +76,6 @@ class MixtureLoss(Method):
             teachers: Outputs of the teachers.
             labels: Labels of the images; None if the batch has none.
         """
-        raise NotImplementedError
 
 
 def mixture_part(config: Mapping[str, Any], mixture: TeacherMixture) -> MixtureLoss:

@@ -15,7 +15,7 @@ from helpers.errors import raises_config_error
 
 from mmkd_plugin.anchors import AnchorGrid, DeltaCoder
 from mmkd_plugin.models.methods import BCKD, Method, Requests
-from mmkd_plugin.models.methods.positives import count_positives
+from mmkd_plugin.models.methods.divisor import count_positives
 from mmkd_plugin.outputs import BoxOutputs, ClassScores, NetworkOutput
 from mmkd_plugin.registry import MODELS
 
@@ -103,7 +103,7 @@ def test_positives_are_the_default_and_their_mean_over_ranks(
         assert op == 'mean'
         value.copy_((value + 9.0) / 2)
 
-    monkeypatch.setattr('mmkd_plugin.models.methods.positives.dist.all_reduce', other_rank)
+    monkeypatch.setattr('mmkd_plugin.models.methods.divisor.dist.all_reduce', other_rank)
     both = BCKD()(student, [teacher], None)['loss_scores']
     assert both.item() == pytest.approx(alone.item() * 3 / 6)
 

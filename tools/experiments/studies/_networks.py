@@ -23,3 +23,18 @@ def _network(depth: int, width: int) -> dict:
 _resnet8 = _network(depth=8, width=8)
 _resnet8_wide = _network(depth=8, width=16)
 _resnet14_wide = _network(depth=14, width=16)
+
+# The training data of stored teachers: one fixed view of each image.
+_stored_views = dict(
+    dataset=dict(
+        _delete_=True,
+        type='mmkd_plugin.ReplayedDataset',
+        views=1,
+        dataset=dict(
+            type='mmkd_plugin.DistortedMNIST',
+            split='train',
+            pipeline=[dict(type='PackInputs')],
+        ),
+    ),
+    sampler=dict(_delete_=True, type='mmkd_plugin.ReplaySampler', shuffle=True),
+)

@@ -82,19 +82,7 @@ def _distiller(teachers: list, **method: object) -> dict:
 def _replayed(teachers: list, **method: object) -> dict:
     return {
         **_distiller(teachers, **method),
-        'train_dataloader': dict(
-            dataset=dict(
-                _delete_=True,
-                type='mmkd_plugin.ReplayedDataset',
-                views=1,
-                dataset=dict(
-                    type='mmkd_plugin.DistortedMNIST',
-                    split='train',
-                    pipeline=[dict(type='PackInputs')],
-                ),
-            ),
-            sampler=dict(_delete_=True, type='mmkd_plugin.ReplaySampler', shuffle=True),
-        ),
+        'train_dataloader': _base_._stored_views,
     }
 
 

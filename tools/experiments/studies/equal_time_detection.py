@@ -1,3 +1,5 @@
+_base_ = '_scenes.py'
+
 question = 'What does a stored teacher give a detector in the time of the student alone?'
 about = """
 Data, student and teacher are those of *detection*: DigitScenes, GFL on an eighth of ResNet-18's
@@ -32,31 +34,13 @@ _methods = dict(
     kd=dict(type='SoftTarget', temperature=1.0),
     hint=dict(type='Hint', pairs=[dict(student=t, teacher=t) for t in _taps], loss_weight=0.8),
 )
-_train = dict(
-    dataset=dict(
-        _delete_=True,
-        type='mmkd_plugin.ReplayedDataset',
-        views=1,
-        dataset=dict(
-            type='mmkd_plugin.DigitScenes',
-            split='train',
-            data_root='data/digit_scenes',
-            pipeline=[
-                dict(type='LoadImageFromFile'),
-                dict(type='LoadAnnotations', with_bbox=True),
-                dict(type='PackDetInputs'),
-            ],
-        ),
-    ),
-    sampler=dict(_delete_=True, type='mmkd_plugin.ReplaySampler', shuffle=True, infinite=True),
-)
 
 
 def _stored(**methods: dict) -> dict:
     return {
         'model.teachers.0.replay': dict(path=f'{_root}equal_time_detection_store/r18'),
         'model.methods': dict(_delete_=True, **methods),
-        'train_dataloader': _train,
+        'train_dataloader': _base_._stored_scenes,
     }
 
 

@@ -210,19 +210,7 @@ def _distiller(teachers: int, task_weight: float, methods: dict) -> dict:
             task_weight=task_weight,
         ),
         'custom_hooks': [],
-        'train_dataloader': dict(
-            dataset=dict(
-                _delete_=True,
-                type='mmkd_plugin.ReplayedDataset',
-                views=1,
-                dataset=dict(
-                    type='mmkd_plugin.DistortedMNIST',
-                    split='train',
-                    pipeline=[dict(type='PackInputs')],
-                ),
-            ),
-            sampler=dict(_delete_=True, type='mmkd_plugin.ReplaySampler', shuffle=True),
-        ),
+        'train_dataloader': _base_._stored_views,
     }
 
 

@@ -1,3 +1,5 @@
+_base_ = '_scenes.py'
+
 question = 'Which method should a detector start with?'
 about = """
 Data: DigitScenes, 4,000 training scenes, 400 for validation, 400 for the test. Student: GFL on an
@@ -149,30 +151,12 @@ _methods = dict(
 )
 _live = ('bckd', 'ld', 'crosskd')  # a store keeps confident locations alone
 _configs = {1: 'ie_kd_gfl_r18.py', 2: 'amtml_kd_gfl_r18.py'}
-_train = dict(
-    dataset=dict(
-        _delete_=True,
-        type='mmkd_plugin.ReplayedDataset',
-        views=1,
-        dataset=dict(
-            type='mmkd_plugin.DigitScenes',
-            split='train',
-            data_root='data/digit_scenes',
-            pipeline=[
-                dict(type='LoadImageFromFile'),
-                dict(type='LoadAnnotations', with_bbox=True),
-                dict(type='PackDetInputs'),
-            ],
-        ),
-    ),
-    sampler=dict(_delete_=True, type='mmkd_plugin.ReplaySampler', shuffle=True, infinite=True),
-)
 
 
 def _distilled(teachers: int, methods: dict, stored: bool) -> dict:
     options = {'model.methods': dict(_delete_=True, **methods)}
     if stored:
-        options['train_dataloader'] = _train
+        options['train_dataloader'] = _base_._stored_scenes
         for number in range(teachers):
             path = f'{_root}methods_detection_stores_of_{teachers}/{number}'
             options[f'model.teachers.{number}.replay'] = dict(path=path)

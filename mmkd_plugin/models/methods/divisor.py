@@ -1,10 +1,33 @@
-"""The number of locations that a student's assigner made positive."""
+"""The divisor of losses that sum over the locations of dense heads."""
 
 from mmengine import dist
 from torch import Tensor
 
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.outputs import ClassScores
+
+#: The divisors: the positives of the student, or the confidences of the teacher.
+DIVISORS = ('positives', 'confidence')
+_BACKGROUND = 0.05
+
+
+def divisor_of(kind: str, whole: ClassScores, own: ClassScores, other: ClassScores) -> Tensor:
+    """Return the number by which a sum over locations is divided, without gradient.
+
+    Args:
+        kind: One of :data:`DIVISORS`.
+        whole: The student's class scores, with all their locations.
+        own: Those at the locations that both networks have.
+        other: The teacher's there.
+
+    Raises:
+        ConfigError: For ``'positives'``, if no assigner ran.
+    """
+    if kind == 'positives':
+        return count_positives(whole)
+    confidence = other.confidence()
+    counted = confidence * (confidence >= _BACKGROUND)
+    return (counted if own.valid is None else counted * own.valid).sum().clamp_min(1.0)
 
 
 def count_positives(scores: ClassScores) -> Tensor:
