@@ -323,7 +323,8 @@ def batch_labels(
     if labels is None:
         for name, one in requests.items():
             if one.needs_labels:
-                raise ConfigError(f'methods.{name}', 'needs labels, and the batch has none')
+                problem = 'needs labels, and the batch has none'
+                raise ConfigError(f'methods.{name}', problem, one.label_fix)
     return labels
 
 

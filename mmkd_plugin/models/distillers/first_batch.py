@@ -55,7 +55,9 @@ def check_labels(
     for name, one in requests.items():
         if one.needs_labels:
             raise ConfigError(
-                f'methods.{name}', 'needs labels in the training data, and the first batch has none'
+                f'methods.{name}',
+                'needs labels in the training data, and the first batch has none',
+                one.label_fix,
             )
 
 

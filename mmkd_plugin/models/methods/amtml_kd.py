@@ -12,7 +12,7 @@ from mmkd_plugin.models.methods.angle_transfer import mixture_angle_loss, requir
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.group_hints import GroupHints
 from mmkd_plugin.models.methods.location_weights import LocationWeights
-from mmkd_plugin.models.methods.mixture_loss import MixtureLoss, mixture_part
+from mmkd_plugin.models.methods.mixture_loss import LABEL_FIX, MixtureLoss, mixture_part
 from mmkd_plugin.models.methods.teacher_mixture import Mixture, TeacherMixture
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import MODELS
@@ -38,7 +38,7 @@ class AMTMLKD(Method):
         weighting: The rule that weighs the teachers: ``LatentTeacherWeighting``,
             ``UniformTeacherWeighting``, ``RandomTeacherWeighting``,
             ``ConfidenceTeacherWeighting`` or ``EntropyTeacherWeighting``.
-        objective: How a rule learns: ``'paper'`` or ``'label'``; see
+        objective: How a rule learns: ``'label'``, or the paper's, ``'paper'``; see
             :class:`~mmkd_plugin.models.methods.teacher_mixture.TeacherMixture`.
         embedding_tap: The student's embedding: a map (N, d, H, W), max-pooled, or (N, d). None: the
             last output of the backbone, or else the input of the head.
@@ -80,16 +80,16 @@ class AMTMLKD(Method):
         >>> method = AMTMLKD(hint_weight=0.0, embedding_tap='backbone[-1]')
         >>> probes = [TeacherProbe('teacher', one, torch.nn.Identity()) for one in teachers]
         >>> method.build(Probe('student', student), probes)
-        >>> list(method(student, teachers, None))
-        ['loss_kd', 'loss_angle', 'weight_entropy']
+        >>> list(method(student, teachers, torch.tensor([3, 1, 4, 1])))
+        ['loss_kd', 'loss_weighting', 'loss_angle', 'weight_entropy']
         >>> method.mixture.weighting
         LatentTeacherWeighting()
 
     Reference:
         Liu, Zhang, Wang, Adaptive Multi-Teacher Multi-level Knowledge Distillation, Neurocomputing
         415, 2020. The authors' code (FLHonker/AMTML-KD-code) departs from the paper: average-pooled
-        embedding, KL over N*C, two phases. The paper is followed here; the hook
-        ``FreezeTeacherWeights`` gives the two phases.
+        embedding, KL over N*C, two phases. The paper is followed here, but for the objective: the
+        paper's is ``objective='paper'``. The hook ``FreezeTeacherWeights`` gives the two phases.
     """
 
     kd_weight: float
@@ -103,7 +103,7 @@ class AMTMLKD(Method):
         angle_weight: float = 1.0,
         hint_weight: float = 1.0,
         weighting: Mapping[str, Any] | None = None,
-        objective: str = 'paper',
+        objective: str = 'label',
         embedding_tap: str | None = None,
         student_groups: str | Sequence[str] = (),
         teacher_taps: str | Sequence[str] = (),
@@ -165,6 +165,7 @@ class AMTMLKD(Method):
             scores=any(one.scores for one in requests),
             labels=any(one.labels for one in requests),
             needs_labels=labels or any(one.needs_labels for one in requests),
+            label_fix=LABEL_FIX if labels else requests[0].label_fix if requests else '',
             read_only=tuple(tap for one in requests for tap in one.read_only if tap not in hinted),
         )
 

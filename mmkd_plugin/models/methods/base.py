@@ -24,6 +24,7 @@ class Requests:
             which are then there as well.
         labels: Whether the method uses labels where a batch has them.
         needs_labels: Whether a batch without labels is an error.
+        label_fix: The remedy then: what to change in the method's config.
         objects: Whether the boxes of the annotated objects are needed: ``student.objects``.
         assigned: Whether the class scores of the student need the objects that its assigner gave
             to their locations: ``student.scores.assigned``.
@@ -35,6 +36,7 @@ class Requests:
     scores: bool = False
     labels: bool = False
     needs_labels: bool = False
+    label_fix: str = ''
     read_only: tuple[str, ...] = ()
     boxes: bool = False
     objects: bool = False

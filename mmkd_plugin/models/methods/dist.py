@@ -72,7 +72,7 @@ class DIST(LogitMethod):
         standardize: bool = False,
         ensemble: str = 'arithmetic',
         weighting: Mapping[str, Any] | None = None,
-        objective: str = 'paper',
+        objective: str = 'label',
         embedding_tap: str | None = None,
         locations: Mapping[str, Any] | None = None,
         rows: str = 'locations',

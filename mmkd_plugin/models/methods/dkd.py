@@ -59,7 +59,7 @@ class DKD(LogitMethod):
         standardize: bool = False,
         ensemble: str = 'arithmetic',
         weighting: Mapping[str, Any] | None = None,
-        objective: str = 'paper',
+        objective: str = 'label',
         embedding_tap: str | None = None,
         locations: Mapping[str, Any] | None = None,
     ) -> None:

@@ -12,7 +12,7 @@ from mmkd_plugin.errors import ConfigError, one_of, positive_number
 from mmkd_plugin.models.methods.base import Requests
 from mmkd_plugin.models.methods.location_weights import LocationWeights
 from mmkd_plugin.models.methods.log_targets import log_targets, require_softmax, standardized
-from mmkd_plugin.models.methods.mixture_loss import MixtureLoss
+from mmkd_plugin.models.methods.mixture_loss import LABEL_FIX, MixtureLoss
 from mmkd_plugin.models.methods.teacher_mixture import OBJECTIVES, Mixture, TeacherMixture
 from mmkd_plugin.outputs import NetworkOutput, ScoreRows, score_rows
 
@@ -57,7 +57,7 @@ class LogitMethod(MixtureLoss):
         standardize: bool = False,
         ensemble: str = 'arithmetic',
         weighting: Mapping[str, Any] | None = None,
-        objective: str = 'paper',
+        objective: str = 'label',
         embedding_tap: str | None = None,
         locations: Mapping[str, Any] | None = None,
     ) -> None:
@@ -109,8 +109,13 @@ class LogitMethod(MixtureLoss):
     def requests(self, num_teachers: int) -> Requests:
         if self.mixture is None:
             labels = self.uses_labels
-            nothing = ((),) * num_teachers
-            return Requests(teachers=nothing, scores=True, labels=labels, needs_labels=labels)
+            return Requests(
+                teachers=((),) * num_teachers,
+                scores=True,
+                labels=labels,
+                needs_labels=labels,
+                label_fix=LABEL_FIX if labels else '',
+            )
         one = self.mixture.requests(num_teachers)
         return Requests(
             student=one.student,
@@ -118,6 +123,7 @@ class LogitMethod(MixtureLoss):
             scores=True,
             labels=True,
             needs_labels=one.needs_labels or self.uses_labels,
+            label_fix=LABEL_FIX if self.uses_labels else one.label_fix,
             read_only=one.read_only,
         )
 

@@ -14,6 +14,8 @@ from mmkd_plugin.models.methods.teacher_mixture import Mixture, TeacherMixture
 from mmkd_plugin.outputs import NetworkOutput
 from mmkd_plugin.registry import build_part, class_of
 
+LABEL_FIX = "Use 'SoftTarget' or 'DIST', which need no labels."
+
 
 class MixtureLoss(Method):
     """A method that can also compare the student with a mixture that another method makes.

@@ -61,7 +61,7 @@ class SoftTarget(LogitMethod):
         loss_weight: float = 1.0,
         ensemble: str = 'arithmetic',
         weighting: Mapping[str, Any] | None = None,
-        objective: str = 'paper',
+        objective: str = 'label',
         embedding_tap: str | None = None,
         locations: Mapping[str, Any] | None = None,
         standardize: bool = False,

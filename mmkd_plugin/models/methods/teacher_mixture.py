@@ -71,10 +71,10 @@ class TeacherMixture(nn.Module):
 
     .. math:: \hat y_i = \sum_t w_{t,i}\,\mathrm{softmax}(z_{t,i} / \tau)
 
-    A weighting that learns has one of two objectives. Under ``'paper'``, which needs no labels, the
-    KL term itself reaches the weighting; that pulls the mixture toward what the student outputs
-    already. Under ``'label'`` the weighting minimises the cross-entropy of the mixture with the
-    label, and the student receives the mixture detached. Under both, as in the authors' code,
+    A weighting that learns has one of two objectives. Under ``'label'`` it minimises the
+    cross-entropy of the mixture with the label, and the student receives the mixture detached.
+    Under ``'paper'``, which needs no labels, the KL term itself reaches the weighting; that pulls
+    the mixture toward what the student outputs already. Under both, as in the authors' code,
     gradient also reaches the student through the embedding that the weights are computed from.
 
     For detectors an image still has one weight for each teacher, and targets are mixed at each
@@ -84,7 +84,7 @@ class TeacherMixture(nn.Module):
 
     Args:
         weighting: Config of the rule; ``LatentTeacherWeighting`` if it is None.
-        objective: ``'paper'`` or ``'label'``; matters to a rule that learns.
+        objective: ``'label'`` or ``'paper'``; matters to a rule that learns.
         embedding_tap: The student's embedding: a map (N, d, H, W), max-pooled, or (N, d). None: the
             last output of the backbone, or else the input of the head.
         temperature: :math:`\tau`.
@@ -133,12 +133,16 @@ class TeacherMixture(nn.Module):
     def requests(self, num_teachers: int) -> Requests:
         """Return what the mixture needs; see :meth:`Method.requests`."""
         by_label = self._rule.learns and self.objective == 'label'
+        needs_labels = self._rule.needs_labels or by_label
+        way = "Set objective='paper', or" if by_label else 'Set'
+        fix = f"{way} weighting=dict(type='UniformTeacherWeighting')."
         return Requests(
             student=(self.embedding_tap,),
             teachers=((),) * num_teachers,
             scores=True,
             labels=True,
-            needs_labels=self._rule.needs_labels or by_label,
+            needs_labels=needs_labels,
+            label_fix=fix if needs_labels else '',
             read_only=(self.embedding_tap,),
         )
 
@@ -199,7 +203,8 @@ class TeacherMixture(nn.Module):
             # Nothing gives the weights a gradient; they stay in the graph for DDP.
             return target.sum() * 0.0
         if labels is None:
-            raise ConfigError('objective', 'needs labels, and the batch has none', found='label')
+            problem, fix = 'needs labels, and the batch has none', "Set objective='paper'."
+            raise ConfigError('objective', problem, fix, found='label')
         if rows.images is not None or rows.activation == 'sigmoid':
             images = rows.images
             if images is None:  # a classifier with several classes an image

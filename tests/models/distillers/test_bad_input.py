@@ -260,19 +260,27 @@ def test_data_without_labels_for_the_task_loss_are_refused_before_a_step(tmp_pat
     )
 
 
-NEED_LABELS = [dict(objective='label'), dict(weighting=dict(type='ConfidenceTeacherWeighting'))]
+NEED_LABELS = [
+    (tiny.amtml(), "objective='paper'"),  # the default is 'label'
+    (
+        tiny.amtml(weighting=dict(type='ConfidenceTeacherWeighting')),
+        "weighting=dict(type='UniformTeacherWeighting')",
+    ),
+    (dict(type='DKD'), "'SoftTarget'"),
+    (tiny.amtml(soft_target=dict(type='NKD')), "'SoftTarget'"),
+]
 
 
-@pytest.mark.parametrize('amtml', NEED_LABELS)
+@pytest.mark.parametrize(('method', 'fix'), NEED_LABELS)
 @pytest.mark.parametrize('labelled_batches', [0, 1])
 def test_batch_without_labels_for_a_method_that_needs_them_is_refused(
-    tmp_path: Path, amtml: dict[str, Any], labelled_batches: int
+    tmp_path: Path, method: dict[str, Any], fix: str, labelled_batches: int
 ) -> None:
     """The first batch is checked, and a later one as well."""
-    model = tiny.distiller(tmp_path, task_weight=0, methods=dict(a=tiny.amtml(**amtml)))
+    model = tiny.distiller(tmp_path, task_weight=0, methods=dict(a=method))
     for _ in range(labelled_batches):
         tiny.losses_of(model)
-    with raises_config_error('methods.a', ANY, 'labels'):
+    with raises_config_error('methods.a', ANY, 'labels', fix=fix):
         tiny.losses_of(model, tiny.batch_of(labels=False))
 
 

@@ -30,6 +30,7 @@ def test_losses_of_two_methods_and_the_task_are_in_one_dict(tmp_path: Path) -> N
     assert losses.keys() == {
         'task.loss',
         'amtml.loss_kd',
+        'amtml.loss_weighting',
         'amtml.loss_angle',
         'amtml.loss_hint',
         'amtml.weight_entropy',
@@ -188,7 +189,9 @@ def test_losses_with_mixed_labels_are_finite_and_counted_by_share(tmp_path: Path
 
 def test_losses_without_labels_at_task_weight_zero_are_those_of_the_methods(tmp_path: Path) -> None:
     model = tiny.distiller(
-        tmp_path, methods=dict(mimic=dict(type='LogitMimic'), amtml=tiny.amtml()), task_weight=0
+        tmp_path,
+        methods=dict(mimic=dict(type='LogitMimic'), amtml=tiny.amtml(objective='paper')),
+        task_weight=0,
     )
     losses = tiny.losses_of(model, tiny.batch_of(labels=False))
     assert losses.keys() == {

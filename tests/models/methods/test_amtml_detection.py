@@ -36,7 +36,8 @@ def build(
 ) -> tuple[AMTMLKD, NetworkOutput, list[NetworkOutput]]:
     student = detector_output(activation, seed=0, student=True)
     teachers = [detector_output(activation, seed=seed) for seed in (1, 2)]
-    method = AMTMLKD(**{**dict(temperature=2.0, hint_weight=0.0, embedding_tap='high'), **changes})
+    defaults = dict(temperature=2.0, hint_weight=0.0, objective='paper', embedding_tap='high')
+    method = AMTMLKD(**{**defaults, **changes})
     return tiny.built(method, student, teachers).double(), student, teachers
 
 

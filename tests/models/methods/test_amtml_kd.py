@@ -30,8 +30,9 @@ UNIFORM = dict(type='UniformTeacherWeighting')
 
 
 def make(**options: Any) -> AMTMLKD:
-    """By default the KL term alone."""
-    return AMTMLKD(**{'embedding_tap': 'high', 'hint_weight': 0.0, 'angle_weight': 0.0, **options})
+    """By default the KL term alone, which trains the weighting."""
+    defaults = dict(objective='paper', embedding_tap='high', hint_weight=0.0, angle_weight=0.0)
+    return AMTMLKD(**{**defaults, **options})
 
 
 def build(count: int = TEACHERS, **options: Any) -> AMTMLKD:

@@ -142,7 +142,7 @@ def test_standardised_amtml_kd_is_amtml_kd_of_standardised_logits() -> None:
     for option, (own, *others) in ((True, (student, *teachers)), (False, scaled)):
         torch.manual_seed(5)
         method = AMTMLKD(2.0, hint_weight=0.0, embedding_tap='high', standardize=option)
-        found.append(built(method, own, others)(own, others, None))
+        found.append(built(method, own, others)(own, others, LABELS))
     torch.testing.assert_close(*found)
 
 

@@ -67,10 +67,10 @@ def test_dist_needs_no_labels() -> None:
 
 def test_nkd_cannot_train_a_weighting() -> None:
     with raises_config_error('objective', 'paper', 'cross-entropy'):
-        NKD(weighting=LATENT)
+        NKD(weighting=LATENT, objective='paper')
     with raises_config_error('objective', 'paper'):
-        AMTMLKD(hint_weight=0.0, soft_target=dict(type='NKD'))
-    NKD(weighting=LATENT, objective='label'), NKD(weighting=UNIFORM)
+        AMTMLKD(hint_weight=0.0, soft_target=dict(type='NKD'), objective='paper')
+    NKD(weighting=LATENT), NKD(weighting=UNIFORM, objective='paper')
 
 
 @pytest.mark.parametrize(

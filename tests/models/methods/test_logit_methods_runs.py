@@ -65,13 +65,6 @@ def test_dist_of_one_image_is_zero_and_logged_once(
 
 
 @pytest.mark.parametrize('kind', ['DKD', 'NKD'])
-def test_batch_without_labels_is_refused_by_name(kind: str, tmp_path: Path) -> None:
-    model = tiny.distiller(tmp_path, methods=dict(m=dict(type=kind)), task_weight=0.0).train()
-    with raises_config_error('methods.m'):
-        tiny.losses_of(model, tiny.batch_of(labels=False))
-
-
-@pytest.mark.parametrize('kind', ['DKD', 'NKD'])
 def test_mixed_labels_are_refused_by_name(kind: str, tmp_path: Path) -> None:
     model = tiny.distiller(tmp_path, methods=dict(m=dict(type=kind))).train()
     batch = tiny.batch_of(4)

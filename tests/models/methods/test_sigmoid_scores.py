@@ -27,7 +27,7 @@ from mmkd_plugin.models.losses import dist_loss
 from mmkd_plugin.models.methods import AMTMLKD, DIST, DKD, NKD, SoftTarget
 from mmkd_plugin.outputs import ClassScores, NetworkOutput
 
-LATENT = dict(type='LatentTeacherWeighting', init_std=1.0)
+PAPER = dict(weighting=dict(type='LatentTeacherWeighting', init_std=1.0), objective='paper')
 UNIFORM = dict(weighting='uniform')
 
 
@@ -116,7 +116,7 @@ def test_dist_of_several_teachers_has_the_mean_of_their_probabilities(ensemble: 
 def test_mixture_of_an_image_has_the_weights_of_that_image() -> None:
     student, teachers = dense_output(0, student=True), [dense_output(1), dense_output(2)]
     locations = dict(background=0.8)
-    shared = dict(embedding_tap='high', locations=locations, weighting=LATENT)
+    shared = dict(PAPER, embedding_tap='high', locations=locations)
     part = AMTMLKD(2.0, 0.5, 0.0, 0.0, soft_target=dict(type='DIST'), **shared)
     alone = DIST(2.0, 0.5, **shared)
     values = []
@@ -144,7 +144,7 @@ def test_mixture_of_an_image_has_the_weights_of_that_image() -> None:
 def test_soft_target_as_a_part_is_the_binary_divergence_of_a_sigmoid() -> None:
     """It was that of a softmax."""
     student, teachers = dense_output(0, student=True), [dense_output(1), dense_output(2)]
-    options = dict(embedding_tap='high', weighting=LATENT, locations=UNIFORM)
+    options = dict(PAPER, embedding_tap='high', locations=UNIFORM)
     values = []
     for part in (dict(type='SoftTarget'), None):
         torch.manual_seed(3)
@@ -316,7 +316,7 @@ def test_cells_are_rows_and_anchors_columns_in_the_authors_layout(weighting: str
 def test_cells_are_mixed_by_the_weights_of_their_image() -> None:
     student, teachers = dense_output(0, student=True), [dense_output(1), dense_output(2)]
     part = dict(type='DIST', rows='cells')
-    options = dict(embedding_tap='high', weighting=LATENT, locations=UNIFORM)
+    options = dict(PAPER, embedding_tap='high', locations=UNIFORM)
     method = AMTMLKD(2.0, 0.5, 0.0, 0.0, soft_target=part, **options)
     torch.manual_seed(3)
     method = built(method, student, teachers).double()

@@ -107,7 +107,8 @@ def test_no_location_that_counts_gives_a_loss_of_zero_with_a_graph() -> None:
 
 def test_requests_are_scores_alone_and_with_a_weighting_an_embedding() -> None:
     assert SoftTarget().requests(2) == Requests(teachers=((), ()), scores=True)
-    weighted = SoftTarget(weighting=dict(type='LatentTeacherWeighting'), embedding_tap='neck')
+    rule = dict(type='LatentTeacherWeighting')
+    weighted = SoftTarget(weighting=rule, objective='paper', embedding_tap='neck')
     expected = Requests(('neck',), ((), ()), scores=True, labels=True, read_only=('neck',))
     assert weighted.requests(2) == expected
 
