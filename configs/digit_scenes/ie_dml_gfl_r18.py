@@ -16,7 +16,10 @@ model = dict(
         )
     ),
 )
-optim_wrapper = dict(constructor='mmkd_plugin.PeerOptimWrappers')
+optim_wrapper = dict(
+    constructor='mmkd_plugin.PeerOptimWrappers',
+    optimizer=dict(lr=2e-3),  # that of the study mutual_detection; not tuned
+)
 model_wrapper_cfg = dict(type='mmkd_plugin.PeerDataParallel')
 val_cfg = dict(type='mmkd_plugin.PeerValLoop')
 test_cfg = dict(type='mmkd_plugin.PeerTestLoop')

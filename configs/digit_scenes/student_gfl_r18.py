@@ -42,3 +42,5 @@ model = dict(
         max_per_img=100,
     ),
 )
+# Tuned on validation, labels alone: 36.7 mAP at 0.002, 45.4 at 0.004, 55.5 at 0.032, 52.9 at 0.064.
+optim_wrapper = dict(optimizer=dict(lr=0.032))

@@ -8,3 +8,4 @@ model = dict(
     bbox_head=dict(in_channels=64, feat_channels=64, stacked_convs=2),
 )
 train_cfg = dict(max_iters=1500, val_interval=1500)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))

@@ -31,6 +31,7 @@ options = {
     'train_cfg.val_interval': 100000,
     'custom_hooks': [],
     'default_hooks.logger.interval': 1000,
+    'optim_wrapper.optimizer.lr': 2e-3,  # not tuned
 }
 
 prepare = {

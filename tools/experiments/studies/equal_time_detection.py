@@ -27,6 +27,7 @@ options = {
     'train_cfg.val_interval': 100000,
     'custom_hooks': [],
     'default_hooks.logger.interval': 1000,
+    'optim_wrapper.optimizer.lr': 2e-3,  # not tuned
 }
 
 _taps = ('neck[0]', 'neck[1]')
@@ -48,7 +49,12 @@ prepare = dict(
     teacher_gfl_r18=dict(config=f'{_here}teacher_gfl_r18.py'),
     equal_time_detection_store=dict(  # its 250 iterations fill the store, in its folder
         config=_here + 'ie_kd_gfl_r18.py',
-        options={**_stored(**_methods), 'custom_hooks': [], 'train_cfg.max_iters': 250},
+        options={
+            **_stored(**_methods),
+            'custom_hooks': [],
+            'train_cfg.max_iters': 250,
+            'optim_wrapper.optimizer.lr': 2e-3,
+        },
     ),
 )
 arms = {
