@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from helpers.browser import REQUIRED
 from helpers.machine import Machine
 
 #: Lines of a target that does its work.
@@ -153,3 +154,32 @@ def test_ci_runs_check(machine: Machine) -> None:
     done = machine.run('bash', '.ci/run', JOBS='1')
     assert done.returncode == 0, done.stderr
     assert all(line in done.stdout for line in WORK['check'])
+
+
+@pytest.mark.parametrize(
+    ('user', 'installed', 'calls'),
+    [
+        (0, [], ['-qq update', '-qq install -y --no-install-recommends chromium']),
+        (1000, [], []),
+        (0, ['chromium'], []),
+        (0, ['google-chrome'], []),
+    ],
+)
+def test_ci_installs_the_browser_that_its_tests_require(
+    machine: Machine, user: int, installed: list[str], calls: list[str]
+) -> None:
+    machine.add('id', f'echo {user}')
+    machine.add('apt-get', 'echo "apt-get $*" >&2')
+    machine.add('make', f'echo "make $* with ${REQUIRED}"')
+    for name in installed:
+        machine.add(name, '')
+    done = machine.run('bash', '.ci/run')
+    assert done.stderr.splitlines() == [f'apt-get {call}' for call in calls]
+    assert done.stdout == 'make check with 1\n'
+
+
+def test_ci_failed_installation_of_the_browser_ends_it(machine: Machine) -> None:
+    machine.add('id', 'echo 0')
+    machine.add('apt-get', 'echo "no network" >&2; exit 100')
+    done = machine.run('bash', '.ci/run')
+    assert (done.returncode, done.stdout, done.stderr) == (100, '', 'no network\n')

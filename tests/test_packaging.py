@@ -83,6 +83,7 @@ def test_extras_never_name_mmcv() -> None:
         ('classification', {'mmengine', 'mmpretrain'}),
         ('detection', {'mmengine', 'mmdet'}),
         ('demo', set()),
+        ('report', set()),
         ('analyze', set()),
         ('docs', set()),
         ('dev', set()),

@@ -1,5 +1,6 @@
 """tools/study.py: a study is named or given by its path, and the report is that of docs/."""
 
+import importlib.util
 import runpy
 import shutil
 import sys
@@ -48,3 +49,41 @@ def test_study_report_is_the_page_of_the_docs(
     printed = capsys.readouterr().out
     assert 'detection: arm mean has no results' in printed
     assert f'-> {tmp_path}/results.md' in printed
+
+
+@pytest.mark.slow
+def test_study_report_html_of_a_fresh_clone_goes_to_the_folder_of_the_runs(
+    run: Callable[..., object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (ROOT / 'docs/results.md').read_bytes()
+    assert run('report', 'mutual_detection', '--html') == 0
+    page = tmp_path / 'work_dirs/studies/mutual_detection/report.html'
+    assert f'-> {page}' in capsys.readouterr().out
+    assert 'study.py run mutual_detection --results work_dirs/results' in page.read_text()
+    assert (ROOT / 'docs/results.md').read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error'),
+    [
+        (('--html', 'detection'), "(found 'detection'). Write: report detection --html"),
+        (('--html', 'all.html'), "(found 'all.html'). Name a folder, or one study."),
+        (('detecton', '--html'), "(found 'detecton'). Studies: "),
+    ],
+)
+def test_study_report_html_wrong_path_is_one_line(
+    run: Callable[..., object], arguments: tuple[str, ...], error: str
+) -> None:
+    assert error in str(run('report', *arguments))
+
+
+def test_study_report_html_without_its_packages_names_the_extra(
+    run: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        'mmkd_plugin.installed.find_spec', lambda name: None if name == 'plotly' else find(name)
+    )
+    error = str(run('report', 'detection', '--html'))
+    assert error.startswith('--html: needs plotly, ')
+    assert "pip install -c constraints.txt -e '.[report]'" in error

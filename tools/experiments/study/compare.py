@@ -69,18 +69,30 @@ def tables(study: Study, lines: Sequence[Line]) -> dict[str, list[Row]]:
         settings |= dict.fromkeys(study.baseline)
     if len(settings) > 1:
         settings.pop('', None)
-    runs = {name: _reported(name, lines) for name in study.arms}
+    runs = {name: reported_lines(name, lines) for name in study.arms}
     result = {setting: _table(study, setting, runs) for setting in settings}
     return {setting: rows for setting, rows in result.items() if rows}
 
 
 def arms_without_lines(study: Study, lines: Sequence[Line]) -> list[str]:
     """Return the arms that no line reports."""
-    return [name for name in study.arms if not _reported(name, lines)]
+    return [name for name in study.arms if not reported_lines(name, lines)]
+
+
+def arms_of(study: Study, setting: str) -> list[str]:
+    """Return the arms of a table: those of the setting, and those without one."""
+    return [name for name in study.arms if name.rpartition('/')[0] in ('', setting)]
+
+
+def reported_lines(arm: str, lines: Sequence[Line]) -> list[Line]:
+    """Return the lines that count for an arm: of its newest reported config, one for each seed."""
+    own = [line for line in lines if line['arm'] == arm and line['role'] == 'report']
+    newest = own[-1]['config_sha256'] if own else None
+    return list({line['seed']: line for line in own if line['config_sha256'] == newest}.values())
 
 
 def _table(study: Study, setting: str, runs: Mapping[str, list[Line]]) -> list[Row]:
-    names = [name for name in study.arms if name.rpartition('/')[0] in ('', setting)]
+    names = arms_of(study, setting)
     baseline = next(
         (name for name in names if name.rpartition('/')[2] == study.baseline_of(setting)), None
     )
@@ -130,12 +142,6 @@ def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -
         return Difference(mean, mean, mean, len(seeds))
     interval = stats.ttest_rel(a, b).confidence_interval(0.95)
     return Difference(mean, float(interval.low), float(interval.high), len(seeds))
-
-
-def _reported(arm: str, lines: Sequence[Line]) -> list[Line]:
-    own = [line for line in lines if line['arm'] == arm and line['role'] == 'report']
-    newest = own[-1]['config_sha256'] if own else None
-    return list({line['seed']: line for line in own if line['config_sha256'] == newest}.values())
 
 
 def _median(lines: Sequence[Line], key: str) -> float | None:

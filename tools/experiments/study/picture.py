@@ -50,6 +50,7 @@ def draw(study: Study, tables: Mapping[str, Sequence[Row]], path: Path) -> None:
     plt.close(figure)
 
 
-def metric_of(study: Study) -> str:
-    """Return the study's metric as tables and pictures show it."""
-    return study.metric if study.scale == 1 else f'{study.scale:g} · {study.metric}'
+def metric_of(study: Study, metric: str = '') -> str:
+    """Return a metric, by default the study's, as tables and pictures show it."""
+    name = metric or study.metric
+    return name if study.scale == 1 else f'{study.scale:g} · {name}'

@@ -3,25 +3,27 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from experiments.study.cells import table_cells
 from experiments.study.compare import Row, arms_without_lines, tables
 from experiments.study.lines import Line, read_lines
 from experiments.study.load import load_study
 from experiments.study.picture import draw, metric_of
 from experiments.study.plan import Study
 
-HEAD = """# Results
-
-`python tools/study.py report` writes this page from the lines in `docs/results/*.jsonl`, one for
-each finished run. Do not edit it.
-
+#: For the Markdown report and for the HTML page.
+MEANING = """\
 ± is the standard deviation over seeds, n the number of seeds. Δ is the mean of the paired
 differences to the baseline (the same seeds), in brackets its 95% interval by Student's t. It is
 bold if the interval excludes zero. The intervals are not corrected for the number of arms: among
 twenty arms without any effect, one is bold by chance. All metrics are those of the last epoch.
 Seconds are medians. On a busy machine compare the CPU seconds: a training has one thread.
 """
+HEAD = f"""# Results
+
+`python tools/study.py report` writes this page from the lines in `docs/results/*.jsonl`, one for
+each finished run. Do not edit it.
+
+{MEANING}"""
 VERSIONS = ('mmkd_plugin', 'torch', 'mmengine', 'mmpretrain', 'mmdet')
 
 
@@ -78,50 +80,10 @@ def study_text(study: Study, lines: Sequence[Line], folder: str) -> str:
 
 def table(rows: Sequence[Row], baseline: str, metric: str, columns: Sequence[str] = ()) -> str:
     """Return the arms of one setting as a Markdown table."""
-    heads = [
-        'arm',
-        '',
-        'n',
-        f'test {metric}',
-        f'Δ to {baseline}',
-        *columns,
-        'chosen by validation',
-        's a run',
-    ]
-    computed = any(row.cpu_seconds is not None for row in rows)
-    timed = any(row.step_seconds is not None for row in rows)
-    heads += ['CPU s a run'] * computed + ['s a step'] * timed
+    heads, body = table_cells(rows, baseline, metric, columns)
     lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
-    for row in rows:
-        further = [
-            _mean_and_spread(row.columns[name]) if name in row.columns else '' for name in columns
-        ]
-        cells = [
-            row.arm,
-            row.about,
-            len(row.scores),
-            _mean_and_spread(list(row.scores.values())),
-            _difference(row),
-        ]
-        cells += [*further, row.candidate, f'{row.seconds:.0f}']
-        if computed:
-            cells.append('' if row.cpu_seconds is None else f'{row.cpu_seconds:.0f}')
-        if timed:
-            cells.append('' if row.step_seconds is None else f'{row.step_seconds:.3f}')
-        lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
+    lines += [
+        f'| {" | ".join(f"**{cell.text}**" if cell.clear else cell.text for cell in cells)} |'
+        for cells in body
+    ]
     return '\n'.join(lines)
-
-
-def _mean_and_spread(values: Sequence[float]) -> str:
-    spread = f' ± {np.std(values, ddof=1):.2f}' if len(values) > 1 else ''
-    return f'{np.mean(values):.2f}{spread}'
-
-
-def _difference(row: Row) -> str:
-    if row.difference is None:
-        return ''
-    difference = row.difference
-    text = f'{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]'
-    if difference.n < len(row.scores):
-        text += f' (n {difference.n})'
-    return (f'**{text}**' if difference.clear else text).replace('-', '−')

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from experiments.pool import Outcome, Task, preload, run_forked
 from experiments.progress import TrainingProgress, duration, steps_of
+from experiments.study.folders import run_folder, study_folder
 from experiments.study.lines import append_line, line_key, mean_metric, read_lines
 from experiments.study.plan import Arm, Run, Study
 from experiments.study.train import measure, prepare, prepared, versions
-from mmkd_plugin.engine.stages import work_root
 from mmkd_plugin.errors import ConfigError
 
 
@@ -49,7 +49,7 @@ class StudyRunner:
                     fix = f'Known are {", ".join(map(str, known))}.'
                     raise ConfigError(key, 'is not part of the study', fix, found=item)
         self._arms = [self.study.arms[name] for name in self.arms or self.study.arms]
-        self._folder = work_root() / 'studies' / self.study.name
+        self._folder = study_folder(self.study.name)
         self._versions = versions()
         self._failed: list[str] = []
 
@@ -155,7 +155,7 @@ class StudyRunner:
     def _tasks(self, runs: list[Run]) -> Iterator[Task]:
         for run in runs:
             if self.missing([run]):
-                folder = self._folder / run.arm / run.name.replace('/', '_') / f'seed_{run.seed}'
+                folder = run_folder(self.study.name, run.arm, run.name, run.seed)
                 parts = run.role, run.arm, run.name, f'seed {run.seed}'
                 name = ' '.join(part for part in parts if part)
                 work = partial(measure, run, folder)
