@@ -25,6 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
     'DIST': dict(type='DIST'),
     'DKD': dict(type='DKD'),
     'NKD': dict(type='NKD', temperature=2.0),
+    'HardTarget': dict(type='HardTarget', min_confidence=0.2),
     'RKD': dict(type='RKD'),
     'AMTMLKD, DKD': tiny.amtml(soft_target=dict(type='DKD')),
     'AMTMLKD': tiny.amtml(objective='label'),

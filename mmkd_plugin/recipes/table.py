@@ -45,6 +45,7 @@ RECIPES: dict[str, Recipe] = {
     'dist': Recipe(dict(type='DIST'), on_classifiers=dict(temperature=4.0)),
     'dkd': Recipe(dict(type='DKD')),
     'nkd': Recipe(dict(type='NKD')),
+    'hard': Recipe(dict(type='HardTarget')),
     'rkd': Recipe(dict(type='RKD')),
     'hint': Recipe(dict(type='Hint'), 'pairs'),
     'at': Recipe(dict(type='AttentionTransfer'), 'pairs', classifier='stages'),
@@ -61,7 +62,7 @@ RECIPES: dict[str, Recipe] = {
     'ld': Recipe(dict(type='LD')),
     'crosskd': Recipe(dict(type='CrossKD')),
     'amtml': Recipe(
-        dict(type='AMTMLKD', objective='label'), 'student_groups', 'stages', 'stages',
+        dict(type='AMTMLKD'), 'student_groups', 'stages', 'stages',
         on_detectors=_SHARP,
     ),
     'ie': Recipe(

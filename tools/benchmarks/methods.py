@@ -23,6 +23,7 @@ LOGITS: dict[str, dict[str, Any]] = {
     'DIST': dict(type='DIST', loss_weight=2.0),
     'DKD': dict(type='DKD', temperature=1.0, beta=0.5),
     'NKD': dict(type='NKD'),
+    'HardTarget': dict(type='HardTarget'),
     'RKD': dict(type='RKD', tap='neck'),
 }
 #: Levels of a pyramid.

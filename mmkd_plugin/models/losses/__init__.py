@@ -14,6 +14,7 @@ from mmkd_plugin.models.losses.distance import distance_loss, relation_distance_
 from mmkd_plugin.models.losses.dkd import dkd_loss
 from mmkd_plugin.models.losses.exploration import exploration_loss
 from mmkd_plugin.models.losses.factor_distance import factor_cosine, factor_distance
+from mmkd_plugin.models.losses.hard_target import hard_target_loss
 from mmkd_plugin.models.losses.hint import hint_loss
 from mmkd_plugin.models.losses.logit_mimic import logit_mimic_loss
 from mmkd_plugin.models.losses.loss_module import FeatureLoss, RelationLoss, loss_module
@@ -46,6 +47,7 @@ __all__ = [
     'factor_cosine',
     'factor_distance',
     'giou_loss',
+    'hard_target_loss',
     'hint_loss',
     'linear_cka',
     'localization_loss',

@@ -14,6 +14,7 @@ from mmkd_plugin.models.methods.factor_transfer import FactorTransfer
 from mmkd_plugin.models.methods.feature_method import FeatureMethod
 from mmkd_plugin.models.methods.fgd import FGD
 from mmkd_plugin.models.methods.group_hints import GroupHints
+from mmkd_plugin.models.methods.hard_target import HardTarget
 from mmkd_plugin.models.methods.hint import Hint
 from mmkd_plugin.models.methods.ie_kd import IEKD
 from mmkd_plugin.models.methods.ld import LD
@@ -48,6 +49,7 @@ __all__ = [
     'FactorTransfer',
     'FeatureMethod',
     'GroupHints',
+    'HardTarget',
     'Hint',
     'LogitMethod',
     'LogitMimic',

@@ -59,8 +59,9 @@ class AMTMLKD(Method):
         standardize: Standardise the logits of each network over the classes before they are mixed
             and compared; see :func:`~mmkd_plugin.models.losses.standardize_logits`.
         soft_target: The divergence from the mixture in place of KL: ``dict(type='DIST')``,
-            ``'DKD'``, ``'NKD'`` or ``'CWD'``, with their own keys. The temperature above is their
-            default. ``'CWD'`` mixes the class maps of dense heads cell by cell.
+            ``'DKD'``, ``'NKD'``, ``'HardTarget'`` or ``'CWD'``, with their own keys. The
+            temperature above is their default. ``'CWD'`` mixes the class maps of dense heads cell
+            by cell.
         hint_loss: Config of another loss of the hints, such as ``dict(type='CWDLoss')``.
         hint_weighting: ``'uniform'``, the paper's: the hints of all teachers are added.
             ``'image'``: the hint of teacher t for image i has the weight :math:`w_{t,i}` of the

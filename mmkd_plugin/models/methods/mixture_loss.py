@@ -49,16 +49,18 @@ class MixtureLoss(Method):
         """
 
     def require_objective(self, mixture: TeacherMixture) -> None:
-        """Refuse a weighting that this loss would train to choose the wrong teachers.
+        """Refuse a weighting that would learn from this loss, if it cannot.
+
+        A cross-entropy prefers the teachers that deny the label, and an argmax has no gradient.
 
         Raises:
-            ConfigError: If the loss is no divergence and the weighting would learn from it.
+            ConfigError: If the weighting would learn from it.
         """
         if mixture.learns and mixture.objective == 'paper' and not self.teaches_weighting:
             raise ConfigError(
                 'objective',
-                f"must be 'label' for a weighting that learns: {type(self).__name__} is a "
-                'cross-entropy, which prefers the teachers that deny the label',
+                f"must be 'label' for a weighting that learns: it cannot learn from the loss of "
+                f'{type(self).__name__}',
                 found='paper',
             )
 

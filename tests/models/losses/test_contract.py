@@ -180,6 +180,13 @@ def cases() -> list[Case]:
             {},
             dict(temperature=NO_NUMBER, gamma=NO_WEIGHT),
         ),
+        Case(
+            losses.hard_target_loss,
+            vectors,
+            NOT_LOGITS,
+            dict(min_confidence=0.1),
+            dict(min_confidence=(-0.1, 1.0, True, 'high')),
+        ),
         Case(losses.pkd_loss, maps, NOT_MAPS, module='PKDLoss'),
         Case(losses.cwd_loss, maps, NOT_MAPS, dict(temperature=2.0), temperature, 'CWDLoss'),
         Case(losses.mgd_loss, maps, NOT_MAPS, module='MGDLoss'),

@@ -68,6 +68,7 @@ LOGITS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = dict(
     dist=(losses.dist_loss, 11.1),
     dkd=(labelled(losses.dkd_loss), 10.5),
     nkd=(labelled(losses.nkd_loss), 9.5),
+    hard_target=(losses.hard_target_loss, 7.0),
     binary_quality=(losses.binary_quality_loss, 7.0),
     localization=(losses.localization_loss, 5.0),
 )

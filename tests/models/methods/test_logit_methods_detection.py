@@ -12,6 +12,7 @@ METHODS: dict[str, dict[str, Any]] = dict(
     dist=dict(type='DIST'),
     dkd=dict(type='DKD', beta=2.0),
     nkd=dict(type='NKD', temperature=2.0),
+    hard=dict(type='HardTarget'),
     amtml=dict(
         type='AMTMLKD',
         angle_weight=0.0,

@@ -66,7 +66,7 @@ def test_dist_needs_no_labels() -> None:
 
 
 def test_nkd_cannot_train_a_weighting() -> None:
-    with raises_config_error('objective', 'paper', 'cross-entropy'):
+    with raises_config_error('objective', 'paper', 'loss of NKD'):
         NKD(weighting=LATENT, objective='paper')
     with raises_config_error('objective', 'paper'):
         AMTMLKD(hint_weight=0.0, soft_target=dict(type='NKD'), objective='paper')

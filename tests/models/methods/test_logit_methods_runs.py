@@ -17,8 +17,11 @@ RUNS: dict[str, dict[str, Any]] = dict(
     dist=dict(type='DIST'),
     dkd=dict(type='DKD', beta=2.0),
     nkd=dict(type='NKD'),
+    hard=dict(type='HardTarget', weighting=LATENT),
+    hard_mean=dict(type='HardTarget'),
     standardised=dict(type='SoftTarget', standardize=True),
     learned=dict(type='DKD', weighting=LATENT),
+    amtml_hard=tiny.amtml(soft_target=dict(type='HardTarget', min_confidence=0.3)),
     amtml_dist=tiny.amtml(soft_target=dict(type='DIST')),
     amtml_nkd=tiny.amtml(soft_target=dict(type='NKD'), objective='label', standardize=True),
 )
@@ -34,7 +37,7 @@ def test_method_trains_a_student(name: str, tmp_path: Path) -> None:
     assert any(p.grad.any() for p in model.student.parameters())
 
 
-@pytest.mark.parametrize('name', ['dist', 'dkd', 'nkd', 'standardised'])
+@pytest.mark.parametrize('name', ['dist', 'dkd', 'nkd', 'hard_mean', 'standardised'])
 def test_method_trains_peers(name: str) -> None:
     model = ROOT_MODELS.build(tiny.mutual_config(methods=dict(m=RUNS[name]), task_weight=0.0))
     before = tiny.weights_of(model)
