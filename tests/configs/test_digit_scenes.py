@@ -123,10 +123,15 @@ def test_the_parameters_are_counted(name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ('name', 'steps'),
-    [('student_gfl_r18', 1000), ('teacher_gfl_r18', 1500), ('teacher_gfl_r34', 1500)],
+    ('name', 'steps', 'rate'),
+    [
+        ('student_gfl_r18', 1000, 0.032),
+        ('ie_kd_gfl_r18', 1000, 0.032),
+        ('teacher_gfl_r18', 1500, 2e-3),
+        ('teacher_gfl_r34', 1500, 2e-3),
+    ],
 )
-def test_the_schedule_is_warm_up_and_cosine(name: str, steps: int) -> None:
+def test_the_schedule_is_warm_up_and_cosine(name: str, steps: int, rate: float) -> None:
     cfg = read(f'digit_scenes/{name}')
     assert cfg.train_cfg.max_iters == cfg.train_cfg.val_interval == steps
     assert cfg.train_dataloader.batch_size == 16
@@ -150,12 +155,12 @@ def test_the_schedule_is_warm_up_and_cosine(name: str, steps: int) -> None:
         for scheduler in built:
             scheduler.step()
     # Warm-up over 100 steps, the whole rate, half of it halfway through the rest, then nothing.
-    assert rates[0] == pytest.approx(2e-5) and rates[100] == pytest.approx(2e-3, rel=1e-3) == max(
-        rates
-    )
+    assert rates[0] == pytest.approx(rate / 100) and rates[100] == pytest.approx(
+        rate, rel=1e-3
+    ) == max(rates)
     assert all(first < second for first, second in itertools.pairwise(rates[:100]))
-    assert rates[100 + (steps - 100) // 2] == pytest.approx(1e-3, rel=0.01)
-    assert rates[-1] < 1e-6
+    assert rates[100 + (steps - 100) // 2] == pytest.approx(rate / 2, rel=0.01)
+    assert rates[-1] < 1e-3 * rate
 
 
 def test_splits_are_not_mixed_up() -> None:

@@ -18,6 +18,7 @@ PARAPHRASER = 'ie_kd/paraphraser_resnet34_8xb32-3e_in1k'
 PARAMETERS = {
     PARAPHRASER: 8_262_144,
     'kd/kd_resnet34_resnet18_8xb32_in1k': 11_689_512,
+    'kd/kd-hard_resnet34_resnet18_8xb32_in1k': 11_689_512,
     'kd/kd-standardized_resnet34_resnet18_8xb32_in1k': 11_689_512,
     'dist_kd/dist_resnet34_resnet18_8xb32_in1k': 11_689_512,
     'dkd/dkd_resnet34_resnet18_8xb32_in1k': 11_689_512,
