@@ -6,6 +6,7 @@ SHELL := bash
 
 PYTHON ?=#      the Python 3.11 to make .venv with; if not set, it is searched
 TORCH_INDEX ?=# the index of torch, if not PyPI
+PRETRAINED ?=# 1: the demo tests networks of the model zoo, in less than a minute
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n : 8)))
 
 RUN := .venv/bin/python
@@ -17,9 +18,10 @@ help:  ## list these targets
 	@echo 'Set-up of demo: 4 to 14 minutes, no compiler. Set-up of demo-det, test, test-fast, type and'
 	@echo 'check: 12 to 30 minutes, because mmcv is compiled once. A machine without GPU downloads less'
 	@echo 'with TORCH_INDEX=https://download.pytorch.org/whl/cpu (at the first make).'
+	@echo 'make demo PRETRAINED=1 tests networks that were trained before: set-up, then under a minute.'
 
 demo: .venv/demo.ready  ## distil a student from three teachers on real images: set-up, then under 5 minutes
-	$(RUN) -W ignore tools/demo.py
+	$(RUN) -W ignore tools/demo.py $(if $(PRETRAINED),--pretrained)
 
 demo-det: .venv/test.ready  ## distil a detector from two larger ones: set-up, then under 15 minutes
 	$(RUN) -W ignore tools/demo_det.py

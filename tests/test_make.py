@@ -63,6 +63,16 @@ def test_make_repeated_target_installs_nothing(after: dict[str, Machine], target
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ('variables', 'line'), [((), 'demo.py ran'), (('PRETRAINED=1',), 'demo.py ran --pretrained')]
+)
+def test_make_demo_trains_unless_pretrained(
+    after: dict[str, Machine], variables: tuple[str, ...], line: str
+) -> None:
+    assert line in after['demo'].make('demo', *variables).splitlines()
+
+
+@pytest.mark.slow
 def test_make_installs_no_more_than_a_target_needs(after: dict[str, Machine]) -> None:
     assert after['lint'].pip_log == ['install -c constraints.txt ruff codespell']
     demo = ' '.join(after['demo'].pip_log)

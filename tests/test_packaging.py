@@ -12,6 +12,7 @@ import yaml
 import mmkd_plugin
 
 ROOT = Path(__file__).parents[1]
+ZOO = ROOT / 'configs/model_zoo'
 REQUIREMENTS = metadata.requires('mmkd_plugin') or []
 
 
@@ -30,8 +31,8 @@ def pins() -> dict[str, str]:
 
 
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The files of the wheel that pip builds, made in a copy so that nothing is written here."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """The files of the wheel and their sizes, made in a copy so that nothing is written here."""
     folder = tmp_path_factory.mktemp('wheel')
     unwanted = shutil.ignore_patterns(
         '.*_cache',
@@ -59,7 +60,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     ]
     subprocess.run(pip, check=True, stdin=subprocess.DEVNULL)
     [path] = folder.glob('*.whl')
-    return set(zipfile.ZipFile(path).namelist())
+    return {file.filename: file.file_size for file in zipfile.ZipFile(path).infolist()}
 
 
 def test_version_is_in_one_file() -> None:
@@ -105,26 +106,36 @@ def test_constraints_are_exact() -> None:
 
 
 @pytest.mark.slow
-def test_wheel_has_every_module_and_the_type_marker(wheel: set[str]) -> None:
+def test_wheel_has_every_module_and_the_type_marker(wheel: dict[str, int]) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmkd_plugin').rglob('*.py')}
-    assert modules | {'mmkd_plugin/py.typed'} <= wheel
+    assert modules | {'mmkd_plugin/py.typed'} <= wheel.keys()
     assert any(name.endswith('licenses/LICENSE') for name in wheel)
 
 
 @pytest.mark.slow
-def test_wheel_has_the_configs_for_mim(wheel: set[str]) -> None:
+def test_wheel_has_the_configs_for_mim(wheel: dict[str, int]) -> None:
     configs = {
         f'mmkd_plugin/.mim/{path.relative_to(ROOT)}' for path in (ROOT / 'configs').rglob('*.py')
     }
     assert len(configs) > 5
     assert (
-        configs | {'mmkd_plugin/.mim/model-index.yml', 'mmkd_plugin/.mim/tools/train.py'} <= wheel
+        configs | {'mmkd_plugin/.mim/model-index.yml', 'mmkd_plugin/.mim/tools/train.py'}
+        <= wheel.keys()
     )
     assert {name.split('/')[0] for name in wheel if '.dist-info' not in name} == {'mmkd_plugin'}
 
 
 @pytest.mark.slow
-def test_wheel_tools_are_those_for_users(wheel: set[str]) -> None:
+def test_wheel_has_the_model_zoo_and_stays_small(wheel: dict[str, int]) -> None:
+    """The index in the wheel names these files."""
+    files = {f'mmkd_plugin/.mim/{path.relative_to(ROOT)}' for path in ZOO.iterdir()}
+    assert any(name.endswith('.pth') for name in files)
+    assert files <= wheel.keys()
+    assert sum(wheel[name] for name in files) < 5e6 and sum(wheel.values()) < 10e6
+
+
+@pytest.mark.slow
+def test_wheel_tools_are_those_for_users(wheel: dict[str, int]) -> None:
     folder = 'mmkd_plugin/.mim/tools/'
     tools = {name.removeprefix(folder) for name in wheel if name.startswith(folder)}
     assert tools == {
@@ -146,7 +157,9 @@ def test_model_index_every_model_has_its_config() -> None:
     models = [
         model for path in imported for model in yaml.safe_load((ROOT / path).read_text())['Models']
     ]
-    assert {model['Name'] for model in models} == {Path(model['Config']).stem for model in models}
+    assert len({model['Name'] for model in models}) == len(models)
+    without = [model for model in models if 'Weights' not in model]
+    assert all(model['Name'] == Path(model['Config']).stem for model in without)
     assert [model['Config'] for model in models if not (ROOT / model['Config']).is_file()] == []
     listed = {ROOT / path for path in imported}
     assert listed == set((ROOT / 'configs').rglob('metafile.yml'))

@@ -1,6 +1,7 @@
 """Distil a small student from three specialist teachers, on real images: under 5 minutes.
 
     python tools/demo.py
+    python tools/demo.py --pretrained
 
 The teachers are trained first. The student is then trained alone, from the teachers' mean, and by
 AMTML-KD with either objective for the teachers' weights. The times are those of 2 cores. The same
@@ -48,13 +49,7 @@ DEMO = Demo(
 
 def report(console: Console, stages: Mapping[str, Stage]) -> None:
     """Print how to read the table, and the paths of pictures, logs and checkpoints."""
-    console.print(
-        "\nThe paper's objective uses no labels: its weights follow the student's own predictions."
-        '\nWith specialists as teachers it may end below their mean. The label objective learns'
-        '\nfrom the labels which teacher fits which class.'
-        '\nOne run each on 1,250 test images: two points may be chance. docs/results.md compares'
-        '\nover ten seeds.'
-    )
+    read_table(console)
     console.print('\nMean teacher weights by class (class × teacher, one picture an epoch):')
     for name in ('amtml_paper', 'amtml_label'):
         console.print(f'  {last_picture(stages[name], "*_weights_*.png")}')
@@ -65,5 +60,16 @@ def report(console: Console, stages: Mapping[str, Stage]) -> None:
     )
 
 
+def read_table(console: Console, stages: Mapping[str, Stage] | None = None) -> None:
+    """Print how to read the table."""
+    console.print(
+        "\nThe paper's objective uses no labels: its weights follow the student's own predictions."
+        '\nWith specialists as teachers it may end below their mean. The label objective learns'
+        '\nfrom the labels which teacher fits which class.'
+        '\nOne run each on 1,250 test images: two points may be chance. docs/results.md compares'
+        '\nover ten seeds.'
+    )
+
+
 if __name__ == '__main__':
-    sys.exit(demo_command(DEMO, __doc__, report))
+    sys.exit(demo_command(DEMO, __doc__, report, pretrained=read_table))

@@ -12,18 +12,9 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.evaluator import DumpResults
-from mmengine.model import BaseTTAModel
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
-from mmkd_plugin.engine.launch import join_process_group
+from mmkd_plugin.engine.evaluate import evaluate_checkpoint
 from mmkd_plugin.engine.stages import work_root
-from mmkd_plugin.errors import ConfigError
-from mmkd_plugin.loading.export import load_student
-from mmkd_plugin.loading.run_model import kind_of, unwrap, with_type_names
-from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
-from mmkd_plugin.loading.student import as_student
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,29 +40,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def merge_views(cfg: Config) -> None:
-    """Change a config so that the test merges the predictions for several views of an image.
-
-    Raises:
-        ConfigError: If the config states no views, or tests several networks.
-    """
-    for key in ('tta_model', 'tta_pipeline'):
-        if not cfg.get(key):
-            raise ConfigError(key, 'is missing', 'The flag --tta needs it.')
-    if kind_of(cfg.model) == 'mutual':
-        raise ConfigError('--tta', 'tests one network', 'Add --network NAME.')
-    # The network has its preprocessor, which that of the run would replace.
-    cfg.model = {
-        **with_type_names(cfg.tta_model),
-        'module': cfg.model,
-        'data_preprocessor': None,
-    }
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
-
-
 def main() -> None:
     """Test the checkpoint."""
     args = parse_args()
@@ -80,20 +48,9 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(root / Path(args.config).stem)
-    distilled = as_student(cfg, args.network)
-    cfg.load_from, cfg.resume = (None, False) if distilled else (args.checkpoint, False)
-    if args.tta:
-        merge_views(cfg)
-    join_process_group(cfg, args.launcher)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if distilled:
-        model = unwrap(runner.model)
-        network = model.module if isinstance(model, BaseTTAModel) else runner.model
-        load_student(network, args.checkpoint, args.network)
-    if args.out:
-        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    with runner_checkpoints_allowed():
-        runner.test()
+    evaluate_checkpoint(
+        cfg, args.checkpoint, args.network, tta=args.tta, launcher=args.launcher, out=args.out
+    )
 
 
 if __name__ == '__main__':

@@ -61,11 +61,33 @@ def student_checkpoint(checkpoint: Mapping[str, Any], name: str | None = None) -
             found=list(state_of(checkpoint))[:3],
         )
     prefix = found[_chosen(name, found)]
-    meta = checkpoint.get('meta', {})
-    return dict(
-        meta={key: _plain(meta[key]) for key in _KEPT_META if key in meta},
-        state_dict=part_of(state_of(checkpoint), prefix),
-    )
+    return dict(meta=_kept_meta(checkpoint), state_dict=part_of(state_of(checkpoint), prefix))
+
+
+def network_checkpoint(checkpoint: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """Return the weights of a checkpoint without its optimizer, of any run with one network.
+
+    Args:
+        checkpoint: The content of a checkpoint: of a distillation run, of an exported student, or
+            of a network that was trained alone.
+        name: The peer, if the run trained several.
+
+    Raises:
+        ConfigError: As :func:`student_checkpoint`, and if there is a ``name`` and one network.
+
+    Example:
+        >>> import torch
+        >>> content = dict(state_dict=dict(weight=torch.zeros(2)), optimizer={}, meta=dict(epoch=3))
+        >>> network_checkpoint(content)
+        {'meta': {'epoch': 3}, 'state_dict': {'weight': tensor([0., 0.])}}
+    """
+    if trained_networks(checkpoint):
+        return student_checkpoint(checkpoint, name)
+    if name is not None:
+        raise ConfigError(
+            '--network', 'must be left out, because the checkpoint has one network', found=name
+        )
+    return dict(meta=_kept_meta(checkpoint), state_dict=state_of(checkpoint))
 
 
 def load_student(model: nn.Module, path: str, name: str | None = None) -> tuple[str, ...] | None:
@@ -148,6 +170,11 @@ def write(checkpoint: Mapping[str, Any], out: Path, hashed: bool = False) -> Pat
         digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
         out = out.with_name(f'{out.stem}-{digest[:8]}{out.suffix}')
     return unfinished.replace(out)
+
+
+def _kept_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    meta = checkpoint.get('meta', {})
+    return {key: _plain(meta[key]) for key in _KEPT_META if key in meta}
 
 
 def _plain(value: Any) -> Any:

@@ -31,7 +31,8 @@ class Machine:
         for script in (ROOT / 'tools').glob('*.sh'):
             self._copy(f'tools/{script.name}')
         for name, code in SCRIPTS.items():
-            (self.clone / name).write_text(f'{code}\nprint("{Path(name).name} ran")\n')
+            ran = f'import sys; print("{Path(name).name} ran", *sys.argv[1:])'
+            (self.clone / name).write_text(f'{code}\n{ran}\n')
         for tool in TOOLS:
             (self.path / tool).symlink_to(str(shutil.which(tool)))
         self.add('df', 'echo; echo /dev/disk 1 1 99999999 1% /')

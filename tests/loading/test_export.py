@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmkd_plugin.loading.export import (
     export_student,
     load_student,
+    network_checkpoint,
     student_checkpoint,
     trained_networks,
     write,
@@ -208,3 +209,15 @@ def test_a_student_alone_in_a_file_of_other_code_is_loaded(tmp_path: Path) -> No
     state = {f'module.{name}': value for name, value in trained.state_dict().items()}
     load_student(model, save(dict(model=state, epoch=3), tmp_path / 'a.pth'))
     assert same(model.state_dict(), trained.state_dict())
+
+
+def test_network_checkpoint_takes_the_weights_of_every_kind_of_run() -> None:
+    """A run with a student, a run of peers, and a plain run: no optimizer, no message hub."""
+    plain = dict(weight=torch.ones(2))
+    rest = dict(optimizer={}, message_hub={}, meta=dict(seed=np.int64(3), cfg='...'))
+    for keys, name in (('', None), ('student.', None), ('peers.a.network.', 'a')):
+        state = {f'{keys}{key}': value for key, value in plain.items()}
+        found = network_checkpoint(dict(rest, state_dict=state), name)
+        assert found == dict(meta=dict(seed=3), state_dict=plain)
+    with raises_config_error('--network', 'a', 'one network'):
+        network_checkpoint(dict(state_dict=plain), 'a')

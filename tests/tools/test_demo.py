@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,14 @@ import pytest
 from experiments.demo.command import table_of
 from experiments.demo.plan import Demo
 from experiments.demo.run import run_demo
+from experiments.model_zoo.index import Zoo
 from mmengine.config import Config
 from rich.console import Console
 
 from mmkd_plugin.engine.stages import Stage
 
-TOOL: dict[str, Any] = runpy.run_path(
-    str(Path(__file__).parents[2] / 'tools/demo.py'), run_name='demo'
-)
+ROOT = Path(__file__).parents[2]
+TOOL: dict[str, Any] = runpy.run_path(str(ROOT / 'tools/demo.py'), run_name='demo')
 DEMO: Demo = TOOL['DEMO']
 
 
@@ -79,3 +82,43 @@ def test_demo_failed_training_is_named_with_its_log(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match=r'teacher_\d+ failed: .*learning rate.*\n.*demo.log'):
         run(DEMO.load(tmp_path, spoil))
+
+
+def command(*words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''},
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_demo_pretrained_prints_the_table_of_the_zoo_and_trains_nothing(tmp_path: Path) -> None:
+    demo = (sys.executable, '-W', 'ignore', 'tools/demo.py', '--work-dir', str(tmp_path / 'demo'))
+    told = command(*demo, '--pretrained')
+    entries = Zoo().entries()
+    accuracies = {
+        training.name: entries[training.name].metrics['accuracy/top1']
+        for training in DEMO.trainings
+    }
+    console = Console(file=io.StringIO(), width=200, soft_wrap=True)
+    console.print(table_of(DEMO, accuracies))
+    assert console.file.getvalue() in told  # type: ignore[attr-defined]
+    for name, accuracy in accuracies.items():
+        assert f'{name}: {accuracy:.1f}% of the test images, ' in told
+    assert 'trained before, by: python tools/demo.py\n' in told and 'Done in ' in told
+    assert 'the index of the zoo states' not in told
+    assert list(tmp_path.rglob('finished.json')) == []
+    written = {path.name for path in tmp_path.rglob('*.pth')}
+    assert written == {'epoch_50.pth'}
+    assert '--work-dir' in command(*demo, code=1)  # no training among networks of the zoo
+    again = command(*demo, '--pretrained')
+    assert console.file.getvalue() in again  # type: ignore[attr-defined]
+    train = re.findall('^  (MMKD_WORK_DIR=.*)$', told, re.M)
+    short = '--cfg-options train_cfg.max_epochs=4 train_cfg.val_interval=4'
+    command('bash', '-c', f'{train[0]} {short}')
+    assert (tmp_path / 'demo/amtml_label/epoch_4_student.pth').is_file()

@@ -11,6 +11,7 @@ import torch
 from helpers.errors import raises_config_error
 from mmengine.config import Config
 
+from mmkd_plugin.engine.evaluate import merge_views
 from mmkd_plugin.loading.build import build_network, network_config
 from mmkd_plugin.loading.student import as_student
 
@@ -72,4 +73,4 @@ def test_tta_without_views_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'distill.py').write_text(CONFIG)
     cfg = Config.fromfile(tmp_path / 'distill.py')
     with raises_config_error('tta_model', fix='--tta'):
-        runpy.run_path(str(TOOL))['merge_views'](cfg)
+        merge_views(cfg)

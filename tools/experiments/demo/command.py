@@ -10,14 +10,19 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.demo.plan import Demo
+from experiments.demo.pretrained import how_to_train, refuse_mark, run_pretrained
 from experiments.demo.run import run_demo
+from experiments.model_zoo.index import Zoo
 from experiments.pool import default_jobs, sigterm_exits
 from experiments.progress import duration
 from mmkd_plugin.engine.stages import Stage, work_root
+from mmkd_plugin.errors import ConfigError
+
+Report = Callable[[Console, Mapping[str, Stage]], None]
 
 
 def demo_command(
-    demo: Demo, description: str | None, report: Callable[[Console, Mapping[str, Stage]], None]
+    demo: Demo, description: str | None, report: Report, pretrained: Report | None = None
 ) -> int:
     """Run a demo from the command line. A signal that ends it ends its trainings first.
 
@@ -25,28 +30,33 @@ def demo_command(
         demo: The demo.
         description: Text of ``--help``.
         report: Prints the lines below the table.
+        pretrained: Prints them for networks of the model zoo. With it, the command has the flag
+            ``--pretrained``, and the zoo has a network for each teacher and student.
 
     Returns:
         The exit code.
     """
     with sigterm_exits():
-        return _run(demo, description, report)
+        return _run(demo, description, report, pretrained)
 
 
-def _run(
-    demo: Demo, description: str | None, report: Callable[[Console, Mapping[str, Stage]], None]
-) -> int:
-    args = _parse_args(demo, description)
+def _run(demo: Demo, description: str | None, report: Report, pretrained: Report | None) -> int:
+    args = _parse_args(demo, description, pretrained is not None)
     # At INFO it logs every environment variable in a config.
     MMLogger.get_current_instance().setLevel('WARNING')
     console = Console(highlight=False, soft_wrap=True)
-    root = Path(args.work_dir or work_root() / demo.name).absolute()
+    name = f'{demo.name}_pretrained' if args.pretrained else demo.name
+    root = Path(args.work_dir or work_root() / name).absolute()
     stages = demo.load(root)
     began = time.monotonic()
-    console.print(f'{demo.about}, {args.jobs} at once, into {root}')
     try:
-        measured = run_demo(demo, stages, args.jobs, console)
-    except RuntimeError as error:
+        if args.pretrained:
+            measured = run_pretrained(demo, stages, args.jobs, console, Zoo())
+        else:
+            refuse_mark(root)
+            console.print(f'{demo.about}, {args.jobs} at once, into {root}')
+            measured = run_demo(demo, stages, args.jobs, console)
+    except (RuntimeError, ConfigError) as error:
         console.print(str(error), markup=False)
         return 1
     except KeyboardInterrupt:
@@ -54,7 +64,14 @@ def _run(
         return 130
     console.print(f'\nDone in {duration(time.monotonic() - began)}.\n')
     console.print(table_of(demo, measured))
-    report(console, stages)
+    if pretrained is not None and args.pretrained:
+        pretrained(console, stages)
+        console.print(
+            f'\nTrain a student from these teachers yourself:\n  {how_to_train(demo, stages)}',
+            markup=False,
+        )
+    else:
+        report(console, stages)
     return 0
 
 
@@ -81,7 +98,7 @@ def last_picture(stage: Stage, pattern: str) -> str:
     return str(pictures[-1]) if pictures else 'no picture'
 
 
-def _parse_args(demo: Demo, description: str | None) -> argparse.Namespace:
+def _parse_args(demo: Demo, description: str | None, has_pretrained: bool) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -92,4 +109,11 @@ def _parse_args(demo: Demo, description: str | None) -> argparse.Namespace:
     parser.add_argument(
         '--jobs', type=int, default=default_jobs(), help='trainings at once (default: one a core)'
     )
+    parser.set_defaults(pretrained=False)
+    if has_pretrained:
+        parser.add_argument(
+            '--pretrained',
+            action='store_true',
+            help='test networks of the model zoo, trained before, in another folder',
+        )
     return parser.parse_args()

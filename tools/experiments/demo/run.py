@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 from mmengine.registry import DATASETS, init_default_scope
 from rich.console import Console
@@ -42,7 +43,7 @@ def run_demo(
         closing(run_forked(_in_order(demo, tasks, ended), jobs, progress.tick)) as outcomes,
     ):
         for outcome in outcomes:
-            name, result = outcome.task.name, _result(outcome)
+            name, result = outcome.task.name, result_of(outcome)
             ended.add(name)
             shown = 'ready'
             if result is not None:
@@ -82,7 +83,7 @@ def _write_data(stage: Stage) -> None:
     task = Task('data', stage.folder.parent / 'data.log', partial(_build_data, stage))
     with closing(run_forked([task], 1, tick=lambda running: None)) as outcomes:
         for outcome in outcomes:
-            _result(outcome)
+            result_of(outcome)
 
 
 def _build_data(stage: Stage) -> None:
@@ -90,7 +91,12 @@ def _build_data(stage: Stage) -> None:
     DATASETS.build(stage.cfg.train_dataloader.dataset)
 
 
-def _result(outcome: Outcome) -> float | None:
+def result_of(outcome: Outcome) -> Any:
+    """Return the result of a task.
+
+    Raises:
+        RuntimeError: If it failed. The message has the last line of its log.
+    """
     if outcome.failure:
         raise RuntimeError(
             f'{outcome.task.name} failed: {outcome.failure}\nIts log: {outcome.task.log}'
