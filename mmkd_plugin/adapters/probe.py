@@ -1,7 +1,7 @@
 """Probes: what a dry run on blank images shows of a network, before training."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -273,8 +273,7 @@ def _accepted(
     """Return the shape that a network accepts of a size; note the reason if there is none."""
     bare = TappedModel(network.model, network.key)
     bare.adapter = network.adapter
-    convolutions = (m for m in network.model.modules() if isinstance(m, nn.Conv2d))
-    first = next((module.in_channels for module in convolutions), 3)
+    first = next(_channels(network.model), 3)
     # A stem that folds the image (YOLOX's Focus) has more channels than the image.
     candidates = (first, 3) if channels is None else (channels, first, 3)
     for number in dict.fromkeys(candidates):
@@ -287,6 +286,16 @@ def _accepted(
         else:
             return number, *size
     return None
+
+
+def _channels(model: nn.Module) -> Iterator[int]:
+    """Yield the channels of inputs: of the convolutions, then of modules that state their input."""
+    modules = list(model.modules())
+    yield from (module.in_channels for module in modules if isinstance(module, nn.Conv2d))
+    for module in modules:  # a network of linear layers alone
+        channels = getattr(module, 'in_channels', None)
+        if isinstance(channels, int) and hasattr(module, 'input_size'):
+            yield channels
 
 
 def _own_sizes(model: nn.Module) -> list[tuple[int, int]]:

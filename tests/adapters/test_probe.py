@@ -141,6 +141,19 @@ def test_find_shape_tries_the_own_size_of_a_transformer_first() -> None:
     assert find_shape(tapped(tiny.network(config)), None) == (3, 48, 48)
 
 
+@pytest.mark.parametrize('conv_channels', [None, 4])
+def test_find_shape_of_a_network_of_linear_layers_has_its_channels(
+    conv_channels: int | None,
+) -> None:
+    shape = dict(in_channels=2, input_size=(30, 40), conv_channels=conv_channels)
+    config = dict(
+        type='ImageClassifier',
+        backbone=dict(type='mmkd_plugin.ShallowMimicNet', hidden_channels=8, **shape),
+        head=dict(type='LinearClsHead', num_classes=4, in_channels=8),
+    )
+    assert find_shape(tapped(tiny.network(config)), None) == (2, 30, 40)
+
+
 def test_find_shape_ignores_the_taps_of_the_network() -> None:
     """A tap that does not fit is an error of its own, and no reason to try other sizes."""
     model = Fixed(3, 32)

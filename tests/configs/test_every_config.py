@@ -52,13 +52,20 @@ UNSTUDIED = (
     'nkd',
     'pkd',
     'rkd',
+    'shallow_mimic',
 )
 CONVENTION = re.compile(
     r'[a-z0-9-]+(_[a-z0-9-]+)*'  # the algorithm, the teachers, the student
     r'_(?P<gpus>\d)xb(?P<batch>\d+)(-(?P<length>\d+)(?P<unit>[ex]))?'
-    r'_(?P<data>cifar10|cifar100|in1k|coco|voc0712)'
+    r'_(?P<data>cifar10|cifar100|in1k|coco|voc0712|distorted-mnist)'
 )
-DATA = dict(cifar10='CIFAR10', cifar100='CIFAR100', in1k='ImageNet', coco='CocoDataset')
+DATA = {
+    'cifar10': 'CIFAR10',
+    'cifar100': 'CIFAR100',
+    'in1k': 'ImageNet',
+    'coco': 'CocoDataset',
+    'distorted-mnist': 'mmkd_plugin.DistortedMNIST',
+}
 
 
 def folder_name(folder: Path) -> str:

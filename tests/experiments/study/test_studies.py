@@ -11,7 +11,7 @@ RESULTS = Path(__file__).parents[3] / 'docs/results'
 #: Arms that were added to a study after its runs.
 NOT_RUN = {'detection': 5}
 #: Studies without any run yet.
-PLANNED: tuple[str, ...] = ()
+PLANNED = ('shallow',)
 
 
 @pytest.mark.slow
