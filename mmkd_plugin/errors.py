@@ -143,6 +143,18 @@ def non_negative_number(key: str, value: Any) -> float:
     return float(value)
 
 
+def fraction(key: str, value: Any) -> float:
+    """Return a number in [0, 1), such as a least confidence.
+
+    Raises:
+        ConfigError: If ``value`` is none.
+    """
+    scheduled = _lowest(value) is not None  # then it has its largest value now, and none below 0
+    if not (scheduled or (_is_finite(value) and value >= 0)) or value >= 1:
+        raise ConfigError(key, 'must be a number in [0, 1)', found=value)
+    return cast(float, value)
+
+
 def positive_integer(key: str, value: Any) -> int:
     """Return an integer of at least 1.
 

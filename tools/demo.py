@@ -60,7 +60,7 @@ def report(console: Console, stages: Mapping[str, Stage]) -> None:
     )
 
 
-def read_table(console: Console, stages: Mapping[str, Stage] | None = None) -> None:
+def read_table(console: Console) -> None:
     """Print how to read the table."""
     console.print(
         "\nThe paper's objective uses no labels: its weights follow the student's own predictions."

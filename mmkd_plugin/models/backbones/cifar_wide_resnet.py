@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmkd_plugin.errors import ConfigError, positive_integer
+from mmkd_plugin.errors import ConfigError, fraction, positive_integer
 from mmkd_plugin.models.backbones.stages import StagedBackbone
 from mmkd_plugin.registry import MODELS
 
@@ -70,8 +70,7 @@ class CifarWideResNet(StagedBackbone):
             )
         positive_integer(self.key('widen_factor'), widen_factor)
         positive_integer(self.key('in_channels'), in_channels)
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ConfigError(self.key('dropout'), 'must be a number in [0, 1)', found=dropout)
+        fraction(self.key('dropout'), dropout)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         channels = 16
         for index in range(self.num_built):

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.errors import fraction
 from mmkd_plugin.models.losses.class_split import require_logits
 from mmkd_plugin.models.losses.functional import at_least_float32
 
@@ -62,21 +62,10 @@ def hard_target_rows(student: Tensor, target: Tensor, min_confidence: float) -> 
     Raises:
         ConfigError: If the confidence is out of range.
     """
-    confidence = confidence_number('min_confidence', min_confidence)
+    confidence = fraction('min_confidence', min_confidence)
     target = target.detach()
     classes = target.argmax(dim=1)
     losses = F.cross_entropy(student, classes, reduction='none')
     found = F.softmax(target, dim=1).amax(dim=1)
     # found - found is 0, or NaN: an argmax alone would hide a teacher's NaN.
     return losses * (found >= confidence) + (found - found)
-
-
-def confidence_number(key: str, value: object) -> float:
-    """Return a confidence if it is a number in [0, 1).
-
-    Raises:
-        ConfigError: If it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise ConfigError(key, 'must be a number in [0, 1)', found=value)
-    return float(value)

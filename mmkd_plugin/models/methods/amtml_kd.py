@@ -146,6 +146,7 @@ class AMTMLKD(Method):
         self.soft_target: MixtureLoss | None = None
         if soft_target is not None and self.kd_weight > 0:
             self.soft_target = mixture_part(soft_target, mixture)
+            mixture.teaches = self.soft_target.teaches_weighting
         self._weighs_hints = hint_weighting == 'image' and self.hints is not None
         if self._weighs_hints and self.hints is not None:
             self.hints.require_image_weights('hint_loss')

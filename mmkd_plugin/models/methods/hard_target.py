@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe
-from mmkd_plugin.errors import ConfigError
+from mmkd_plugin.errors import ConfigError, fraction
 from mmkd_plugin.models.losses.functional import weighted_mean
-from mmkd_plugin.models.losses.hard_target import confidence_number, hard_target_rows
+from mmkd_plugin.models.losses.hard_target import hard_target_rows
 from mmkd_plugin.models.methods.log_targets import require_softmax
 from mmkd_plugin.models.methods.logit_method import LogitMethod, Targets
 from mmkd_plugin.models.methods.teacher_mixture import TeacherMixture
@@ -74,7 +74,7 @@ class HardTarget(LogitMethod):
             embedding_tap=embedding_tap,
             locations=locations,
         )
-        self.min_confidence = confidence_number('min_confidence', min_confidence)
+        self.min_confidence = fraction('min_confidence', min_confidence)
 
     def require_distribution(self, student: Probe) -> None:
         why = 'because HardTarget predicts one class'
@@ -89,5 +89,5 @@ class HardTarget(LogitMethod):
         return {}
 
     def divergence(self, rows: ScoreRows, targets: Targets, labels: Tensor | None) -> Tensor:
-        losses = hard_target_rows(rows.student, targets(1.0), self.min_confidence)
+        losses = hard_target_rows(rows.student, targets(1.0), float(self.min_confidence))
         return weighted_mean('HardTarget', losses, rows.weights)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmkd_plugin.adapters.probe import Probe, TeacherProbe
 from mmkd_plugin.boxes import BoxOutputs, ObjectBoxes, common_levels, cut
-from mmkd_plugin.errors import ConfigError, non_negative_number, positive_integer, positive_number
+from mmkd_plugin.errors import ConfigError, fraction, positive_integer, positive_number
 from mmkd_plugin.models.losses import localization_loss
 from mmkd_plugin.models.methods.base import Method, Requests
 from mmkd_plugin.models.methods.valuable_region import valuable_region
@@ -66,11 +66,7 @@ class LD(Method):
     ) -> None:
         super().__init__(loss_weight=loss_weight, vlr_weight=vlr_weight)
         self.temperature = positive_number('temperature', temperature)
-        self.gamma = non_negative_number('gamma', gamma)
-        if self.gamma >= 1:
-            raise ConfigError(
-                'gamma', 'must be in [0, 1), as the region is empty at 1', found=gamma
-            )
+        self.gamma = fraction('gamma', gamma)  # the region is empty at 1
         self.topk = positive_integer('topk', topk)
         self._positive, self._valuable = bool(self.loss_weight), bool(self.vlr_weight)
 

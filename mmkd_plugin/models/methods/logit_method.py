@@ -81,6 +81,7 @@ class LogitMethod(MixtureLoss):
                 embedding_tap,
                 self.temperature,
                 self.locations,
+                teaches=self.teaches_weighting,
                 standardize=self.standardize,
             )
             self.require_objective(self.mixture)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_plugin.adapters.probe import TeacherProbe
-from mmkd_plugin.errors import ConfigError, non_negative_number
+from mmkd_plugin.errors import fraction
 from mmkd_plugin.models.losses import mgd_loss
 from mmkd_plugin.models.methods.connected import ConnectedMethod
 from mmkd_plugin.registry import MODELS
@@ -59,9 +59,7 @@ class MGD(ConnectedMethod):
         loss_weight: float = 2e-5,
     ) -> None:
         super().__init__(pairs, loss_weight=loss_weight)
-        self.mask_ratio = non_negative_number('mask_ratio', mask_ratio)
-        if self.mask_ratio >= 1:
-            raise ConfigError('mask_ratio', 'must be in [0, 1)', found=mask_ratio)
+        self.mask_ratio = fraction('mask_ratio', mask_ratio)
         self.generators = nn.ModuleList()
 
     def build_connectors(

@@ -89,8 +89,8 @@ class TeacherMixture(nn.Module):
             last output of the backbone, or else the input of the head.
         temperature: :math:`\tau`.
         locations: Weights of the locations of detectors.
-        teaches: Whether the divergence is part of the loss. Without it the paper's objective gives
-            the weighting no gradient.
+        teaches: Whether a divergence that can train the weighting is part of the loss. Without it
+            the paper's objective gives the weighting no gradient.
         standardize: Standardise the logits of each network over the classes first. A rule that
             reads the teachers' logits reads them as they are.
 
@@ -134,17 +134,21 @@ class TeacherMixture(nn.Module):
         """Return what the mixture needs; see :meth:`Method.requests`."""
         by_label = self._rule.learns and self.objective == 'label'
         needs_labels = self._rule.needs_labels or by_label
-        way = "Set objective='paper', or" if by_label else 'Set'
-        fix = f"{way} weighting=dict(type='UniformTeacherWeighting')."
         return Requests(
             student=(self.embedding_tap,),
             teachers=((),) * num_teachers,
             scores=True,
             labels=True,
             needs_labels=needs_labels,
-            label_fix=fix if needs_labels else '',
+            label_fix=self._label_fix if needs_labels else '',
             read_only=(self.embedding_tap,),
         )
+
+    @property
+    def _label_fix(self) -> str:
+        by_divergence = self._rule.learns and self.teaches and not self._rule.needs_labels
+        way = "Set objective='paper', or" if by_divergence else 'Set'
+        return f"{way} weighting=dict(type='UniformTeacherWeighting')."
 
     def build(self, student: Probe, teachers: Sequence[TeacherProbe]) -> None:
         """Build the rule for the embedding's size; see :meth:`Method.build`."""
@@ -203,8 +207,8 @@ class TeacherMixture(nn.Module):
             # Nothing gives the weights a gradient; they stay in the graph for DDP.
             return target.sum() * 0.0
         if labels is None:
-            problem, fix = 'needs labels, and the batch has none', "Set objective='paper'."
-            raise ConfigError('objective', problem, fix, found='label')
+            problem = 'needs labels, and the batch has none'
+            raise ConfigError('objective', problem, self._label_fix, found='label')
         if rows.images is not None or rows.activation == 'sigmoid':
             images = rows.images
             if images is None:  # a classifier with several classes an image

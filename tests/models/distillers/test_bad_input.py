@@ -260,6 +260,7 @@ def test_data_without_labels_for_the_task_loss_are_refused_before_a_step(tmp_pat
     )
 
 
+LATENT = dict(type='LatentTeacherWeighting')
 NEED_LABELS = [
     (tiny.amtml(), "objective='paper'"),  # the default is 'label'
     (
@@ -267,6 +268,10 @@ NEED_LABELS = [
         "weighting=dict(type='UniformTeacherWeighting')",
     ),
     (dict(type='DKD'), "'SoftTarget'"),
+    # The paper's objective is refused for these, so it is no remedy.
+    (dict(type='HardTarget', weighting=LATENT), 'Set weighting='),
+    (dict(type='AngleTransfer', weighting=LATENT), 'Set weighting='),
+    (tiny.amtml(soft_target=dict(type='HardTarget')), 'Set weighting='),
     (tiny.amtml(soft_target=dict(type='NKD')), "'SoftTarget'"),
 ]
 

@@ -22,7 +22,10 @@ Report = Callable[[Console, Mapping[str, Stage]], None]
 
 
 def demo_command(
-    demo: Demo, description: str | None, report: Report, pretrained: Report | None = None
+    demo: Demo,
+    description: str | None,
+    report: Report,
+    pretrained: Callable[[Console], None] | None = None,
 ) -> int:
     """Run a demo from the command line. A signal that ends it ends its trainings first.
 
@@ -40,7 +43,12 @@ def demo_command(
         return _run(demo, description, report, pretrained)
 
 
-def _run(demo: Demo, description: str | None, report: Report, pretrained: Report | None) -> int:
+def _run(
+    demo: Demo,
+    description: str | None,
+    report: Report,
+    pretrained: Callable[[Console], None] | None,
+) -> int:
     args = _parse_args(demo, description, pretrained is not None)
     # At INFO it logs every environment variable in a config.
     MMLogger.get_current_instance().setLevel('WARNING')
@@ -65,7 +73,7 @@ def _run(demo: Demo, description: str | None, report: Report, pretrained: Report
     console.print(f'\nDone in {duration(time.monotonic() - began)}.\n')
     console.print(table_of(demo, measured))
     if pretrained is not None and args.pretrained:
-        pretrained(console, stages)
+        pretrained(console)
         console.print(
             f'\nTrain a student from these teachers yourself:\n  {how_to_train(demo, stages)}',
             markup=False,

@@ -14,7 +14,7 @@ from rich.console import Console
 from experiments.demo.plan import Demo
 from experiments.demo.run import result_of
 from experiments.model_zoo.entry import Entry
-from experiments.model_zoo.index import Zoo
+from experiments.model_zoo.index import Zoo, write_whole
 from experiments.model_zoo.verify import checked_bytes, load_entry, metrics_of
 from experiments.pool import Task, preload, run_forked
 from experiments.progress import duration, steps_of
@@ -102,11 +102,13 @@ def place_teachers(
             )
     root.mkdir(parents=True, exist_ok=True)
     hashes = {name: entry.sha256 for name, entry in entries.items()}
-    _write(root / MARK, (json.dumps(hashes, indent=2) + '\n').encode())
+    write_whole(root / MARK, (json.dumps(hashes, indent=2) + '\n').encode())
     for name in teachers:
         folder, (count, unit) = stages[name].folder, steps_of(stages[name].cfg)
         folder.mkdir(exist_ok=True)
-        _write(folder / f'{"epoch" if unit == "epochs" else "iter"}_{count}.pth', content[name])
+        write_whole(
+            folder / f'{"epoch" if unit == "epochs" else "iter"}_{count}.pth', content[name]
+        )
 
 
 def refuse_mark(root: Path) -> None:
@@ -143,10 +145,3 @@ def root_of(stages: Mapping[str, Stage]) -> Path:
 def _test(zoo: Zoo, entry: Entry, folder: Path) -> dict[str, float]:
     load_entry(zoo, entry)
     return metrics_of(zoo, entry.config, zoo.path(entry.weights), folder)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file at once: an interrupted call leaves no half of it under its name."""
-    new = path.with_name(f'.{path.name}.tmp')
-    new.write_bytes(content)
-    new.replace(path)

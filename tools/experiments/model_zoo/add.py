@@ -4,7 +4,6 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from mmengine.config import Config
 from experiments.model_zoo.entry import Entry
 from experiments.model_zoo.index import Zoo
 from experiments.model_zoo.verify import metrics_of, restore
+from experiments.versions import installed_versions
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.checkpoint import hash_file, load_file
 from mmkd_plugin.loading.export import network_checkpoint, write
@@ -116,7 +116,7 @@ def add(zoo: Zoo, config: str, checkpoint: str, choices: Choices) -> Entry:
             training_config=training,
             training_sha256=zoo.config_sha256(training),
             command=command,
-            versions=_versions(),
+            versions=installed_versions(_PACKAGES),
         )
         before = zoo.entries().get(name)
         file.replace(zoo.path(entry.weights))
@@ -183,9 +183,3 @@ def _seed(training_cfg: Config, meta: Mapping[str, Any]) -> int:
     if seed is None:
         raise ConfigError('CHECKPOINT', 'must state its seed under meta, as those of MMEngine do')
     return int(seed)
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of the packages that a test depends on."""
-    installed = {each.name: each.version for each in metadata.distributions()}
-    return {package: installed[package] for package in _PACKAGES if package in installed}

@@ -67,11 +67,10 @@ class Zoo:
             'Collections': [{'Name': COLLECTION, 'README': 'README.md'}],
             'Models': [each.to_index() for each in entries.values()],
         }
-        _replace(
-            self.index,
-            _HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100),
-        )
-        _replace(self.readme, self.with_table(self.readme.read_text(), entries.values()))
+        index = _HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+        write_whole(self.index, index.encode())
+        readme = self.with_table(self.readme.read_text(), entries.values())
+        write_whole(self.readme, readme.encode())
 
     def with_table(self, readme: str, entries: Iterable[Entry]) -> str:
         """Return a page with the table of these networks between its two marks.
@@ -135,8 +134,8 @@ class Zoo:
         return f'[{path.name.removesuffix(".py")}]({target})'
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file at once: an interrupted call leaves the old one."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file at once: an interrupted call leaves the old one, or none."""
     new = path.with_name(f'.{path.name}.tmp')
-    new.write_text(text)
+    new.write_bytes(content)
     new.replace(path)

@@ -3,9 +3,7 @@
 import hashlib
 import io
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import torch
@@ -18,6 +16,7 @@ from mmkd_plugin.engine.evaluate import evaluate_checkpoint
 from mmkd_plugin.engine.launch import isolated_runner_state
 from mmkd_plugin.errors import ConfigError
 from mmkd_plugin.loading.build import build_network, network_config
+from mmkd_plugin.loading.keys import state_of
 
 
 def verify(zoo: Zoo, entry: Entry, work_dir: Path) -> dict[str, float]:
@@ -94,12 +93,12 @@ def restore(config: Path, data: bytes, path: str, key: str) -> nn.Module:
     network = build_network(network_config(str(config), key), key)
     try:
         content = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-        network.load_state_dict(_state_of(content), strict=True)
+        network.load_state_dict(state_of(content), strict=True)
     except pickle.UnpicklingError as error:
         raise ConfigError(
             key, 'must hold tensors alone, which torch.load(weights_only=True) reads', found=path
         ) from error
-    except (RuntimeError, KeyError, TypeError) as error:
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         words = ' '.join(str(error).split())[:300]
         raise ConfigError(
             key, f'must restore the network of {config.name} strictly: {words}', found=path
@@ -123,7 +122,3 @@ def metrics_of(zoo: Zoo, config: str, weights: Path, work_dir: Path) -> dict[str
     with isolated_runner_state(), mock.patch.object(runner, 'get_device', return_value='cpu'):
         found = evaluate_checkpoint(cfg, str(weights))
     return {key: float(value) for key, value in found.items()}
-
-
-def _state_of(content: Any) -> Any:
-    return content['state_dict'] if isinstance(content, Mapping) else content

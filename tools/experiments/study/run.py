@@ -13,7 +13,8 @@ from experiments.progress import TrainingProgress, duration, steps_of
 from experiments.study.folders import run_folder, study_folder
 from experiments.study.lines import append_line, line_key, mean_metric, read_lines
 from experiments.study.plan import Arm, Run, Study
-from experiments.study.train import measure, prepare, prepared, versions
+from experiments.study.train import measure, prepare, prepared
+from experiments.versions import versions
 from mmkd_plugin.errors import ConfigError
 
 

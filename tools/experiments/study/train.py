@@ -2,10 +2,7 @@
 
 import fcntl
 import os
-import platform
-import subprocess
 import time
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +14,6 @@ from experiments.study.lines import Line
 from experiments.study.plan import Run
 from mmkd_plugin.engine.stages import Stage, train_stages
 from mmkd_plugin.loading.safe_load import runner_checkpoints_allowed
-from mmkd_plugin.version import __version__
-
-HOSTS = ('mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'mmdet')
 
 
 def prepare(stage: Stage) -> None:
@@ -89,18 +83,3 @@ def _step_seconds(runner: Runner) -> dict[str, float]:
     """Return the median over iterations of MMEngine's timer; nothing if a config has no timer."""
     times = runner.message_hub.log_scalars.get('train/time')
     return {} if times is None else {'step_seconds': round(float(np.median(times.data[0])), 5)}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result may depend on beside its config."""
-    found = {'python': platform.python_version(), 'mmkd_plugin': __version__}
-    for name in ('torch', 'torchvision', 'numpy', *HOSTS):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    here = str(Path(__file__).parent)
-    # Without tags this describes the commit.
-    describe = ['git', '-C', here, 'describe', '--always', '--dirty', '--abbrev=12']
-    git = subprocess.run(describe, capture_output=True, text=True)
-    return found | ({'commit': git.stdout.strip()} if git.returncode == 0 else {})
